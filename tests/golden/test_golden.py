@@ -1,0 +1,91 @@
+"""Every golden file holds, and one array altered by 1 % makes its check fail.
+
+A file `<half>/<name>.npz` is checked by `check(arrays)` in `tests/golden/check_<half>_<name>.py`, which raises
+AssertionError where a relation does not hold. It must use every array; one that cannot matter is named, with the reason,
+in the module's `UNUSED = {"array name or fnmatch pattern": "reason"}`.
+"""
+
+from __future__ import annotations
+
+import fnmatch
+import importlib.util
+import os
+from functools import cache
+from pathlib import Path
+
+import numpy as np
+import pytest
+
+HERE = Path(__file__).parent
+FOLDER = Path(os.environ.get("MASKWRIGHT_GOLDEN") or HERE / "data")
+
+
+@cache
+def checker(half: str, name: str):
+    path = HERE / f"check_{half}_{name}.py"
+    spec = importlib.util.spec_from_file_location(path.stem, path)
+    module = importlib.util.module_from_spec(spec)
+    spec.loader.exec_module(module)
+    return module
+
+
+FILES = sorted(
+    (half, path.stem)
+    for half in ("full", "weak")
+    for path in (FOLDER / half).glob("*.npz")
+    if (HERE / f"check_{half}_{path.stem}.py").is_file()
+)
+IDS = [f"{half}/{name}" for half, name in FILES]
+
+
+@cache
+def load(half: str, name: str) -> dict[str, np.ndarray]:
+    with np.load(FOLDER / half / f"{name}.npz", allow_pickle=False) as archive:
+        return {key: archive[key] for key in archive.files}
+
+
+def altered(array: np.ndarray) -> np.ndarray | None:
+    """The array changed by 1 %: floats scaled, integers changed at one entry in a hundred; None where it cannot be."""
+    if array.size == 0 or array.dtype.kind not in "fiub":
+        return None
+    if array.dtype.kind == "f":
+        changed = array * np.asarray(1.01, array.dtype)
+        return None if np.array_equal(changed, array, equal_nan=True) else changed
+    if array.dtype.kind == "b":
+        changed = array.copy()
+        changed.ravel()[:: max(1, min(100, array.size))] ^= True
+        return changed
+    values = np.unique(array)
+    changed = array.copy().reshape(-1)
+    picked = np.arange(0, changed.size, 100)
+    if len(values) > 1:  # another value that occurs, so that labels stay labels
+        changed[picked] = values[(np.searchsorted(values, changed[picked]) + 1) % len(values)]
+    else:
+        changed[picked] += 1
+    return changed.reshape(array.shape)
+
+
+def test_folder_is_there():
+    assert FILES, f"no golden files in {FOLDER}; MASKWRIGHT_GOLDEN names another folder"
+
+
+@pytest.mark.parametrize(("half", "name"), FILES, ids=IDS)
+def test_holds(half: str, name: str):
+    checker(half, name).check(dict(load(half, name)))
+
+
+@pytest.mark.parametrize(("half", "name"), FILES, ids=IDS)
+def test_altered_array_fails(half: str, name: str):
+    module, arrays = checker(half, name), load(half, name)
+    unused = getattr(module, "UNUSED", {})
+    unnoticed = []
+    for key, array in arrays.items():
+        changed = altered(array)
+        if changed is None or any(fnmatch.fnmatch(key, pattern) for pattern in unused):
+            continue
+        try:
+            module.check({**arrays, key: changed})
+        except Exception:  # a shape or range error notices the change as well
+            continue
+        unnoticed.append(key)
+    assert not unnoticed, f"altered by 1 % without any check failing: {unnoticed}"
