@@ -33,7 +33,9 @@ class DataSettings(Settings):
     background: str | int | None = Field("auto", description="name or value of the background class; none; auto")
     ignore_index: int = 255
     label_map: dict[int, int] | None = Field(None, description="value in the mask file -> label value")
-    options: dict[str, Any] = Field(default_factory=dict, description="what only one reader knows, e.g. count of scenes")
+    options: dict[str, Any] = Field(
+        default_factory=dict, description="what only one reader knows, e.g. count of scenes"
+    )
 
 
 class AugmentSettings(Settings):
@@ -89,6 +91,7 @@ class ClassifierSettings(Settings):
     backbone: str = "resnet50"
     pretrained: bool | str = Field(False, description="true, a timm tag, or a local file")
     output_stride: int | None = 16
+    options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
     train: TrainSettings = Field(default_factory=TrainSettings)
 
 

@@ -1,8 +1,8 @@
 """Every golden file holds, and one array altered by 1 % makes its check fail.
 
 A file `<half>/<name>.npz` is checked by `check(arrays)` in `tests/golden/check_<half>_<name>.py`, which raises
-AssertionError where a relation does not hold. It must use every array; one that cannot matter is named, with the reason,
-in the module's `UNUSED = {"array name or fnmatch pattern": "reason"}`.
+AssertionError where a relation does not hold. It must use every array; one that cannot matter is named, with the
+reason, in the module's `UNUSED = {"array name or fnmatch pattern": "reason"}`.
 """
 
 from __future__ import annotations

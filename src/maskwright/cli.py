@@ -1,0 +1,189 @@
+"""The command line: one short function per verb. Everything heavy is imported inside the verb."""
+
+from __future__ import annotations
+
+import sys
+from pathlib import Path
+from typing import Annotated, Any
+
+import typer
+
+from maskwright import __version__
+from maskwright.errors import MaskwrightError
+
+app = typer.Typer(
+    name="maskwright",
+    help="Semantic segmentation from the cheapest labels you have: image tags, pixel masks, or both.",
+    no_args_is_help=True,
+    add_completion=False,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Look at data before an hour is lost.", no_args_is_help=True, rich_markup_mode=None)
+recipes_app = typer.Typer(help="The recipes that come with maskwright.", no_args_is_help=True, rich_markup_mode=None)
+app.add_typer(data_app, name="data")
+app.add_typer(recipes_app, name="recipes")
+
+RecipeName = Annotated[str, typer.Argument(help="a recipe's name (see `maskwright recipes ls`) or a YAML file")]
+Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, e.g. data=photos/ tags=tags.csv")]
+
+
+def main() -> None:
+    """Run the command line; an error that the user can mend is printed as one message, exit code 2."""
+    try:
+        app()
+    except MaskwrightError as error:
+        print(f"error: {error}", file=sys.stderr)
+        sys.exit(2)
+
+
+@app.callback(invoke_without_command=True)
+def version(show: Annotated[bool, typer.Option("--version", help="print the version")] = False) -> None:
+    if show:
+        typer.echo(__version__)
+        raise typer.Exit
+
+
+@app.command()
+def run(recipe: RecipeName, settings: Overrides = None) -> None:
+    """A recipe end to end: data, masks, model, report. The same command again goes on where it was stopped."""
+    _run(recipe, settings, until=None)
+
+
+@app.command()
+def label(recipe: RecipeName, settings: Overrides = None) -> None:
+    """Only the first half of a recipe: tags in, pseudo-masks out."""
+    _run(recipe, settings, until="pseudo_masks")
+
+
+@app.command()
+def train(recipe: RecipeName, settings: Overrides = None) -> None:
+    """A recipe up to the trained segmenter."""
+    _run(recipe, settings, until="segmenter")
+
+
+def _run(recipe: str, settings: list[str] | None, until: str | None) -> None:
+    from maskwright.config import load_recipe
+
+    overrides, options = _split(settings, {"plan": False})
+    resolved = load_recipe(recipe, overrides)
+    from maskwright import pipeline
+    from maskwright.engine import distributed
+
+    if options["plan"]:
+        for name, title, state in pipeline.plan(resolved):
+            typer.echo(f"{name:<18} {state:<11} {title}")
+        return
+    try:
+        pipeline.run(resolved, until=until)
+    finally:
+        distributed.shutdown()
+
+
+@app.command()
+def evaluate(
+    run_folder: Annotated[Path, typer.Argument(help="a run folder, or a model file")], settings: Overrides = None
+) -> None:
+    """Score a trained model on a data set with the same classes: data=FOLDER split=NAME."""
+    from maskwright.engine import distributed
+    from maskwright.judge import evaluate_run
+
+    overrides, options = _split(settings, {"out": None})
+    try:
+        for line in evaluate_run(run_folder, overrides, options["out"]):
+            typer.echo(line)
+    finally:
+        distributed.shutdown()
+
+
+@app.command()
+def predict(
+    run_folder: Annotated[Path, typer.Argument(help="a run folder, or a model file")],
+    images: Annotated[list[str], typer.Argument(help="files, folders or globs; and out=FOLDER")],
+) -> None:
+    """Masks for images: palette PNG and overlay; probabilities=true adds them. Exit code 1 if an image failed."""
+    from maskwright.hub import load
+    from maskwright.predict import predict_files
+
+    paths, options = _split(images, {"out": "predictions", "overlay": True, "probabilities": False})
+    done, failures = predict_files(load(run_folder), paths, Path(options.pop("out")), **options)
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    typer.echo(f"{len(done)} predicted, {len(failures)} failed")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
+def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
+    """Write a run's report.html anew."""
+    from maskwright.judge import report_run
+
+    typer.echo(str(report_run(run_folder)))
+
+
+@data_app.command("check")
+def data_check(
+    root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")],
+    settings: Annotated[list[str] | None, typer.Argument(help="a tags file, and settings as key=value")] = None,
+) -> None:
+    """What is wrong with these labels. Exit code 1 where training would go wrong."""
+    from maskwright.config import apply_override, build_recipe
+    from maskwright.data.check import check
+    from maskwright.data.check import report as findings_report
+
+    fields: dict[str, Any] = {"data": {"root": root}}
+    for setting in settings or []:
+        apply_override(fields, setting if "=" in setting else f"tags={setting}")
+    data = build_recipe(fields, source="data check").data
+    findings = check(data, tuple(dict.fromkeys((data.train, data.val))))
+    typer.echo(findings_report(findings))
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+@recipes_app.command("ls")
+def recipes_ls() -> None:
+    """Every recipe with its first line."""
+    from maskwright.config import recipe_file, recipe_names
+
+    for name in recipe_names():
+        first = recipe_file(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
+        typer.echo(f"{name:<28} {first}")
+
+
+@recipes_app.command("show")
+def recipes_show(name: str) -> None:
+    """Print a recipe."""
+    from maskwright.config import recipe_file
+
+    typer.echo(recipe_file(name).read_text(encoding="utf-8"), nl=False)
+
+
+@recipes_app.command("cp")
+def recipes_cp(name: str, target: Path) -> None:
+    """Copy a recipe to edit it; never overwrites."""
+    from maskwright.config import recipe_file
+
+    text = recipe_file(name).read_text(encoding="utf-8")
+    try:
+        with open(target, "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise MaskwrightError(f"{target} exists; choose another name") from None
+    typer.echo(f"{target}: edit it, then maskwright run {target}")
+
+
+def _split(arguments: list[str] | None, options: dict[str, Any]) -> tuple[list[str], dict[str, Any]]:
+    """Part arguments into those of the verb itself (`key=value` with a key of `options`) and the rest."""
+    import yaml
+
+    rest = []
+    found = dict(options)
+    for argument in arguments or []:
+        key, separator, value = argument.partition("=")
+        if separator and key in options:
+            found[key] = value if isinstance(options[key], str | None) else yaml.safe_load(value)
+        else:
+            rest.append(argument)
+    return rest, found

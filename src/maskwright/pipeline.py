@@ -1,0 +1,343 @@
+"""A recipe, end to end: which stages a run has and what each of them does.
+
+Data flows one way: data -> (classifier -> seeds -> pseudo-masks) -> segmenter -> evaluation -> report. The weak stages
+end in a folder of masks in PASCAL VOC layout; after it, training does not know where a mask came from.
+"""
+
+from __future__ import annotations
+
+import json
+import platform
+import shlex
+import sys
+import time
+from collections.abc import Callable
+from contextlib import nullcontext
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from maskwright import __version__
+from maskwright.config import ModelSettings, Recipe, TrainSettings, dump_recipe
+from maskwright.errors import DataError, RecipeError
+from maskwright.files import atomic_write, read_json, write_json
+from maskwright.stages import Stage, fingerprint, fingerprints, run_lock, run_stages, state_of
+
+# Settings that change how fast a result comes, not what it is.
+WITHOUT_EFFECT = {"workers", "log_every", "checkpoint_seconds", "compile"}
+
+
+def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] = print) -> Path:
+    """Run a recipe, or go on with it where it was stopped.
+
+    Args:
+        recipe: what to do.
+        until: name of the last stage to run; all by default.
+        say: prints one line.
+
+    Returns:
+        The run folder.
+
+    Raises:
+        DataError: images, masks or tags cannot be used.
+        RecipeError: settings that do not go together.
+        TrainingStopped: training could not give a usable model.
+    """
+    from maskwright.engine import distributed
+
+    distributed.initialise(recipe.device)
+    main = distributed.is_main()
+    if not main:
+        say = _silent
+    out = Path(recipe.out or f"runs/{recipe.name}")
+    with run_lock(out) if main else nullcontext():
+        job = Run(recipe, out, say)
+        stages = job.stages(until)
+        if main:
+            with atomic_write(out / "recipe.yaml") as temporary:
+                temporary.write_text(dump_recipe(recipe), encoding="utf-8")
+            write_json(out / "run.json", run_facts(recipe))
+        run_stages(stages, out, say)
+        if main and until is None:
+            job.finish()
+    distributed.barrier()
+    return out
+
+
+def plan(recipe: Recipe) -> list[tuple[str, str, str]]:
+    """Name, title and state of each stage that `run` would go through; nothing is run or written."""
+    out = Path(recipe.out or f"runs/{recipe.name}")
+    stages = Run(recipe, out, _silent).stages()
+    hashes = fingerprints(stages)
+    return [(stage.name, stage.title, state_of(stage, hashes[stage.name], out)) for stage in stages]
+
+
+def run_facts(recipe: Recipe) -> dict[str, Any]:
+    """What, where and when: kept in `run.json` beside the results."""
+    import torch
+
+    from maskwright.engine import distributed
+
+    return {
+        "command": shlex.join(["maskwright", *sys.argv[1:]]),
+        "version": __version__,
+        "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
+        "seed": recipe.seed,
+        "processes": distributed.world_size(),
+        "machine": {
+            "system": platform.platform(),
+            "processor": platform.machine(),
+            "threads": torch.get_num_threads(),
+            "python": platform.python_version(),
+            "torch": torch.__version__,
+            "gpu": torch.cuda.get_device_name() if torch.cuda.is_available() else None,
+        },
+    }
+
+
+class Run:
+    """The stages of one recipe in one folder, and the datasets that they share."""
+
+    def __init__(self, recipe: Recipe, out: Path, say: Callable[[str], None]) -> None:
+        self.recipe, self.out, self.say = recipe, out, say
+
+    @cached_property
+    def device(self):
+        from maskwright.engine.device import choose_device
+
+        return choose_device(self.recipe.device)
+
+    @cached_property
+    def train(self):
+        from maskwright.data import open_dataset
+
+        return open_dataset(self.recipe.data, self.recipe.data.train)
+
+    @cached_property
+    def val(self):
+        from maskwright.data import open_dataset
+
+        return open_dataset(self.recipe.data, self.recipe.data.val)
+
+    @cached_property
+    def real(self) -> list[str]:
+        """Names whose real masks may be trained on beside pseudo-masks."""
+        if self.recipe.supervision != "mixed":
+            return []
+        have = [name for index, name in enumerate(self.train.names) if self.train.has_mask(index)]
+        if self.recipe.mixed_list is None:
+            return have
+        path = Path(self.recipe.mixed_list)
+        if not path.is_file():
+            raise DataError(f"mixed_list: {path} does not exist; expected a file with one image name per line")
+        listed = path.read_text(encoding="utf-8").split()
+        missing = sorted(set(listed) - set(have))
+        if missing:
+            raise DataError(
+                f"{path} lists {len(missing)} images without a mask in split {self.recipe.data.train!r}: "
+                f"{', '.join(missing[:5])}"
+            )
+        return listed
+
+    def stages(self, until: str | None = None) -> list[Stage]:
+        """The stages of this recipe, in order, up to and including `until`."""
+        recipe = self.recipe
+        data = {"train": _data_facts(self.train), "val": _data_facts(self.val)}
+        weak = recipe.supervision != "masks"
+        stages: list[Stage] = []
+        if weak:
+            stages += [
+                Stage(
+                    "classifier",
+                    "train the tag classifier",
+                    self.train_classifier,
+                    {"data": data["train"], "classifier": _effective(recipe.classifier), "seed": recipe.seed},
+                ),
+                Stage(
+                    "seeds",
+                    f"maps from the classifier ({recipe.seeds.method})",
+                    self.make_seeds,
+                    {"seeds": _effective(recipe.seeds)},
+                    ("classifier",),
+                ),
+                Stage(
+                    "pseudo_masks",
+                    "maps to pseudo-masks",
+                    self.make_pseudo_masks,
+                    {"masks": _effective(recipe.masks)},
+                    ("seeds",),
+                ),
+            ]
+        training = {
+            "model": _effective(recipe.model),
+            "loss": _effective(recipe.loss),
+            "train": _effective(recipe.train),
+            "seed": recipe.seed,
+        }
+        judging = {"data": data["val"], "inference": _effective(recipe.inference)}
+        settings = {**training, "real_masks": fingerprint(self.real)} if weak else {**training, "data": data["train"]}
+        stages += [
+            Stage(
+                "segmenter", "train the segmenter", self.train_segmenter, settings, ("pseudo_masks",) if weak else ()
+            ),
+            Stage("evaluation", "judge the segmenter", self.evaluate_segmenter, judging, ("segmenter",)),
+        ]
+        if weak and recipe.oracle:
+            stages += [
+                Stage(
+                    "oracle",
+                    "train the same model on true masks, for comparison",
+                    self.train_oracle,
+                    {**training, "data": data["train"]},
+                ),
+                Stage("oracle_evaluation", "judge the comparison", self.evaluate_oracle, judging, ("oracle",)),
+            ]
+        if until is not None:
+            names = [stage.name for stage in stages]
+            if until not in names:
+                raise RecipeError(
+                    f"recipe {recipe.name} (supervision: {recipe.supervision}) has no stage {until!r}; "
+                    f"it has {', '.join(names)}"
+                )
+            stages = stages[: names.index(until) + 1]
+        return stages
+
+    # The stages' work.
+
+    def train_classifier(self, folder: Path) -> None:
+        from maskwright.weak.classifier import train_classifier
+
+        train_classifier(self.recipe, self.train, self.val, folder, self.device)
+
+    def make_seeds(self, folder: Path) -> None:
+        from maskwright.models.classifier import load_classifier
+        from maskwright.weak import extract_seeds
+
+        classifier = load_classifier(self.out / "classifier" / "model.safetensors").to(self.device)
+        extract_seeds(self.train, classifier, self.recipe.seeds, folder, self.device)
+
+    def make_pseudo_masks(self, folder: Path) -> None:
+        from maskwright.engine import distributed
+        from maskwright.engine.checkpoint import weights_hash
+        from maskwright.weak.pseudo_masks import write_pseudo_masks
+
+        if not distributed.is_main():
+            return
+        recipe = self.recipe
+        provenance = {
+            "method": recipe.seeds.method,
+            "seeds": recipe.seeds.model_dump(mode="json"),
+            "classifier": recipe.classifier.backbone,
+            "weights": weights_hash(self.out / "classifier" / "model.safetensors"),
+            "pretrained": recipe.classifier.pretrained,
+            "saliency": recipe.data.saliency,
+            "crf": False,
+            "source": self.train.source,
+        }
+        scores = write_pseudo_masks(self.train, self.out / "seeds" / "maps", recipe.masks, folder, provenance)
+        if scores["miou"] is not None:
+            self.say(
+                f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} "
+                f"at threshold {scores['threshold']:.2f} (best {scores['best_threshold']:.2f})"
+            )
+
+    def train_segmenter(self, folder: Path) -> None:
+        from maskwright.data import subset, with_masks
+
+        train = self.train
+        if self.recipe.supervision != "masks":
+            train = with_masks(train, self.out / "pseudo_masks" / "SegmentationClass", real=self.real)
+        chosen = [index for index in range(len(train)) if train.has_mask(index)]
+        if not chosen:
+            raise DataError(
+                f"no image of split {self.recipe.data.train!r} has a mask; give masks=, or train from tags with a "
+                "recipe such as cam"
+            )
+        self._train_model(subset(train, chosen), folder)
+
+    def train_oracle(self, folder: Path) -> None:
+        from maskwright.data import subset
+
+        chosen = [index for index in range(len(self.train)) if self.train.has_mask(index)]
+        if not chosen:
+            raise DataError("oracle=true needs true masks in the training split, found none; set oracle=false")
+        self._train_model(subset(self.train, chosen), folder)
+
+    def _train_model(self, train: Any, folder: Path) -> None:
+        from maskwright.segment import train_segmenter
+
+        train_segmenter(self.recipe, train, self.val, folder, self.device)
+
+    def evaluate_segmenter(self, folder: Path) -> None:
+        self._evaluate(self.out / "segmenter", folder)
+
+    def evaluate_oracle(self, folder: Path) -> None:
+        self._evaluate(self.out / "oracle", folder)
+
+    def _evaluate(self, model_folder: Path, folder: Path) -> None:
+        from maskwright.hub import load
+        from maskwright.segment import evaluate_to_folder
+
+        predictor = load(model_folder, device=self.device)
+        scores = evaluate_to_folder(predictor, self.val, self.recipe.inference, folder)
+        if scores is not None:
+            self.say(f"    mIoU {scores['miou']:.3f} on {scores['split']} ({scores['images']} images)")
+        else:
+            self.say("    no true masks in the evaluation split: predictions are written, nothing is scored")
+
+    # After the stages.
+
+    def finish(self) -> None:
+        """Write `metrics.json`, the picture and the report, and print the result."""
+        from maskwright.report import build_report
+
+        metrics: dict[str, Any] = {}
+        pseudo = self.out / "pseudo_masks" / "scores.json"
+        if self.recipe.supervision != "masks" and pseudo.is_file():
+            metrics["pseudo_masks"] = {key: value for key, value in read_json(pseudo).items() if key != "sweep"}
+        for key, name in (("segmenter", "evaluation"), ("oracle", "oracle_evaluation")):
+            path = self.out / name / "metrics.json"
+            if path.is_file() and (key != "oracle" or self.recipe.oracle):
+                metrics[key] = read_json(path)
+        write_json(self.out / "metrics.json", metrics)
+        report = build_report(self.out, dataset_train=self.train, dataset_val=self.val)
+        for line in summary_lines(metrics, self.recipe.supervision):
+            self.say(line)
+        self.say(f"report: {report}")
+
+
+def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:
+    """The numbers of a run in words, each with what it was measured on."""
+    lines = []
+    pseudo, model, oracle = (metrics.get(key) for key in ("pseudo_masks", "segmenter", "oracle"))
+    if pseudo and pseudo.get("miou") is not None:
+        lines.append(
+            f"pseudo-masks           mIoU {pseudo['miou']:.3f}  on {pseudo['split']} ({pseudo['images']} images)"
+        )
+    if model and model.get("miou") is not None:
+        label = {"tags": "model from tags", "masks": "model from masks", "mixed": "model from both"}[supervision]
+        lines.append(f"{label:<22} mIoU {model['miou']:.3f}  on {model['split']} ({model['images']} images)")
+    if oracle and oracle.get("miou") is not None:
+        lines.append(
+            f"same, from true masks  mIoU {oracle['miou']:.3f}  on {oracle['split']} ({oracle['images']} images)"
+        )
+    return lines
+
+
+def _effective(settings: ModelSettings | TrainSettings | Any) -> dict[str, Any]:
+    """Settings as JSON, without those that cannot change a result."""
+    return _without(json.loads(settings.model_dump_json()))
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(inner) for key, inner in value.items() if key not in WITHOUT_EFFECT}
+    return value
+
+
+def _data_facts(dataset: Any) -> dict[str, Any]:
+    return {"source": dataset.source, "labels": fingerprint(dataset.labels.to_dict()), "content": dataset.fingerprint()}
+
+
+def _silent(line: str) -> None:
+    """Processes other than the first do not speak."""

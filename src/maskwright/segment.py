@@ -1,0 +1,135 @@
+"""The segmenter's two stages: trained on masks, wherever they came from, and judged on true ones."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskwright import __version__
+from maskwright.config import InferenceSettings, Recipe
+from maskwright.data.augment import Augment, normalise
+from maskwright.data.loading import TrainingSet
+from maskwright.engine import distributed
+from maskwright.engine.fit import fit
+from maskwright.engine.progress import track
+from maskwright.files import write_json
+from maskwright.inference import evaluate
+from maskwright.losses import create_loss
+from maskwright.models import create_model
+from maskwright.models.base import parameter_groups
+
+
+def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Train the recipe's model on a dataset whose examples all have masks; resumes where it was stopped.
+
+    Args:
+        recipe: `model`, `loss`, `train` and `inference` are read.
+        train: dataset of examples with masks.
+        val: dataset for validation between epochs; used where `train.validate_every` is set and it has masks.
+        folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
+        device: where to train.
+
+    Returns:
+        What `fit` returns: the last numbers of the log.
+    """
+    settings = recipe.train
+    torch.manual_seed(recipe.seed)
+    model = create_model(
+        recipe.model.name,
+        backbone=recipe.model.backbone,
+        num_classes=train.labels.num_classes,
+        output_stride=recipe.model.output_stride,
+        pretrained=recipe.model.pretrained,
+        **recipe.model.options,
+    )
+    frequencies = None
+    if recipe.loss.class_weights in ("inverse", "sqrt_inverse"):
+        frequencies = class_frequencies(train)
+    criterion = create_loss(recipe.loss, train.labels, frequencies)
+    if isinstance(criterion, torch.nn.Module):
+        criterion.to(device)
+    mean, std = model.mean, model.std
+
+    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        outputs = network(normalise(batch["image"], mean, std), auxiliary=True)
+        return criterion(outputs, batch["mask"].long())
+
+    def validate(network: torch.nn.Module) -> dict[str, Any]:
+        confusion, _ = evaluate(network, val, recipe.inference, device)
+        scores = confusion.scores()
+        return {
+            "miou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+            "predicted_classes": int((confusion.matrix.sum(0) > 0).sum()),
+            "true_classes": int((confusion.matrix.sum(1) > 0).sum()),
+        }
+
+    judged = any(val.has_mask(index) for index in range(len(val)))
+    metadata = {
+        "kind": "segmenter",
+        "model": {
+            **recipe.model.model_dump(mode="json", exclude={"pretrained"}),
+            "num_classes": train.labels.num_classes,
+        },
+        "labels": train.labels.to_dict(),
+        "preprocessing": {"mean": list(mean), "std": list(std)},
+        "recipe": recipe.model_dump(mode="json"),
+        "maskwright": __version__,
+    }
+    augment = Augment(settings.augment, train.labels, mean=mean)
+    return fit(
+        model,
+        step,
+        TrainingSet(train, augment, settings.seed + recipe.seed),
+        settings,
+        folder,
+        parameter_groups=parameter_groups(model, settings),
+        validate=validate if judged else None,
+        metadata=metadata,
+        device=device,
+        title=folder.name,
+    )
+
+
+def class_frequencies(dataset: Any) -> np.ndarray:
+    """Share of the valid pixels that each class has, `(C,)` float64, over all masks of a dataset."""
+    counts = np.zeros(256, np.int64)
+    for index in track(range(len(dataset)), title="counting labels"):
+        counts += np.bincount(dataset.mask(index).ravel(), minlength=256)
+    counts = counts[: dataset.labels.num_classes]
+    return counts / max(1, counts.sum())
+
+
+def evaluate_to_folder(
+    predictor: Any, dataset: Any, settings: InferenceSettings, folder: Path
+) -> dict[str, Any] | None:
+    """Predict a whole dataset, score it where it has true masks, and write both.
+
+    Args:
+        predictor: what `maskwright.load` gives.
+        dataset: images, and masks where scores are wanted; tags are never read.
+        settings: how the model is applied.
+        folder: gets `metrics.json`, `images.json` and `predictions/`.
+
+    Returns:
+        The content of `metrics.json`, or None where no image has a true mask.
+    """
+    confusion, _ = evaluate(predictor.model, dataset, settings, predictor.device, folder=folder)
+    judged = sum(dataset.has_mask(index) for index in range(len(dataset)))
+    if not judged:
+        return None
+    scores = {
+        **confusion.scores(),
+        "confusion": confusion.matrix.tolist(),
+        "images": judged,
+        "split": dataset.source.get("split"),
+        "source": dataset.source,
+        "post_processing": settings.model_dump(mode="json", exclude={"batch_size"}),
+        "tags_read": False,
+    }
+    if distributed.is_main():
+        write_json(folder / "metrics.json", scores)
+    return scores

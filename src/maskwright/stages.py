@@ -1,0 +1,166 @@
+"""Stages of a run: each has a folder, a fingerprint of all it depends on, and is done, resumed or made anew.
+
+A stage whose fingerprint is unchanged is skipped when it is finished and resumed when it is not. One whose inputs
+changed is stale: its folder is set aside, never deleted, and the stage is made anew.
+"""
+
+from __future__ import annotations
+
+import fcntl
+import hashlib
+import json
+import os
+import time
+from collections.abc import Callable, Iterator
+from contextlib import contextmanager
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+
+from maskwright.errors import MaskwrightError
+from maskwright.files import read_json, write_json
+
+
+@dataclass
+class Stage:
+    """One step of a run.
+
+    Args:
+        name: also the name of its folder in the run folder.
+        title: what it does, in words, for the person who waits.
+        run: called with the stage's folder; must be able to go on where an earlier call was stopped.
+        settings: JSON-able settings that its result depends on.
+        needs: names of the stages whose results it reads.
+    """
+
+    name: str
+    title: str
+    run: Callable[[Path], None]
+    settings: dict[str, Any] = field(default_factory=dict)
+    needs: tuple[str, ...] = ()
+
+
+def fingerprint(value: Any) -> str:
+    """Short hash of a JSON-able value, equal for equal values whatever the order of keys."""
+    return hashlib.sha256(json.dumps(value, sort_keys=True, default=str).encode()).hexdigest()[:16]
+
+
+def fingerprints(stages: list[Stage]) -> dict[str, str]:
+    """Each stage's hash over its settings and the hashes of the stages that it needs."""
+    found: dict[str, str] = {}
+    for stage in stages:
+        found[stage.name] = fingerprint([stage.name, stage.settings, [found[name] for name in stage.needs]])
+    return found
+
+
+def state_of(stage: Stage, hash_now: str, out: Path) -> str:
+    """`missing`, `finished`, `unfinished` or `stale`."""
+    record = out / stage.name / "stage.json"
+    if not record.is_file():
+        return "missing"
+    found = read_json(record)
+    if found["fingerprint"] != hash_now:
+        return "stale"
+    return "finished" if found["finished"] else "unfinished"
+
+
+def run_stages(stages: list[Stage], out: Path, say: Callable[[str], None]) -> None:
+    """Run every stage that is not finished, in order, on all processes; only the first writes records and speaks.
+
+    Args:
+        stages: in an order in which each comes after those it needs.
+        out: the run folder.
+        say: prints one line.
+    """
+    from maskwright.engine import distributed
+
+    hashes = fingerprints(stages)
+    for number, stage in enumerate(stages, start=1):
+        folder = out / stage.name
+        state = distributed.broadcast(state_of(stage, hashes[stage.name], out) if distributed.is_main() else None)
+        head = f"[{number}/{len(stages)}] {stage.title}"
+        if state == "finished":
+            say(f"{head}: done already")
+            continue
+        seconds_before = 0.0
+        if distributed.is_main():
+            if state == "stale":
+                kept = _set_aside(folder)
+                say(f"{head}: {_what_changed(kept, stage)}; the old result is kept in {kept.name}")
+            elif state == "unfinished":
+                seconds_before = read_json(folder / "stage.json")["seconds"]
+                say(f"{head}: going on")
+            else:
+                say(head)
+            folder.mkdir(parents=True, exist_ok=True)
+            _record(folder, stage, hashes[stage.name], finished=False, seconds=seconds_before)
+        distributed.barrier()
+        started = time.monotonic()
+        stage.run(folder)
+        distributed.barrier()
+        if distributed.is_main():
+            seconds = seconds_before + time.monotonic() - started
+            _record(folder, stage, hashes[stage.name], finished=True, seconds=seconds)
+
+
+def _record(folder: Path, stage: Stage, hash_now: str, *, finished: bool, seconds: float) -> None:
+    fields = {
+        "name": stage.name,
+        "title": stage.title,
+        "fingerprint": hash_now,
+        "finished": finished,
+        "seconds": round(seconds, 2),
+        "needs": list(stage.needs),
+        "settings": json.loads(json.dumps(stage.settings, default=str)),
+    }
+    write_json(folder / "stage.json", fields)
+
+
+def _set_aside(folder: Path) -> Path:
+    number = 1
+    while (kept := folder.with_name(f"{folder.name}.stale-{number}")).exists():
+        number += 1
+    os.rename(folder, kept)
+    return kept
+
+
+def _what_changed(kept: Path, stage: Stage) -> str:
+    """The first few settings that differ between a stage that was set aside and the one to be made."""
+    before, now = (
+        _flat(read_json(kept / "stage.json")["settings"]),
+        _flat(json.loads(json.dumps(stage.settings, default=str))),
+    )
+    changed = [
+        f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+        for key in sorted(before.keys() | now.keys())
+        if before.get(key, "absent") != now.get(key, "absent")
+    ]
+    if not changed:
+        return "an earlier stage was made anew"
+    return (
+        "changed since it was made: "
+        + ", ".join(changed[:3])
+        + (f" and {len(changed) - 3} more" if changed[3:] else "")
+    )
+
+
+def _flat(value: Any, path: str = "") -> dict[str, Any]:
+    if isinstance(value, dict):
+        return {key: inner for name, child in value.items() for key, inner in _flat(child, f"{path}.{name}").items()}
+    return {path.lstrip("."): json.dumps(value)}
+
+
+@contextmanager
+def run_lock(out: Path) -> Iterator[None]:
+    """Hold a run folder for this process.
+
+    Raises:
+        MaskwrightError: another process works in the folder now.
+    """
+    out.mkdir(parents=True, exist_ok=True)
+    with open(out / ".lock", "w") as stream:
+        try:
+            fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
+        except BlockingIOError:
+            raise MaskwrightError(f"another process is working in {out}; wait for it, or choose another out=") from None
+        yield

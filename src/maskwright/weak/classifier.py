@@ -1,0 +1,131 @@
+"""Training the image-tag classifier whose head gives class activation maps (weak-supervision stage one)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch.nn import functional as F
+
+from maskwright import __version__
+from maskwright.config import Recipe
+from maskwright.data import subset
+from maskwright.data.augment import Augment, normalise
+from maskwright.data.loading import TrainingSet
+from maskwright.engine import distributed
+from maskwright.engine.fit import fit
+from maskwright.errors import DataError
+from maskwright.models import create_classifier
+from maskwright.models.base import parameter_groups
+
+
+def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Train the tag classifier on every image whose tags are known; resumes where it was stopped.
+
+    The loss is the multi-label soft margin: mean over batch and classes of binary cross-entropy on logits. Images that
+    are known to have no tag are negatives for every class.
+
+    Args:
+        recipe: `classifier` and `seeds.size` are read.
+        train: dataset with tags.
+        val: dataset whose tags, where known, give the average precision that is logged; nothing is chosen by it.
+        folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
+        device: where to train.
+
+    Returns:
+        What `fit` returns: the last numbers of the log.
+
+    Raises:
+        DataError: no image of the split has known tags.
+    """
+    settings = recipe.classifier.train
+    tagged = [index for index in range(len(train)) if train.tags(index) is not None]
+    if not any(train.tags(index) for index in tagged):
+        raise DataError(
+            f"no image of split {recipe.data.train!r} has a tag; give tags=FILE (CSV or JSON) or tags=masks"
+        )
+    torch.manual_seed(recipe.seed)
+    network = create_classifier(
+        backbone=recipe.classifier.backbone,
+        num_tags=len(train.labels.foreground),
+        pretrained=recipe.classifier.pretrained,
+        output_stride=recipe.classifier.output_stride,
+        **recipe.classifier.options,
+    )
+    mean, std = network.mean, network.std
+
+    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits = network(normalise(batch["image"], mean, std))
+        loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
+        return loss, {"tags": loss.detach()}
+
+    known = [index for index in range(len(val)) if val.tags(index) is not None]
+
+    def validate(network: torch.nn.Module) -> dict[str, Any]:
+        return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}
+
+    metadata = {
+        "kind": "classifier",
+        "model": {
+            **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "train"}),
+            "num_tags": len(train.labels.foreground),
+        },
+        "labels": train.labels.to_dict(),
+        "preprocessing": {"mean": list(mean), "std": list(std)},
+        "recipe": recipe.model_dump(mode="json"),
+        "maskwright": __version__,
+    }
+    augment = Augment(settings.augment, train.labels, mean=mean)
+    return fit(
+        network,
+        step,
+        TrainingSet(subset(train, tagged), augment, settings.seed + recipe.seed),
+        settings,
+        folder,
+        parameter_groups=parameter_groups(network, settings),
+        validate=validate if known else None,
+        metadata=metadata,
+        device=device,
+        title="classifier",
+    )
+
+
+@torch.no_grad()
+def tag_average_precision(
+    network: torch.nn.Module, dataset: Any, size: tuple[int, int] | None, device: torch.device
+) -> float | None:
+    """Mean over classes of the average precision of the tag scores; classes never tagged are left out.
+
+    Args:
+        network: gives tag logits `(B, K)`.
+        dataset: images with known tags.
+        size: images are resized to this `(height, width)`; None keeps their own.
+        device: where to run.
+
+    Returns:
+        A number in 0..1, higher is better, or None where no image has a tag. Every process gets the same number.
+    """
+    from maskwright.data.augment import prepare
+
+    count = len(dataset.labels.foreground)
+    scores = torch.zeros(len(dataset), count, dtype=torch.float64, device=device)
+    for index in range(distributed.rank(), len(dataset), distributed.world_size()):
+        image = prepare(dataset[index], size)["image"].to(device)
+        scores[index] = network(normalise(image[None], network.mean, network.std))[0].double()
+    distributed.all_reduce_sum(scores)
+    truth = np.stack([dataset.labels.tag_vector(dataset.tags(index)) for index in range(len(dataset))])
+    found = [average_precision(scores[:, k].cpu().numpy(), truth[:, k]) for k in range(count) if truth[:, k].any()]
+    return float(np.mean(found)) if found else None
+
+
+def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
+    """Mean, over the positives, of the precision at the rank where each is found.
+
+    Args:
+        scores: `(N,)`, higher means more likely.
+        truth: `(N,)`, non-zero for positives; at least one.
+    """
+    hits = truth[np.argsort(-scores, kind="stable")] > 0
+    return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
