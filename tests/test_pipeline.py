@@ -1,0 +1,144 @@
+"""The whole path on a handful of small scenes: it ends, it resumes to the same numbers, and it runs on two processes."""
+
+import json
+import os
+import signal
+import subprocess
+import sys
+import time
+from pathlib import Path
+
+import pytest
+
+from maskwright.files import read_json
+
+TINY = [
+    "data.options={count: 24, size: [64, 64]}",
+    "classifier.backbone=resnet10t",
+    "classifier.train.epochs=2",
+    "classifier.train.batch_size=8",
+    "classifier.train.checkpoint_seconds=0",
+    "classifier.train.augment.crop=[64, 64]",
+    "seeds.scales=[1.0]",
+    "backbone=resnet10t",
+    "epochs=2",
+    "batch_size=8",
+    "train.checkpoint_seconds=0",
+    "train.augment.crop=[64, 64]",
+]
+ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
+STAGES = ("classifier", "seeds", "pseudo_masks", "segmenter", "evaluation", "oracle", "oracle_evaluation")
+
+
+def command(out: Path, *extra: str, recipe: str = "demo") -> list[str]:
+    return [sys.executable, "-m", "maskwright", "run", recipe, f"out={out}", *TINY, *extra]
+
+
+def finish(arguments: list[str]) -> str:
+    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+    assert done.returncode == 0, done.stdout + done.stderr
+    return done.stdout
+
+
+@pytest.fixture(scope="module")
+def uninterrupted(tmp_path_factory):
+    out = tmp_path_factory.mktemp("run") / "whole"
+    return out, finish(command(out))
+
+
+def numbers(out: Path) -> dict:
+    return read_json(out / "metrics.json")
+
+
+def test_one_command_gives_masks_model_scores_and_report(uninterrupted):
+    out, printed = uninterrupted
+    found = numbers(out)
+    assert set(found) == {"pseudo_masks", "segmenter", "oracle"}
+    assert 0 < found["segmenter"]["miou"] < 1
+    assert found["segmenter"]["split"] == "val"
+    assert found["segmenter"]["tags_read"] is False
+    assert len(list((out / "pseudo_masks" / "SegmentationClass").rglob("*.png"))) == 24
+    assert (out / "report.html").stat().st_size > 10_000
+    assert (out / "segmenter" / "model.safetensors").is_file()
+    assert f"{found['segmenter']['miou']:.3f}" in printed
+    for stage in STAGES:
+        assert read_json(out / stage / "stage.json")["finished"] is True
+
+
+def test_same_command_again_does_nothing_and_says_so(uninterrupted):
+    out, _ = uninterrupted
+    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    printed = finish(command(out))
+    assert printed.count("done already") == len(STAGES)
+    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+
+
+def test_plan_runs_nothing(tmp_path):
+    printed = finish(command(tmp_path / "none", "plan=true"))
+    assert [line.split()[0] for line in printed.splitlines()][: len(STAGES)] == list(STAGES)
+    assert not (tmp_path / "none").exists()
+
+
+def test_killed_in_every_stage_ends_with_the_same_numbers(uninterrupted, tmp_path):
+    whole, _ = uninterrupted
+    out = tmp_path / "killed"
+    killed_in = []
+    for stage in STAGES:
+        process = subprocess.Popen(
+            command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, start_new_session=True
+        )
+        deadline = time.monotonic() + 240
+        while time.monotonic() < deadline and process.poll() is None:
+            if _in_the_middle(out / stage):
+                killed_in.append(stage)
+                os.killpg(process.pid, signal.SIGKILL)
+                break
+            time.sleep(0.005)
+        process.wait(timeout=60)
+    finish(command(out))
+    assert {"classifier", "segmenter", "oracle"} <= set(killed_in), killed_in
+    assert numbers(out) == numbers(whole)
+    for model in ("classifier", "segmenter", "oracle"):
+        name = f"{model}/model.safetensors"
+        assert (out / name).read_bytes() == (whole / name).read_bytes(), f"{model} differs after being killed"
+
+
+def _in_the_middle(folder: Path) -> bool:
+    """A stage that has begun, has something to lose, and has not ended."""
+    record = folder / "stage.json"
+    if not record.is_file() or json.loads(record.read_text())["finished"]:
+        return False
+    return sum(1 for path in folder.rglob("*") if path.is_file() and not path.name.startswith(".")) > 1
+
+
+def test_changed_setting_redoes_only_what_depends_on_it(uninterrupted, tmp_path):
+    out, _ = uninterrupted
+    printed = finish(command(out, "inference.flip=true"))
+    assert printed.count("done already") == 5
+    assert "inference.flip false -> true" in printed
+    finish(command(out))
+
+
+def test_mixed_labels_train_on_the_real_masks_named(tmp_path):
+    from maskwright.config import load_recipe
+    from maskwright.pipeline import Run
+
+    (tmp_path / "real.txt").write_text("")
+    recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "supervision=mixed"])
+    assert len(Run(recipe, tmp_path / "run", print).real) == 24
+    listed = load_recipe("demo", [*TINY, "supervision=mixed", f"mixed_list={tmp_path / 'real.txt'}"])
+    assert Run(listed, tmp_path / "run", print).real == []
+
+
+@pytest.mark.distributed
+def test_two_processes_run_the_whole_path(tmp_path):
+    out = tmp_path / "two"
+    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
+    printed = finish([*launcher, *command(out, "oracle=false")[1:]])
+    found = numbers(out)
+    assert found["segmenter"]["images"] == 24
+    assert sum(map(sum, found["segmenter"]["confusion"])) == found["segmenter"]["pixels"]
+    assert len(read_json(out / "evaluation" / "images.json")) == 24
+    single = finish([sys.executable, "-m", "maskwright", "evaluate", str(out)])
+    assert f"mIoU {found['segmenter']['miou']:.4f}" in single
+    assert printed.count("train the segmenter") == 1
