@@ -1,0 +1,206 @@
+"""Segmentation losses: each a function and a thin module `(logits (B, C, H, W), labels (B, H, W)) -> scalar`.
+
+A new loss is one file and one line in `LOSSES`. Its class takes keyword arguments only, `ignore_index` among them, and
+`class_weights` where it can use them.
+"""
+
+from __future__ import annotations
+
+import inspect
+import math
+from collections.abc import Callable, Mapping, Sequence
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskwright.config import LossSettings
+from maskwright.data.sample import LabelSpace
+from maskwright.errors import DataError, RecipeError, unknown_name
+from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
+from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
+
+LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "cross_entropy": CrossEntropy,
+}
+
+# Auxiliary outputs with a loss of their own, by the part of the output's name before the first dot: `cpp.8` is found
+# under `cpp`. It gets the logits at the head's own size and the labels at full size. Every other auxiliary output is
+# resized to the labels and gets the main loss.
+AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {}
+
+__all__ = [
+    "AUXILIARY_LOSSES",
+    "LOSSES",
+    "CrossEntropy",
+    "SegmentationLoss",
+    "class_weights_from",
+    "create_loss",
+    "cross_entropy",
+    "flatten_valid",
+    "mean_over_valid",
+    "valid_pixels",
+]
+
+
+class SegmentationLoss(nn.Module):
+    """The main output's loss plus weighted losses of auxiliary outputs.
+
+    Args:
+        main: `(logits, labels) -> scalar`.
+        auxiliary: weight of each auxiliary output. A name stands for the output of that name and for every output whose
+            name begins with it and a dot (`scale` for `scale.0.5` and `scale.1`); their losses are added, not averaged.
+        ignore_index: for the losses of `AUXILIARY_LOSSES`.
+    """
+
+    def __init__(
+        self, main: nn.Module, auxiliary: Mapping[str, float] | None = None, *, ignore_index: int = 255
+    ) -> None:
+        super().__init__()
+        self.main = main
+        self.auxiliary = dict(auxiliary or {})
+        self.special = nn.ModuleDict(
+            {name: build(ignore_index=ignore_index) for name, build in AUXILIARY_LOSSES.items() if self._wants(name)}
+        )
+
+    def _wants(self, kind: str) -> bool:
+        return any(name.split(".")[0] == kind for name in self.auxiliary)
+
+    def forward(self, outputs: Mapping[str, Tensor], labels: Tensor) -> tuple[Tensor, dict[str, Tensor]]:
+        """The loss to minimise and what it is made of.
+
+        Args:
+            outputs: "logits" `(B, C, h, w)` and the auxiliary outputs; logits of another size than the labels are
+                resized to them bilinearly.
+            labels: `(B, H, W)` integer.
+
+        Returns:
+            A scalar, and the detached unweighted terms: "main" and one per name in `auxiliary`.
+
+        Raises:
+            DataError: an auxiliary output that the model does not give.
+        """
+        loss = self.main(_resized(outputs["logits"], labels), labels)
+        parts = {"main": loss.detach()}
+        for name, weight in self.auxiliary.items():
+            term = loss.new_zeros(())
+            for found in _matching(name, outputs):
+                special = found.split(".")[0]
+                if special in self.special:
+                    term = term + self.special[special](outputs[found], labels)
+                else:
+                    term = term + self.main(_resized(outputs[found], labels), labels)
+            parts[name] = term.detach()
+            loss = loss + weight * term
+        return loss, parts
+
+
+def create_loss(
+    settings: LossSettings, labels: LabelSpace, class_frequencies: Sequence[float] | None = None
+) -> SegmentationLoss:
+    """The loss that a recipe asks for; move it to the device as any module.
+
+    Args:
+        settings: name, class weights, auxiliary weights, and options for the loss's class.
+        labels: gives the number of classes and the ignore value.
+        class_frequencies: `(C,)` pixels per class in the training masks (counts or fractions), for class weights
+            "inverse" and "sqrt_inverse".
+
+    Returns:
+        `loss(outputs, labels) -> (scalar, parts)`; see `SegmentationLoss.forward`.
+
+    Raises:
+        RecipeError: unknown loss or option, class weights that do not fit the classes or that the loss cannot use, or
+            an auxiliary weight that is negative.
+    """
+    if settings.name not in LOSSES:
+        raise RecipeError(unknown_name("loss", settings.name, LOSSES))
+    build = LOSSES[settings.name]
+    arguments: dict[str, Any] = {**settings.options, "ignore_index": labels.ignore_index}
+    weights = _class_weights(settings, labels, class_frequencies)
+    if weights is not None:
+        arguments["class_weights"] = weights
+    accepted = list(inspect.signature(build).parameters)
+    for name in arguments:
+        if name == "class_weights" and name not in accepted:
+            raise RecipeError(f"loss {settings.name!r} cannot use class weights; set loss.class_weights=none")
+        if name not in accepted:
+            options = [known for known in accepted if known not in ("ignore_index", "class_weights")]
+            raise RecipeError(unknown_name(f"option of loss {settings.name!r}:", name, options))
+    wrong = {name: weight for name, weight in settings.auxiliary.items() if not (math.isfinite(weight) and weight >= 0)}
+    if wrong:
+        raise RecipeError(f"loss.auxiliary weights must be finite and not negative, found {wrong}")
+    return SegmentationLoss(build(**arguments), settings.auxiliary, ignore_index=labels.ignore_index)
+
+
+def class_weights_from(frequencies: Sequence[float] | Tensor, kind: str, *, largest_ratio: float = 50.0) -> list[float]:
+    """Class weights from how often each class occurs.
+
+    The weight is `1 / f` ("inverse") or `1 / sqrt(f)` ("sqrt_inverse"). Weights larger than `largest_ratio` times the
+    smallest are cut to that, since a class of a few pixels would otherwise rule every batch it is in; then all are
+    scaled to mean 1 over the classes that occur. A class that does not occur gets 1.
+
+    Args:
+        frequencies: `(C,)` pixels per class, counts or fractions.
+        kind: "inverse" or "sqrt_inverse".
+        largest_ratio: bound on largest / smallest weight.
+
+    Raises:
+        RecipeError: unknown kind.
+        DataError: negative or non-finite frequencies, or no pixel of any class.
+    """
+    powers = {"inverse": -1.0, "sqrt_inverse": -0.5}
+    if kind not in powers:
+        raise RecipeError(unknown_name("kind of class weights", kind, powers))
+    counts = torch.as_tensor(frequencies, dtype=torch.float64).flatten().cpu()
+    present = counts > 0
+    if not torch.isfinite(counts).all() or (counts < 0).any() or not present.any():
+        raise DataError(f"class frequencies must be finite, not negative and not all 0, found {counts.tolist()}")
+    weights = counts[present] ** powers[kind]
+    weights = weights.clamp(max=largest_ratio * float(weights.min()))
+    result = torch.ones_like(counts)
+    result[present] = weights / weights.mean()
+    return result.tolist()
+
+
+def _class_weights(
+    settings: LossSettings, labels: LabelSpace, frequencies: Sequence[float] | None
+) -> list[float] | None:
+    if settings.class_weights == "none":
+        return None
+    if isinstance(settings.class_weights, str):
+        if frequencies is None or len(frequencies) != labels.num_classes:
+            found = "none" if frequencies is None else f"{len(frequencies)}"
+            raise RecipeError(
+                f"loss.class_weights={settings.class_weights} needs the pixel frequency of each of the "
+                f"{labels.num_classes} classes in the training masks, found {found}; or give one number per class"
+            )
+        return class_weights_from(frequencies, settings.class_weights)
+    weights = settings.class_weights
+    if len(weights) != labels.num_classes:
+        raise RecipeError(
+            f"loss.class_weights has {len(weights)} numbers for {labels.num_classes} classes; expected one for each of "
+            f"{', '.join(labels.names)}"
+        )
+    if not all(math.isfinite(weight) and weight >= 0 for weight in weights) or not any(weights):
+        named = dict(zip(labels.names, weights))
+        raise RecipeError(f"loss.class_weights must be finite, not negative and not all 0, found {named}")
+    return list(weights)
+
+
+def _matching(name: str, outputs: Mapping[str, Tensor]) -> list[str]:
+    found = [key for key in outputs if key == name or key.startswith(f"{name}.")]
+    if not found:
+        given = [key for key in outputs if key != "logits"]
+        raise DataError(
+            unknown_name("auxiliary output", name, given)
+            + " The model gives them; loss.auxiliary must name what it gives."
+        )
+    return found
+
+
+def _resized(logits: Tensor, labels: Tensor) -> Tensor:
+    if logits.ndim != 4 or labels.ndim != 3 or logits.shape[2:] == labels.shape[1:]:
+        return logits  # what does not fit is refused by the loss, with the reason
+    return F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
