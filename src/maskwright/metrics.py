@@ -114,8 +114,8 @@ class ConfusionMatrix:
         Returns:
             `miou`, `pixel_accuracy`, `mean_accuracy` (mean recall), `mean_f1`, `frequency_weighted_iou`, `pixels` (that
             counted), `per_class` (name: `rates()` and true `pixels`), `absent` (names in neither truth nor prediction),
-            `policy`; with a background class also `foreground`: mean `fp_rate` and `fn_rate` over the other classes, and
-            `background_share`, the part of the pixels predicted as one of them that is background in truth.
+            `policy`; with a background class also `foreground`: mean `fp_rate` and `fn_rate` over the other classes,
+            and `background_share`, the part of the pixels predicted as one of them that is background in truth.
         """
         rates = self.rates()
         counts = self.matrix.cpu().numpy().astype(np.float64)
@@ -148,7 +148,7 @@ def _count(predicted: Tensor, true: Tensor, classes: int, ignore_index: int) -> 
     """Confusion counts `(C, C)` of two flat label vectors."""
     narrow_predicted, narrow_true = _bytes(predicted), _bytes(true)
     if (
-        0 < predicted.numel()
+        predicted.numel() > 0
         and 0 <= ignore_index < 256
         and narrow_predicted is not None
         and narrow_true is not None
