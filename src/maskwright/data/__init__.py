@@ -1,0 +1,208 @@
+"""Images with their masks, tags and saliency maps: `open_dataset` gives one split of any set that a reader knows."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Collection, Sequence
+from pathlib import Path
+from typing import Any, Protocol
+
+from maskwright.config import DataSettings
+from maskwright.data.folder import open_folder, open_voc
+from maskwright.data.images import ImageSet, list_images
+from maskwright.data.masks import check_values, read_mask
+from maskwright.data.sample import LabelSpace, Sample
+from maskwright.errors import DataError, unknown_name
+
+__all__ = ["READERS", "Dataset", "LabelSpace", "Sample", "open_dataset", "subset", "with_masks"]
+
+
+class Dataset(Protocol):
+    """What every reader gives: examples by index, and what can be known of them without decoding."""
+
+    @property
+    def labels(self) -> LabelSpace: ...
+
+    @property
+    def names(self) -> list[str]: ...
+
+    @property
+    def source(self) -> dict[str, Any]: ...
+
+    def __len__(self) -> int: ...
+
+    def __getitem__(self, index: int, /) -> Sample: ...
+
+    def tags(self, index: int, /) -> tuple[int, ...] | None: ...
+
+    def has_mask(self, index: int, /) -> bool: ...
+
+    def size(self, index: int, /) -> tuple[int, int]: ...
+
+
+def _open_scenes(settings: DataSettings, split: str) -> Dataset:
+    from maskwright.data.scenes import scenes
+
+    return scenes(split, **settings.options)
+
+
+# A built-in set or a layout, by the name that `data=` or `layout=` gives.
+READERS: dict[str, Callable[[DataSettings, str], Dataset]] = {
+    "voc": open_voc,
+    "folder": open_folder,
+    "scenes": _open_scenes,
+}
+LAYOUTS = ("voc", "folder")
+
+
+def reader_name(settings: DataSettings) -> str:
+    """Which reader opens a set: the layout that is given, a built-in set, or what the folder looks like.
+
+    Raises:
+        DataError: no such layout, and a root that is neither a folder nor a built-in set.
+    """
+    if settings.layout != "auto":
+        if settings.layout not in READERS:
+            raise DataError(unknown_name("layout", settings.layout, ["auto", *READERS]))
+        return settings.layout
+    root = Path(settings.root)
+    if not root.is_dir():
+        built_in = [name for name in READERS if name not in LAYOUTS]
+        if settings.root in built_in:
+            return settings.root
+        raise DataError(
+            f"data {settings.root} is not a folder: {unknown_name('built-in set', settings.root, built_in)}"
+        )
+    voc = (root / "ImageSets" / "Segmentation").is_dir() or (root / "JPEGImages").is_dir()
+    return "voc" if voc else "folder"
+
+
+def open_dataset(settings: DataSettings, split: str) -> Dataset:
+    """One split of a set of images; see `maskwright.data.folder` for layouts, splits, classes and background.
+
+    Args:
+        settings: where the images, masks and tags are.
+        split: which images; `all` for every one in a folder.
+
+    Raises:
+        DataError: what is on disk is not as expected; the message names the file and the fix.
+    """
+    return READERS[reader_name(settings)](settings, split)
+
+
+class Subset:
+    """Some examples of a data set, in the order of `indices`."""
+
+    def __init__(self, dataset: Dataset, indices: Sequence[int]) -> None:
+        self.dataset = dataset
+        self.indices = [int(index) for index in indices]
+        self.labels = dataset.labels
+        self.names = [dataset.names[index] for index in self.indices]
+        self.source = {**dataset.source, "count": len(self.indices), "subset_of": len(dataset)}
+
+    def __len__(self) -> int:
+        return len(self.indices)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.dataset[self.indices[index]]
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        return _get(self.dataset, self.indices[index], with_mask)
+
+    def tags(self, index: int) -> tuple[int, ...] | None:
+        return self.dataset.tags(self.indices[index])
+
+    def has_mask(self, index: int) -> bool:
+        return self.dataset.has_mask(self.indices[index])
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(self.indices[index])
+
+
+class WithMasks:
+    """A data set whose masks come from a folder, but for those that may be real; see `with_masks`."""
+
+    def __init__(self, dataset: Dataset, folder: Path, real: Collection[str], real_everywhere: bool) -> None:
+        self.dataset = dataset
+        self.labels = dataset.labels
+        self.names = dataset.names
+        found, _ = list_images(folder)
+        chosen = set(real)
+        self.real = [
+            (real_everywhere or name in chosen) and dataset.has_mask(index) for index, name in enumerate(self.names)
+        ]
+        self.masks = [None if real else found.get(name) for real, name in zip(self.real, self.names)]
+        self.source = {
+            **dataset.source,
+            "pseudo_masks": str(folder),
+            "pseudo_mask_count": sum(path is not None for path in self.masks),
+            "real_mask_count": sum(self.real),
+        }
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.get(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        if self.real[index] or not with_mask:
+            return _get(self.dataset, index, with_mask)
+        sample = _get(self.dataset, index, with_mask=False)
+        path = self.masks[index]
+        mask = None
+        if path is not None:
+            mask = read_mask(path)
+            check_values(mask, self.labels, path)
+            if mask.shape != sample.image.shape[:2]:
+                raise DataError(
+                    f"{path}: pseudo-mask is {mask.shape}, its image {sample.image.shape[:2]} (height, width). "
+                    "Fix: make the pseudo-masks anew from these images"
+                )
+        return Sample(sample.name, sample.image, mask, sample.tags, sample.saliency)
+
+    def tags(self, index: int) -> tuple[int, ...] | None:
+        return self.dataset.tags(index)
+
+    def has_mask(self, index: int) -> bool:
+        return self.real[index] or self.masks[index] is not None
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(index)
+
+
+def subset(dataset: Dataset, indices: Sequence[int]) -> Subset:
+    """The examples at `indices`, in that order."""
+    return Subset(dataset, indices)
+
+
+def with_masks(
+    dataset: Dataset, mask_folder: str | Path, real: Collection[str] = (), real_everywhere: bool = False
+) -> WithMasks:
+    """The same images and tags with masks from a folder of pseudo-masks; a real mask is never used but where allowed.
+
+    Args:
+        dataset: images, tags and real masks.
+        mask_folder: `NAME.png` for each image, values as in `dataset.labels`; images without one have no mask.
+        real: names whose real mask, where there is one, wins.
+        real_everywhere: real masks win wherever there is one.
+
+    Raises:
+        DataError: no such folder, or names in `real` that the set does not have.
+    """
+    folder = Path(mask_folder)
+    if not folder.is_dir():
+        raise DataError(f"pseudo-masks {folder}: no such folder")
+    strange = sorted(set(real) - set(dataset.names))
+    if strange:
+        raise DataError(
+            f"{len(strange)} names whose real masks may be used are not in the set: "
+            f"{unknown_name('image', strange[0], dataset.names)}"
+        )
+    return WithMasks(dataset, folder, real, real_everywhere)
+
+
+def _get(dataset: Dataset, index: int, with_mask: bool) -> Sample:
+    """An example, without opening its mask file where the reader can do so."""
+    if isinstance(dataset, ImageSet | Subset | WithMasks):
+        return dataset.get(index, with_mask)
+    return dataset[index]

@@ -1,0 +1,314 @@
+"""Images on disk, and the data set that reads them together with their masks, tags and saliency maps."""
+
+from __future__ import annotations
+
+import os
+import threading
+import warnings
+from collections.abc import Collection, Mapping, Sequence
+from functools import lru_cache
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image, ImageFile, ImageOps
+
+from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
+from maskwright.data.sample import LabelSpace, Sample
+from maskwright.errors import DataError
+
+ORIENTATION = 0x0112  # EXIF tag
+
+# Formats that Pillow knows by name but cannot decode by itself.
+_STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+_tolerant_lock = threading.Lock()
+
+
+@lru_cache(maxsize=1)
+def image_suffixes() -> frozenset[str]:
+    """Suffixes, in lower case with the dot, of every image format that Pillow reads."""
+    formats = Image.registered_extensions()
+    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _STUBS)
+
+
+def list_images(
+    folder: str | Path, *, recursive: bool = True, skip: Collection[Path] = ()
+) -> tuple[dict[str, str], list[str]]:
+    """Every image under a folder, by name, in one pass that asks the file system nothing about single files.
+
+    Args:
+        folder: where to look; hidden files and folders are passed over.
+        recursive: also look in subfolders.
+        skip: resolved folders that are not entered.
+
+    Returns:
+        Sorted names (relative path without suffix, `/` between folders) with their paths, and the names that more than
+        one file has.
+    """
+    suffixes = image_suffixes()
+    skipped = {str(path) for path in skip}
+    found: dict[str, str] = {}
+    twice: set[str] = set()
+    open_folders = [(str(folder), "")]
+    while open_folders:
+        here, prefix = open_folders.pop()
+        with os.scandir(here) as entries:
+            for entry in entries:
+                if entry.name.startswith("."):
+                    continue
+                stem, suffix = os.path.splitext(entry.name)
+                if suffix.lower() in suffixes:
+                    name = prefix + stem
+                    if name in found:
+                        twice.add(name)
+                        found[name] = min(found[name], entry.path)
+                    else:
+                        found[name] = entry.path
+                elif recursive and entry.is_dir() and os.path.realpath(entry.path) not in skipped:
+                    open_folders.append((entry.path, f"{prefix}{entry.name}/"))
+    return dict(sorted(found.items())), sorted(twice)
+
+
+def read_image(path: str | Path, tolerant: bool = False) -> np.ndarray:
+    """An image as it is meant to be looked at: EXIF orientation applied, RGB.
+
+    16-bit grey is scaled to 8 bit; transparency is dropped.
+
+    Args:
+        path: any format that Pillow reads.
+        tolerant: decode what there is of a truncated file, with a warning.
+
+    Returns:
+        `(H, W, 3)` uint8.
+
+    Raises:
+        DataError: missing, unreadable or truncated file, or floating-point pixels.
+    """
+    try:
+        return _decode(path)
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: image does not exist") from None
+    except DECODE_ERRORS as error:
+        if not (tolerant and is_truncation(error)):
+            fix = "replace the file, leave it out, or give data.options.tolerant=true to decode what there is"
+            fix = fix if is_truncation(error) else "replace the file or leave it out"
+            raise DataError(f"{path}: image cannot be read ({error}). Fix: {fix}") from error
+    with _tolerant_lock:
+        ImageFile.LOAD_TRUNCATED_IMAGES = True
+        try:
+            return _decode(path)
+        except DECODE_ERRORS as error:
+            raise DataError(f"{path}: image cannot be read even in part ({error}). Fix: replace the file") from error
+        finally:
+            ImageFile.LOAD_TRUNCATED_IMAGES = False
+
+
+def is_truncation(error: BaseException) -> bool:
+    """Whether a decoder's error says that the file ends too early."""
+    return any(word in str(error).lower() for word in ("truncated", "broken data stream", "unrecognized data stream"))
+
+
+def image_size(path: str | Path) -> tuple[int, int]:
+    """`(height, width)` in pixels after EXIF orientation, from the header alone.
+
+    Raises:
+        DataError: missing or unreadable file.
+    """
+    try:
+        with Image.open(path) as picture:
+            width, height = picture.size
+            turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+    except DECODE_ERRORS as error:
+        raise DataError(f"{path}: image cannot be read ({error})") from error
+    return (width, height) if turned else (height, width)
+
+
+def orientation(path: str | Path) -> int:
+    """EXIF orientation of an image, 1 to 8; 1 where it says nothing."""
+    with Image.open(path) as picture:
+        value = picture.getexif().get(ORIENTATION, 1)
+    return value if value in range(1, 9) else 1
+
+
+def turn(array: np.ndarray, orientation: int) -> np.ndarray:
+    """`(H, W)` pixels as stored -> as displayed under an EXIF orientation of 1 to 8."""
+    if orientation in (5, 7):
+        array = array.T
+    turns = {3: 2, 6: -1, 7: 2, 8: 1}.get(orientation, 0)
+    array = np.rot90(array, turns)
+    if orientation == 2:
+        array = array[:, ::-1]
+    if orientation == 4:
+        array = array[::-1]
+    return np.ascontiguousarray(array)
+
+
+def fit_mask(mask: np.ndarray, size: tuple[int, int], image: str | Path, path: str | Path) -> np.ndarray:
+    """A mask in the orientation of its displayed image.
+
+    A mask is taken to be drawn on the image as displayed. Where only the size of the image as stored fits, it was drawn
+    on that, and is turned with it.
+
+    Args:
+        mask: `(h, w)` uint8.
+        size: `(H, W)` of the displayed image.
+        image: path of the image.
+        path: path of the mask, for the message.
+
+    Returns:
+        `(H, W)` uint8.
+
+    Raises:
+        DataError: the size fits in no orientation.
+    """
+    if mask.shape == tuple(size):
+        return mask
+    if mask.shape == tuple(size)[::-1] and orientation(image) >= 5:
+        return turn(mask, orientation(image))
+    raise DataError(
+        f"{path}: mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image} is {size[1]}x{size[0]}. "
+        "Expected the same size. Fix: resize the mask without interpolation (nearest) or use the image it was drawn on"
+    )
+
+
+def _decode(path: str | Path) -> np.ndarray:
+    with Image.open(path) as picture:
+        picture.load()
+        if picture.mode.startswith("I"):
+            grey = np.clip(np.array(picture).astype(np.int64) // 257, 0, 255).astype(np.uint8)
+            turned = ImageOps.exif_transpose(picture)
+            if turned is not picture:
+                grey = turn(grey, picture.getexif().get(ORIENTATION, 1))
+            return np.repeat(grey[..., None], 3, axis=2)
+        if picture.mode == "F":
+            raise DataError(f"{path}: image has floating-point pixels. Expected 8 or 16 bit. Fix: convert the file")
+        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+
+
+class ImageSet:
+    """Images with what is known about them; everything is decoded when it is asked for.
+
+    Args:
+        labels: what mask values and tags mean.
+        names: one per image.
+        images: path of each image.
+        masks: path of each mask, or None.
+        tags: label values for each image, or None; the word "masks" derives them from the masks.
+        saliency: path of each saliency map, or None.
+        label_map: value in the mask files -> label value.
+        source: facts for the record: root, split, where tags and classes come from.
+        tolerant: decode truncated images as far as they go.
+    """
+
+    def __init__(
+        self,
+        labels: LabelSpace,
+        names: Sequence[str],
+        images: Sequence[str],
+        *,
+        masks: Sequence[str | None],
+        tags: Sequence[tuple[int, ...] | None] | str,
+        saliency: Sequence[str | None] | None = None,
+        label_map: Mapping[int, int] | None = None,
+        source: dict[str, Any] | None = None,
+        tolerant: bool = False,
+    ) -> None:
+        self.labels = labels
+        self.names = list(names)
+        self.images = list(images)
+        self.masks = list(masks)
+        self.saliency = None if saliency is None else list(saliency)
+        self.label_map = label_map
+        self.source = source or {}
+        self.tolerant = tolerant
+        self._tags = tags
+        self._derived: dict[int, tuple[int, ...] | None] = {}
+        self._warned = False
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.get(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        """One example; `with_mask=False` leaves the mask file closed.
+
+        Raises:
+            DataError: a file that cannot be read, sizes that differ, or mask values that mean nothing.
+        """
+        image = self._image(index)
+        size = image.shape[0], image.shape[1]
+        mask = self.mask(index, size) if with_mask else None
+        if mask is not None and self._tags == "masks":
+            self._derived[index] = self.labels.tags_in(mask)
+        saliency = None
+        if self.saliency is not None:
+            path = self.saliency[index]
+            saliency = None if path is None else read_saliency(path, size, self.images[index])
+        return Sample(self.names[index], image, mask, self.tags(index), saliency)
+
+    def mask(self, index: int, size: tuple[int, int] | None = None) -> np.ndarray | None:
+        """The mask `(H, W)` of one image, without decoding the image; None where there is none.
+
+        Raises:
+            DataError: a file that cannot be read, a size that differs, or values that mean nothing.
+        """
+        path = self.masks[index]
+        if path is None:
+            return None
+        mask = read_mask(path, self.label_map)
+        check_values(mask, self.labels, path)
+        return fit_mask(mask, size or self.size(index), self.images[index], path)
+
+    def tags(self, index: int) -> tuple[int, ...] | None:
+        """Label values said to be in one image, ascending; None where nobody said."""
+        if not isinstance(self._tags, str):
+            return self._tags[index]
+        if index not in self._derived:
+            path = self.masks[index]
+            mask = None if path is None else read_mask(path, self.label_map)
+            if mask is not None:
+                check_values(mask, self.labels, str(path))
+            self._derived[index] = None if mask is None else self.labels.tags_in(mask)
+        return self._derived[index]
+
+    def has_mask(self, index: int) -> bool:
+        return self.masks[index] is not None
+
+    def size(self, index: int) -> tuple[int, int]:
+        """`(height, width)` of one image in pixels, from its header."""
+        return image_size(self.images[index])
+
+    def _image(self, index: int) -> np.ndarray:
+        path = self.images[index]
+        if not self.tolerant:
+            return read_image(path)
+        try:
+            return read_image(path)
+        except DataError as error:
+            if not is_truncation(error):
+                raise
+        if not self._warned:
+            self._warned = True
+            warnings.warn(
+                f"{path}: truncated image, decoded as far as it goes; others are too without a word", stacklevel=3
+            )
+        return read_image(path, tolerant=True)
+
+
+def read_saliency(path: str | Path, size: tuple[int, int], image: str | Path) -> np.ndarray:
+    """A saliency map `(H, W)` uint8, 0 to 255.
+
+    Raises:
+        DataError: unreadable file, or another size than the image.
+    """
+    try:
+        with Image.open(path) as picture:
+            saliency = np.array(picture.convert("L"))
+    except DECODE_ERRORS as error:
+        raise DataError(f"{path}: saliency map cannot be read ({error})") from error
+    return fit_mask(saliency, size, image, path)

@@ -1,0 +1,236 @@
+"""Masks on disk: read as label values, checked, written as palette PNG, laid over images."""
+
+from __future__ import annotations
+
+import struct
+from collections.abc import Mapping
+from pathlib import Path
+
+import numpy as np
+from PIL import Image
+
+from maskwright.data.finding import Finding
+from maskwright.data.sample import LabelSpace
+from maskwright.errors import DataError
+from maskwright.files import atomic_write
+
+# What Pillow's decoders raise for files that are not what their name says.
+DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
+
+MAX_SHOWN = 8
+
+
+def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None) -> np.ndarray:
+    """The label values of a mask file.
+
+    Palette files give their indices, grey files (1, 8 or 16 bit) their values. Nothing is changed on the way except by
+    `label_map`, which must then list every value that occurs. Colour files are read only through a `label_map` whose
+    keys are `0xRRGGBB`.
+
+    Args:
+        path: an image in any lossless format that Pillow reads.
+        label_map: value in the file -> label value, 0 to 255.
+
+    Returns:
+        `(H, W)` uint8.
+
+    Raises:
+        DataError: missing or unreadable file, JPEG, colours without a `label_map`, values above 255, a value that
+            `label_map` does not list, or a `label_map` to values outside 0 to 255.
+    """
+    values, colours = _file_values(path)
+    if label_map is not None:
+        return _mapped(values, label_map, path, colours)
+    if colours:
+        raise DataError(_colour_text(path, values))
+    if values.dtype != np.uint8:
+        if values.size and (values.max() > 255 or values.min() < 0):
+            raise DataError(
+                f"{path}: mask has {describe_values(values)}. Expected label values 0 to 255. "
+                "Fix: give label_map with the label value of each value in the file"
+            )
+        values = values.astype(np.uint8)
+    return values
+
+
+def write_mask(path: str | Path, mask: np.ndarray, labels: LabelSpace) -> None:
+    """Write label values as a palette PNG, atomically.
+
+    Args:
+        path: file to write, `.png`.
+        mask: `(H, W)` uint8.
+        labels: gives the colours.
+
+    Raises:
+        DataError: not a PNG path, another shape or type, or values that are neither classes nor ignored.
+    """
+    path = Path(path)
+    if path.suffix.lower() != ".png":
+        raise DataError(f"{path}: masks are written as .png")
+    if mask.ndim != 2 or mask.dtype != np.uint8:
+        raise DataError(f"{path}: expected a mask (H, W) of uint8, found {mask.shape} of {mask.dtype}")
+    check_values(mask, labels, path)
+    picture = Image.fromarray(mask)
+    picture.putpalette(labels.flat_palette())
+    with atomic_write(path) as temporary:
+        picture.save(temporary)
+
+
+def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelSpace, strength: float = 0.5) -> np.ndarray:
+    """An image with the class colours laid over it; background and ignored pixels stay as they are.
+
+    Args:
+        image: `(H, W, 3)` uint8.
+        mask: `(H, W)` uint8.
+        labels: gives the colours.
+        strength: 0 (only image) to 1 (only colours).
+
+    Returns:
+        `(H, W, 3)` uint8.
+    """
+    colours = np.asarray(labels.flat_palette(), np.float32).reshape(256, 3)
+    weight = np.full((256, 1), strength, np.float32)
+    for value in (labels.background, labels.ignore_index):
+        if value is not None and 0 <= value < 256:
+            weight[value] = 0
+    blended = image * (1 - weight)[mask] + (colours * weight)[mask]
+    return (blended + 0.5).astype(np.uint8)
+
+
+def allowed_values(labels: LabelSpace) -> np.ndarray:
+    """`(256,)` bool: which mask values are a class or ignored."""
+    allowed = np.zeros(256, bool)
+    allowed[: labels.num_classes] = True
+    if 0 <= labels.ignore_index < 256:
+        allowed[labels.ignore_index] = True
+    return allowed
+
+
+def check_values(mask: np.ndarray, labels: LabelSpace, path: str | Path) -> None:
+    """Refuse masks with values that mean nothing.
+
+    Args:
+        mask: `(H, W)` uint8.
+        labels: what values there are.
+        path: named in the message.
+
+    Raises:
+        DataError: a value that is neither a class nor ignored.
+    """
+    if not allowed_values(labels)[mask].all():
+        raise DataError(range_finding(np.bincount(mask.ravel(), minlength=256), labels, [str(path)]).text())
+
+
+def range_finding(counts: np.ndarray, labels: LabelSpace, files: list[str], count: int = 1) -> Finding:
+    """The finding for masks with values that mean nothing.
+
+    Args:
+        counts: `(256,)` pixels of each value, over all the files.
+        labels: what values there are.
+        files: the first few files.
+        count: number of files.
+    """
+    values = np.flatnonzero(counts).tolist()
+    wrong = [value for value in values if not allowed_values(labels)[value]]
+    real = [value for value in values if value != labels.ignore_index]
+    last = labels.num_classes - 1
+    if set(values) == {0, 255}:
+        fix = "a 0/255 mask: give label_map='{0: 0, 255: 1}'"
+    elif real == list(range(1, last + 2)):
+        pairs = ", ".join(f"{value}: {value - 1}" for value in real[:MAX_SHOWN])
+        fix = f"the values start at 1: give label_map='{{{pairs}{', ...' if len(real) > MAX_SHOWN else ''}}}'"
+    elif len(real) == labels.num_classes:
+        fix = f"give label_map='{_map_text({value: index for index, value in enumerate(real)})}' if that is the order"
+    else:
+        fix = (
+            "name every class (classes=FILE, one name per line, line number from 0 = value), or give label_map "
+            f"with a label value for each value in the files ({labels.ignore_index} to ignore it)"
+        )
+    shown = ", ".join(f"{value} ({int(counts[value])} pixels)" for value in wrong[:MAX_SHOWN])
+    more = f" and {len(wrong) - MAX_SHOWN} more values" if len(wrong) > MAX_SHOWN else ""
+    return Finding(
+        "error",
+        f"mask values outside the classes: {shown}{more}",
+        files,
+        count,
+        expected=f"0 to {last} ({labels.names[0]} to {labels.names[last]}) or {labels.ignore_index} (ignored)",
+        fix=fix,
+    )
+
+
+def describe_values(values: np.ndarray) -> str:
+    """Values with their pixel counts, the most frequent first, e.g. `values 0 (900 pixels), 255 (100 pixels)`."""
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MAX_SHOWN]
+    shown = ", ".join(f"{found[index]} ({counts[index]} pixels)" for index in order)
+    return f"values {shown}" + (f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else "")
+
+
+def _file_values(path: str | Path) -> tuple[np.ndarray, bool]:
+    """The numbers in a mask file `(H, W)`, and whether they are colours as 0xRRGGBB."""
+    try:
+        with Image.open(path) as picture:
+            if picture.format in ("JPEG", "MPO"):
+                raise DataError(
+                    f"{path}: mask is a JPEG, whose compression changes label values. Expected palette or grey PNG. "
+                    "Fix: save the masks anew as PNG from their source"
+                )
+            if picture.mode in ("1", "L", "P"):
+                return np.array(picture, dtype=np.uint8), False
+            if picture.mode in ("LA", "PA"):
+                return np.array(picture)[..., 0].astype(np.uint8), False
+            if picture.mode.startswith("I"):
+                return np.array(picture).astype(np.int32), False
+            if picture.mode in ("RGB", "RGBA", "RGBX"):
+                colour = np.array(picture)[..., :3].astype(np.int32)
+                return colour[..., 0] << 16 | colour[..., 1] << 8 | colour[..., 2], True
+            mode = picture.mode
+    except DataError:
+        raise
+    except FileNotFoundError:
+        raise DataError(f"{path}: mask does not exist") from None
+    except DECODE_ERRORS as error:
+        raise DataError(f"{path}: mask cannot be read ({error}). Fix: replace the file or leave it out") from error
+    raise DataError(f"{path}: mask has pixels of the kind {mode!r}. Expected palette or grey PNG")
+
+
+def _mapped(values: np.ndarray, label_map: Mapping[int, int], path: str | Path, colours: bool) -> np.ndarray:
+    wrong = {key: value for key, value in label_map.items() if not 0 <= value <= 255}
+    if not label_map or wrong:
+        raise DataError(f"label_map must give label values 0 to 255, found {wrong or 'an empty map'}")
+    if values.dtype == np.uint8:
+        table = np.full(256, -1, np.int16)
+        for key, value in label_map.items():
+            if 0 <= key < 256:
+                table[key] = value
+        labels = table[values]
+    else:
+        keys = np.array(sorted(label_map), np.int64)
+        targets = np.array([label_map[int(key)] for key in keys], np.int16)
+        position = np.minimum(np.searchsorted(keys, values), len(keys) - 1)
+        labels = np.where(keys[position] == values, targets[position], np.int16(-1))
+    unlisted = labels < 0
+    if unlisted.any():
+        if colours:
+            raise DataError(_colour_text(path, values[unlisted], "that label_map does not list"))
+        raise DataError(
+            f"{path}: mask has {describe_values(values[unlisted])} that label_map does not list. "
+            "Expected every value of the file in label_map. Fix: add them, with 255 for pixels to ignore"
+        )
+    return labels.astype(np.uint8)
+
+
+def _colour_text(path: str | Path, values: np.ndarray, why: str = "instead of label values") -> str:
+    found, counts = np.unique(values, return_counts=True)
+    order = np.argsort(-counts, kind="stable")[:MAX_SHOWN]
+    shown = ", ".join(f"0x{found[index]:06X} ({counts[index]} pixels)" for index in order)
+    more = f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
+    return (
+        f"{path}: mask has colours {why}: {shown}{more}. Expected palette or grey PNG whose values are label values. "
+        "Fix: convert the masks, or give label_map with the label value of every colour, as in "
+        "label_map='{0x000000: 0, 0x800000: 1}'"
+    )
+
+
+def _map_text(label_map: Mapping[int, int]) -> str:
+    return "{" + ", ".join(f"{key}: {value}" for key, value in label_map.items()) + "}"
