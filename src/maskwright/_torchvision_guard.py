@@ -1,8 +1,8 @@
 """Lets torchvision and timm be imported where torchvision's compiled part was built for another torch.
 
-Such a torchvision (say a CUDA build beside a CPU torch) stops at import with `operator torchvision::nms does not exist`.
-Only detection needs those operators, so they are declared here without a kernel. Import this module before torchvision or
-timm: `import maskwright._torchvision_guard  # noqa: F401`.
+Such a torchvision (say a CUDA build beside a CPU torch) stops at import: `operator torchvision::nms does not exist`.
+Only detection needs those operators, so they are declared here without a kernel. Import this module before torchvision
+or timm: `import maskwright._torchvision_guard  # noqa: F401`.
 """
 
 from __future__ import annotations
@@ -33,9 +33,7 @@ def _compiled_parts() -> list[Path]:
 
 
 def _declared(name: str) -> bool:
-    return torch._C._dispatch_has_kernel_for_dispatch_key(f"torchvision::{name}", "CPU") or hasattr(
-        torch.ops.torchvision, name
-    )
+    return hasattr(torch.ops.torchvision, name)
 
 
 def install() -> bool:

@@ -1,0 +1,85 @@
+"""Segmenters and image-tag classifiers by name: `create_model`, `create_backbone`, `create_classifier`."""
+
+from __future__ import annotations
+
+import inspect
+from collections.abc import Callable
+from typing import Any
+
+from maskwright.errors import RecipeError, unknown_name
+from maskwright.models.backbones import BACKBONES, Backbone, create_backbone
+from maskwright.models.base import SegmentationModel
+from maskwright.models.classifier import ImageTagClassifier, create_classifier
+from maskwright.models.deeplabv3plus import DeepLabV3Plus
+
+__all__ = [
+    "BACKBONES",
+    "MODELS",
+    "Backbone",
+    "ImageTagClassifier",
+    "SegmentationModel",
+    "create_backbone",
+    "create_classifier",
+    "create_model",
+    "list_models",
+]
+
+# Called as MODELS[name](backbone, num_classes, **options).
+MODELS: dict[str, Callable[..., SegmentationModel]] = {
+    "deeplabv3plus": DeepLabV3Plus,
+}
+
+
+def list_models() -> list[str]:
+    """Names that `create_model` takes."""
+    return sorted(MODELS)
+
+
+def create_model(
+    name: str,
+    *,
+    backbone: str = "resnet18",
+    num_classes: int,
+    output_stride: int | None = None,
+    pretrained: bool | str = False,
+    in_channels: int = 3,
+    backbone_options: dict[str, Any] | None = None,
+    **options: Any,
+) -> SegmentationModel:
+    """A segmenter by name.
+
+    Args:
+        name: one of `list_models()`.
+        backbone: as for `create_backbone`.
+        num_classes: channels of the logits.
+        output_stride: stride of the backbone's coarsest feature map; None keeps the backbone's own.
+        pretrained: weights of the backbone, as for `create_backbone`.
+        in_channels: channels of the images.
+        backbone_options: what else `create_backbone` takes, e.g. `{"drop_path_rate": 0.1}`.
+        options: what the model itself takes, e.g. `decoder_channels=128` for deeplabv3plus.
+
+    Raises:
+        RecipeError: unknown model, backbone or option (the message names the nearest), or an output stride or weights
+            that cannot be had.
+
+    Example:
+        >>> model = create_model("deeplabv3plus", backbone="resnet18", num_classes=21, output_stride=16)
+        >>> model(torch.zeros(2, 3, 65, 97)).shape
+        torch.Size([2, 21, 65, 97])
+    """
+    if name not in MODELS:
+        raise RecipeError(unknown_name("model", name, MODELS))
+    known = inspect.signature(MODELS[name]).parameters
+    if not any(parameter.kind is parameter.VAR_KEYWORD for parameter in known.values()):
+        for key in options:
+            if key not in known:
+                own = [option for option in known if option not in ("backbone", "num_classes")]
+                raise RecipeError(unknown_name(f"option of {name}", key, [*own, "backbone_options"]))
+    trunk = create_backbone(
+        backbone,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        in_channels=in_channels,
+        **(backbone_options or {}),
+    )
+    return MODELS[name](trunk, num_classes, **options)

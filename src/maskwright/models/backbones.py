@@ -1,0 +1,287 @@
+"""Backbones: any timm model that gives feature maps, and our own, behind one interface.
+
+timm (https://github.com/huggingface/pytorch-image-models) is imported when the first backbone is built.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Callable, Sequence
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskwright.errors import RecipeError, unknown_name
+from maskwright.models.pretrained import find_weights
+
+# Names that timm does not know -> function(name, *, pretrained, output_stride, in_channels, **options) -> Backbone.
+BACKBONES: dict[str, Callable[..., Backbone]] = {}
+
+
+class Backbone(nn.Module):
+    """Base of every backbone; a subclass implements `forward`.
+
+    Args:
+        name: as given to `create_backbone`.
+        channels: channels of each feature map, fine to coarse.
+        strides: pixels of the image per position of each feature map, ascending.
+        mean: what images are normalised with, one number per channel, 0 to 1.
+        std: the same.
+    """
+
+    def __init__(
+        self,
+        name: str,
+        channels: Sequence[int],
+        strides: Sequence[int],
+        mean: Sequence[float] = (0.485, 0.456, 0.406),
+        std: Sequence[float] = (0.229, 0.224, 0.225),
+    ) -> None:
+        super().__init__()
+        self.name = name
+        self.channels = list(channels)
+        self.strides = list(strides)
+        self.mean = tuple(mean)
+        self.std = tuple(std)
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        """Feature maps, fine to coarse.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised.
+
+        Returns:
+            `(B, channels[i], ceil(H / strides[i]), ceil(W / strides[i]))` for each i.
+        """
+        raise NotImplementedError(f"{type(self).__name__} must implement forward(images)")
+
+    def chain(self) -> list[tuple[str, nn.Module, int | None]]:
+        """Name, module and the stride of the feature map it ends in, in the order in which they run.
+
+        Empty where the backbone is no plain chain of modules.
+        """
+        return []
+
+    def use_only(self, indices: Sequence[int]) -> None:
+        """Say which feature maps a head reads, so that parts that only serve the others can be dropped."""
+
+
+class TimmBackbone(Backbone):
+    """A timm model made into feature maps `(B, C, h, w)`, for images of any size.
+
+    Args:
+        name: timm's name.
+        network: what timm gives for `features_only`.
+        in_channels: channels of the images.
+        multiple: image sides are padded on the right and at the bottom, with the mean colour, to a multiple of this;
+            the feature maps are cut back.
+    """
+
+    def __init__(self, name: str, network: nn.Module, *, in_channels: int = 3, multiple: int = 1) -> None:
+        info: Any = network.feature_info
+        settings: dict[str, Any] = getattr(network, "pretrained_cfg", None) or network.model.pretrained_cfg  # type: ignore
+        mean, std = tuple(settings["mean"]), tuple(settings["std"])
+        if in_channels != len(mean):
+            mean, std = (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels
+        super().__init__(name, info.channels(), info.reduction(), mean, std)
+        self.network = network
+        self.multiple = multiple
+        self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
+
+    def forward(self, images: Tensor) -> list[Tensor]:
+        height, width = images.shape[-2:]
+        below, right = -height % self.multiple, -width % self.multiple
+        if below or right:
+            images = F.pad(images, (0, right, 0, below))
+        features = self.network(images)
+        if self.channels_last:
+            features = [feature.permute(0, 3, 1, 2) for feature in features]
+        if below or right:
+            features = [
+                feature[..., : math.ceil(height / stride), : math.ceil(width / stride)]
+                for feature, stride in zip(features, self.strides, strict=True)
+            ]
+        return features
+
+    def chain(self) -> list[tuple[str, nn.Module, int | None]]:
+        taps = list(getattr(self.network, "return_layers", ()))
+        strides = dict(zip(taps, self.strides)) if taps else {}
+        return [(name, module, strides.get(name)) for name, module in self.network.named_children() if taps]
+
+    def use_only(self, indices: Sequence[int]) -> None:
+        stage = getattr(self.network, "stage4", None)
+        if stage is None or not hasattr(stage[-1], "fuse_layers"):
+            return
+        # HRNet's last fusion computes every branch; one that nobody reads would cost time and have weights without
+        # gradient, which distributed training refuses. Map 0 is the stem, map i + 1 branch i.
+        wanted = {index % len(self.strides) - 1 for index in indices}
+        for branch in range(len(stage[-1].fuse_layers)):
+            if branch not in wanted:
+                stage[-1].fuse_layers[branch] = nn.ModuleList([nn.Identity()])
+
+
+def create_backbone(
+    name: str,
+    *,
+    pretrained: bool | str = False,
+    output_stride: int | None = None,
+    in_channels: int = 3,
+    dilate: bool = True,
+    dilations: Sequence[int] | None = None,
+    pad_to: int | None = None,
+    **options: Any,
+) -> Backbone:
+    """A backbone by name: one of `BACKBONES`, or any timm model that gives feature maps.
+
+    ResNets give [stem before its max-pool, layer1, ..., layer4], HRNets [stem, the four raw branches], plain vision
+    transformers four evenly spaced blocks at one stride.
+
+    Args:
+        name: e.g. "resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "hrnet_w48"; also with timm's weight tag
+            ("resnet50.a1_in1k").
+        pretrained: True for timm's default weights, a timm weight tag, "hf-hub:owner/repository", or a local file
+            (.pth, .pt, .bin, .safetensors; wrapped in "state_dict" or "model" and with "module." prefixes too; or a
+            model saved by maskwright).
+        output_stride: stride of the coarsest map; None keeps the network's own. Strides are taken away from the last
+            stages and, as in DeepLab, replaced by dilation.
+        in_channels: channels of the images; pre-trained stems are adapted.
+        dilate: False takes the strides away without dilation: the image-tag classifiers' ResNet-50 of stride 16.
+        dilations: ResNets only: one dilation for each of layer1..layer4; the first block of a stage keeps 1. With
+            output stride 8, (1, 1, 2, 2) is the stride-8 trunk of the image-tag papers.
+        pad_to: image sides are padded to a multiple of this; by default what the network needs.
+        options: passed to timm, e.g. `drop_path_rate=0.1` or `img_size=512`.
+
+    Raises:
+        RecipeError: unknown name, weights that cannot be had, an output stride or an option that the network does not
+            have.
+    """
+    arguments = {"pretrained": pretrained, "output_stride": output_stride, "in_channels": in_channels}
+    if name in BACKBONES:
+        return BACKBONES[name](name, **arguments, **options)
+
+    timm = import_timm()
+    architecture, _, tag = name.partition(".")
+    if not timm.is_model(architecture):
+        raise RecipeError(unknown_name("backbone", architecture, [*BACKBONES, *timm.list_models()]))
+    weights, finish = find_weights(timm, architecture, tag, pretrained)
+    if architecture.startswith("hrnet"):
+        options = {"feature_location": "", **options}
+    network = _build(timm, architecture, output_stride, {**weights, "in_chans": in_channels, **options})
+    if dilations is not None or not dilate:
+        _set_dilations(name, network, dilations)
+    if "out_indices" not in options:
+        _spread_taps(network)
+    backbone = TimmBackbone(name, network, in_channels=in_channels, multiple=pad_to or _needed_multiple(network))
+    finish(backbone)
+    return backbone
+
+
+def import_timm() -> Any:
+    """timm, imported behind the guard for torchvision builds that do not match torch."""
+    import maskwright._torchvision_guard  # noqa: F401, I001
+    import timm
+
+    return timm
+
+
+def _build(timm: Any, architecture: str, output_stride: int | None, options: dict[str, Any]) -> nn.Module:
+    """The timm network for feature maps, of any image size where timm can do that, of the wanted output stride."""
+    network = _try_build(timm, architecture, output_stride, options)
+    if network is not None and output_stride in (None, network.feature_info.reduction()[-1]):
+        return network
+    if output_stride is not None:
+        # Networks without the setting are right as they are where their own stride is the wanted one.
+        network = _try_build(timm, architecture, None, options)
+        if network is not None and network.feature_info.reduction()[-1] == output_stride:
+            return network
+    if network is None:
+        raise RecipeError(f"timm's {architecture} does not give feature maps; take another backbone")
+    own = network.feature_info.reduction()[-1]
+    options = {**options, "pretrained": False}
+    built = {stride: _try_build(timm, architecture, stride, options) for stride in (8, 16, 32)}
+    possible = {s for s, network in built.items() if network is not None and network.feature_info.reduction()[-1] == s}
+    raise RecipeError(
+        f"{architecture} cannot have output stride {output_stride}; it can have "
+        f"{', '.join(map(str, sorted(possible | {own})))}. Set output_stride to one of these, or to none for {own}."
+    )
+
+
+def _try_build(timm: Any, architecture: str, output_stride: int | None, options: dict[str, Any]) -> Any:
+    """The network, or None where timm refuses the output stride or feature maps.
+
+    Raises:
+        RecipeError: an option that the network does not have, or weights that do not fit it.
+    """
+    sizes: list[dict[str, Any]] = [{}]
+    if timm.models.get_pretrained_cfg(architecture).fixed_input_size and "img_size" not in options:
+        # Windowed and plain transformers have a setting each that lets them take images of any size.
+        sizes = [{"strict_img_size": False}, {"dynamic_img_size": True}, {}]
+    stride = {} if output_stride is None else {"output_stride": output_stride}
+    for size in sizes:
+        try:
+            return timm.create_model(architecture, features_only=True, **stride, **size, **options)
+        except TypeError as error:
+            text = str(error)
+            if any(key in text for key in size):
+                continue
+            if "output_stride" in text:
+                return None
+            refused = next((key for key in options if f"'{key}'" in text), None)
+            if refused is None:
+                raise
+            raise RecipeError(f"backbone {architecture} has no option {refused!r} ({text})") from error
+        except AssertionError:
+            return None
+        except (RuntimeError, OSError) as error:
+            if "features_only" in str(error):
+                return None
+            if not options.get("pretrained"):
+                raise
+            raise RecipeError(f"the weights do not fit {architecture}: {error}") from error
+    return None
+
+
+def _set_dilations(name: str, network: nn.Module, dilations: Sequence[int] | None) -> None:
+    """Replace the dilations that timm put in place of strides: by 1, or by one per ResNet stage."""
+    if dilations is None:
+        convolutions = [(layer, 1) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
+    else:
+        stages = [getattr(network, f"layer{number}", None) for number in range(1, len(dilations) + 1)]
+        if len(stages) != 4 or not all(isinstance(stage, nn.Sequential) for stage in stages):
+            raise RecipeError(
+                f"dilations={list(dilations)} with backbone {name}: expected four numbers and a ResNet; "
+                "other networks take output_stride and dilate=false"
+            )
+        convolutions = [
+            (layer, 1 if number == 0 else dilation)
+            for stage, dilation in zip(stages, dilations, strict=True)
+            for number, block in enumerate(stage)  # type: ignore[arg-type]
+            for layer in block.modules()
+            if isinstance(layer, nn.Conv2d)
+        ]
+    for layer, dilation in convolutions:
+        if layer.kernel_size == (1, 1) or layer.dilation == (dilation, dilation):
+            continue
+        layer.dilation = (dilation, dilation)
+        if any(layer.padding):  # without: timm's convolutions that find their padding in `forward`
+            layer.padding = tuple(dilation * (side // 2) for side in layer.kernel_size)  # type: ignore[assignment]
+
+
+def _spread_taps(network: Any) -> None:
+    """Tap a network of one stride (a plain transformer) after each quarter of its blocks, not after its last few."""
+    depth = len(network.feature_info.info)
+    if not hasattr(network, "out_indices") or len({entry["reduction"] for entry in network.feature_info.info}) > 1:
+        return
+    taps = sorted({max(0, depth * quarter // 4 - 1) for quarter in (1, 2, 3, 4)})
+    network.feature_info = network.feature_info.from_other(taps)
+    network.out_indices = taps
+
+
+def _needed_multiple(network: nn.Module) -> int:
+    """What image sides must be a multiple of."""
+    if hasattr(network, "stage4") and hasattr(network, "transition3"):
+        return 32  # HRNet adds maps that it enlarges by exact factors of two
+    embedding = getattr(getattr(network, "model", network), "patch_embed", None)
+    patch = getattr(embedding, "patch_size", None)
+    return max(patch) if isinstance(patch, tuple) else 1

@@ -1,0 +1,148 @@
+"""The image-tag classifier whose head gives class activation maps (Zhou et al., CVPR 2016; IRN's and ReCAM's)."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskwright.models import layers
+from maskwright.models.backbones import Backbone, create_backbone
+
+
+class ImageTagClassifier(nn.Module):
+    """Tag logits z_k = GAP(w_k . f): a 1x1 convolution without bias on the mean of the last feature map.
+
+    Because there is no bias, pooling before or after the convolution gives the same logits, and the unpooled map is the
+    class activation map. Negative evidence counts: there is no ReLU before the pooling.
+
+    Args:
+        backbone: only its coarsest feature map is used.
+        num_tags: number of classes that an image can be tagged with (without background).
+    """
+
+    def __init__(self, backbone: Backbone, num_tags: int) -> None:
+        super().__init__()
+        backbone.use_only([len(backbone.strides) - 1])
+        self.backbone = backbone
+        self.num_tags = num_tags
+        self.classifier = nn.Conv2d(backbone.channels[-1], num_tags, 1, bias=False)
+        nn.init.normal_(self.classifier.weight, std=0.01)
+
+    @property
+    def mean(self) -> tuple[float, ...]:
+        """Mean that images are normalised with, one number per channel, 0 to 1."""
+        return self.backbone.mean
+
+    @property
+    def std(self) -> tuple[float, ...]:
+        """Standard deviation that images are normalised with, one number per channel, 0 to 1."""
+        return self.backbone.std
+
+    def features(self, images: Tensor) -> Tensor:
+        """The last feature map `(B, D, h, w)` of normalised images `(B, 3, H, W)`."""
+        return self.backbone(images)[-1]
+
+    def logits(self, features: Tensor) -> Tensor:
+        """Tag logits `(B, num_tags)` of a feature map `(B, D, h, w)`."""
+        return self.classifier(features.mean((2, 3), keepdim=True)).flatten(1)
+
+    def forward(self, images: Tensor) -> Tensor:
+        """Tag logits.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised.
+
+        Returns:
+            `(B, num_tags)`.
+        """
+        return self.logits(self.features(images))
+
+    def class_maps(self, features: Tensor, weight: Tensor | None = None) -> Tensor:
+        """Score of every class at every position, before any ReLU.
+
+        Args:
+            features: what `features` gives, `(B, D, h, w)`.
+            weight: `(num_tags, D)` or `(num_tags, D, 1, 1)`; by default the head's own.
+
+        Returns:
+            `(B, num_tags, h, w)`.
+        """
+        if weight is None:
+            weight = self.classifier.weight
+        return F.conv2d(features, weight.reshape(*weight.shape[:2], 1, 1))
+
+
+def create_classifier(
+    *,
+    backbone: str = "resnet50",
+    num_tags: int,
+    pretrained: bool | str = False,
+    output_stride: int | None = 16,
+    in_channels: int = 3,
+    dilate: bool = False,
+    freeze_stem: bool | None = None,
+    stop_grad_after_layer2: bool = False,
+    **options: Any,
+) -> ImageTagClassifier:
+    """An image-tag classifier on a new backbone, by default the ResNet-50 of the image-tag papers.
+
+    Args:
+        backbone: as for `create_backbone`.
+        num_tags: number of classes that an image can be tagged with.
+        pretrained: as for `create_backbone`.
+        output_stride: 16 takes the stride of the last stage away without dilation. 8 does so for two stages and, in
+            ResNets, dilates all but their first blocks by 2, unless `dilate` or `dilations` says otherwise.
+        in_channels: channels of the images.
+        dilate: dilation instead of the strides that are taken away, as segmenters have it.
+        freeze_stem: the stem keeps its weights, as in the papers; by default where they are pre-trained.
+        stop_grad_after_layer2: nothing up to and including stride 8 is trained, as in IRN's released code (AdvCAM's and
+            ReCAM's train it).
+        options: passed to `create_backbone`.
+
+    Raises:
+        RecipeError: as `create_backbone`; or a stem or stages to be frozen in a backbone where they are not known.
+    """
+    if output_stride == 8 and not dilate and "resnet" in backbone:
+        options.setdefault("dilations", (1, 1, 2, 2))
+    trunk = create_backbone(
+        backbone,
+        pretrained=pretrained,
+        output_stride=output_stride,
+        in_channels=in_channels,
+        dilate=dilate,
+        **options,
+    )
+    if freeze_stem or (freeze_stem is None and pretrained and layers.has_stem(trunk)):
+        layers.freeze_stem(trunk)
+    if stop_grad_after_layer2:
+        layers.freeze_stages(trunk, stride=8)
+    return ImageTagClassifier(trunk, num_tags)
+
+
+def load_classifier(path: str | Path) -> ImageTagClassifier:
+    """A trained classifier from the file that training wrote, in evaluation mode, on the CPU.
+
+    Args:
+        path: `model.safetensors` of a classifier.
+
+    Raises:
+        DataError: the file holds another kind of model.
+    """
+    from maskwright.engine.checkpoint import load_metadata, load_weights
+    from maskwright.errors import DataError
+
+    metadata = load_metadata(path)
+    if metadata.get("kind") != "classifier":
+        raise DataError(f"{path} holds a {metadata.get('kind')}, expected a classifier")
+    made = metadata["model"]
+    model = create_classifier(
+        backbone=made["backbone"],
+        num_tags=made["num_tags"],
+        output_stride=made["output_stride"],
+        **made.get("options", {}),
+    )
+    model.load_state_dict(load_weights(path))
+    return model.eval()

@@ -1,0 +1,158 @@
+"""Building blocks that several heads share: convolution blocks, resizing, initialisation, frozen parts."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from typing import TYPE_CHECKING
+
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from maskwright.errors import RecipeError
+
+if TYPE_CHECKING:
+    from maskwright.models.backbones import Backbone
+
+
+class ConvBNReLU(nn.Sequential):
+    """Convolution without bias, batch normalisation, ReLU; stride 1 keeps the size.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        kernel_size: odd side of the kernel in pixels.
+        stride: step of the convolution.
+        dilation: distance between the kernel's taps.
+        groups: groups of the convolution.
+    """
+
+    def __init__(
+        self,
+        in_channels: int,
+        out_channels: int,
+        kernel_size: int = 3,
+        *,
+        stride: int = 1,
+        dilation: int = 1,
+        groups: int = 1,
+    ) -> None:
+        super().__init__(
+            nn.Conv2d(
+                in_channels,
+                out_channels,
+                kernel_size,
+                stride=stride,
+                padding=dilation * (kernel_size // 2),
+                dilation=dilation,
+                groups=groups,
+                bias=False,
+            ),
+            nn.BatchNorm2d(out_channels),
+            nn.ReLU(inplace=True),
+        )
+
+
+class SeparableConv(nn.Sequential):
+    """Depthwise 3x3 then pointwise 1x1 convolution, each followed by batch normalisation and ReLU (Xception style).
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        dilation: distance between the taps of the depthwise kernel.
+    """
+
+    def __init__(self, in_channels: int, out_channels: int, *, dilation: int = 1) -> None:
+        super().__init__(
+            ConvBNReLU(in_channels, in_channels, 3, dilation=dilation, groups=in_channels),
+            ConvBNReLU(in_channels, out_channels, 1),
+        )
+
+
+def resize(features: Tensor, size: Sequence[int]) -> Tensor:
+    """Bilinear resize of `(B, C, h, w)` to `(B, C, H, W)` with half-pixel centres; unchanged where the size fits."""
+    if tuple(features.shape[-2:]) == tuple(size):
+        return features
+    return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def initialise(module: nn.Module) -> None:
+    """Kaiming-normal convolutions (fan-in, ReLU), zero biases, batch normalisation as the identity; for new heads.
+
+    The fan is the number of inputs of one output, so depthwise convolutions keep the variance as well.
+    """
+    for layer in module.modules():
+        if isinstance(layer, nn.Conv2d):
+            nn.init.kaiming_normal_(layer.weight, mode="fan_in", nonlinearity="relu")
+            if layer.bias is not None:
+                nn.init.zeros_(layer.bias)
+        elif isinstance(layer, _BatchNorm) and layer.affine:
+            nn.init.ones_(layer.weight)
+            nn.init.zeros_(layer.bias)
+
+
+def initialise_classifier(layer: nn.Conv2d) -> None:
+    """Weights N(0, 0.01) and no bias, so that every class starts equally likely."""
+    nn.init.normal_(layer.weight, std=0.01)
+    if layer.bias is not None:
+        nn.init.zeros_(layer.bias)
+
+
+def freeze_batchnorm(model: nn.Module) -> None:
+    """Batch normalisation uses its running statistics and keeps them; its affine weights still train.
+
+    `model.train()` undoes it, so call it after every `model.train()`.
+    """
+    for layer in model.modules():
+        if isinstance(layer, _BatchNorm):
+            layer.eval()
+
+
+# Modules that come before a network's first stage have names that start with none of these.
+STAGE_NAMES = ("layer", "stage", "block", "features")
+
+
+def has_stem(backbone: Backbone) -> bool:
+    """Whether it is known which modules of a backbone are its stem."""
+    return bool(_stem(backbone))
+
+
+def freeze_stem(backbone: Backbone) -> None:
+    """What comes before the first stage (in ResNets: convolution and affine normalisation weights) keeps its weights.
+
+    Raises:
+        RecipeError: the backbone has no stem, or none is known.
+    """
+    if not has_stem(backbone):
+        raise RecipeError(f"backbone {backbone.name} has no stem that could be frozen; a ResNet has one")
+    for module in _stem(backbone):
+        module.requires_grad_(False)
+
+
+def freeze_stages(backbone: Backbone, stride: int) -> None:
+    """Everything that runs up to and including the last map of the given stride keeps its weights.
+
+    To the weights it is the same as cutting the gradient there, and nothing is kept for a backward pass; but the
+    gradient with respect to the image still exists.
+
+    Raises:
+        RecipeError: the backbone is no plain chain of stages, or has no map of that stride.
+    """
+    chain = backbone.chain()
+    last = max((i for i, (_, _, reached) in enumerate(chain) if reached == stride), default=None)
+    if last is None:
+        raise RecipeError(
+            f"backbone {backbone.name} cannot be frozen up to stride {stride}: expected a chain of stages with a "
+            f"feature map of that stride, found strides {backbone.strides}"
+        )
+    for _, module, _ in chain[: last + 1]:
+        module.requires_grad_(False)
+
+
+def _stem(backbone: Backbone) -> list[nn.Module]:
+    modules: list[nn.Module] = []
+    for name, module, _ in backbone.chain():
+        if name.startswith(STAGE_NAMES):
+            return modules
+        modules.append(module)
+    return []
