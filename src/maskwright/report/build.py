@@ -1,0 +1,139 @@
+"""`report.html`: one self-contained page on a run, which opens without a network."""
+
+from __future__ import annotations
+
+import shlex
+from pathlib import Path
+from typing import Any
+
+import jinja2
+
+from maskwright import __version__
+from maskwright.data.sample import LabelSpace
+from maskwright.files import atomic_write
+from maskwright.report import content
+from maskwright.report.gallery import (
+    Ranked,
+    Row,
+    css,
+    rank_predictions,
+    rank_training_images,
+    select,
+    training_rows,
+    validation_rows,
+)
+from maskwright.report.run import Run, read_run, run_labels
+
+# A page that can be mailed. Pictures shrink until it fits.
+MOST_BYTES = 6_000_000
+PICTURE_SIDES = (448, 320, 224, 144, 96)
+
+COLUMNS = ("image", "seed", "refined", "pseudo-mask", "prediction", "from true masks", "truth")
+
+
+def build_report(
+    run_folder: str | Path, *, dataset_train: Any = None, dataset_val: Any = None, images: int = 24
+) -> Path:
+    """Write `report.html` into a run folder, from whatever the folder holds.
+
+    Args:
+        run_folder: the run folder; stages that it does not have are left out of the page.
+        dataset_train: the split that was labelled, for photographs, tags and truth; without it masks are shown alone.
+        dataset_val: the split that was judged on, likewise.
+        images: number of examples shown, half of each split where both have something to show.
+
+    Returns:
+        The path of the page.
+
+    Raises:
+        DataError: a JSON file of the folder is not JSON.
+    """
+    run = read_run(run_folder)
+    datasets = (dataset_train, dataset_val)
+    labels = next((dataset.labels for dataset in datasets if dataset is not None), None) or run_labels(run)
+    context = _context(run, labels)
+    template = _template()
+    for side in PICTURE_SIDES:
+        galleries = _galleries(run, labels, dataset_train, dataset_val, images, side)
+        text = template.render(**context, galleries=galleries)
+        if len(text.encode()) <= MOST_BYTES:
+            break
+    path = run.folder / "report.html"
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
+
+
+def _template() -> jinja2.Template:
+    environment = jinja2.Environment(
+        loader=jinja2.FileSystemLoader(Path(__file__).parent),
+        autoescape=True,
+        undefined=jinja2.StrictUndefined,
+        trim_blocks=True,
+        lstrip_blocks=True,
+    )
+    return environment.get_template("report.html.j2")
+
+
+def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
+    colours = {} if labels is None else {name: css(colour) for name, colour in zip(labels.names, labels.palette)}
+    folder = shlex.quote(str(run.folder))
+    has_model = (run.folder / "segmenter" / "model.safetensors").is_file()
+    return {
+        "name": str(run.setting("name") or run.folder.resolve().name),
+        "notes": str(run.setting("notes") or ""),
+        "tiles": content.headline(run),
+        "trained_on": content.trained_on(run),
+        "cautions": content.cautions(run),
+        "legend": list(colours.items()),
+        "classes": content.class_table(run, colours),
+        "vanished": content.vanished_table(run, colours),
+        "threshold": content.threshold_chart(run),
+        "training": content.training_charts(run),
+        "confusion": content.confusion(run),
+        "stages": content.stage_rows(run),
+        "total_time": content.duration(sum(row["seconds"] for row in content.stage_rows(run))),
+        "facts": content.facts(run),
+        "provenance": content.provenance_rows(run),
+        "recipe_text": run.recipe_text,
+        "predict": f"maskwright predict {folder} photos/ out=predictions/" if has_model else "",
+        "python": f'import maskwright as mw\nmask = mw.load({str(run.folder)!r})("photo.jpg")' if has_model else "",
+        "version": __version__,
+    }
+
+
+def _galleries(
+    run: Run, labels: LabelSpace | None, dataset_train: Any, dataset_val: Any, images: int, side: int
+) -> list[dict[str, Any]]:
+    if labels is None:
+        return []
+    training = rank_training_images(run, dataset_train)
+    validation = rank_predictions(run, dataset_val)
+    for_training = min(len(training), max(images - len(validation), (images + 1) // 2))
+    for_validation = min(len(validation), images - for_training)
+    found = [
+        _gallery(
+            "training",
+            f"From tags to masks: {run.setting('data.train', 'train')}",
+            training,
+            training_rows(run, dataset_train, labels, select(training, for_training), side),
+        ),
+        _gallery(
+            "validation",
+            f"Predictions: {run.setting('data.val', 'val')}",
+            validation,
+            validation_rows(run, dataset_val, labels, select(validation, for_validation), side),
+        ),
+    ]
+    return [gallery for gallery in found if gallery["rows"]]
+
+
+def _gallery(key: str, title: str, ranked: list[Ranked], rows: list[Row]) -> dict[str, Any]:
+    columns = [column for column in COLUMNS if any(column in row.cells for row in rows)]
+    kinds = {item.kind for item in ranked if item.score is not None}
+    if len(rows) < len(ranked):
+        order = f"{len(rows)} of {len(ranked)}: the worst, then a few spread evenly up to the best"
+    else:
+        order = f"all {len(rows)}, worst first" if kinds else f"all {len(rows)}"
+    judged = f", ranked by {' or '.join(sorted(kinds))} of the image" if kinds else ""
+    return {"key": key, "title": title, "note": order + judged + ".", "columns": columns, "rows": rows}

@@ -1,0 +1,418 @@
+"""What a report says in words and numbers: headline, what to trust, tables, stages."""
+
+from __future__ import annotations
+
+import json
+from typing import Any
+
+from maskwright.report import charts
+from maskwright.report.charts import Series
+from maskwright.report.run import STAGES, Run
+
+SOURCES = {"pseudo_masks": 1, "segmenter": 2, "oracle": 3}
+
+
+def source_name(run: Run, source: str) -> str:
+    """What a score is of, in words."""
+    if source == "pseudo_masks":
+        return "Pseudo-masks"
+    if source == "oracle":
+        return "Same model, true masks"
+    return {"tags": "Model from tags", "mixed": "Model from tags and masks"}.get(
+        run.setting("supervision", ""), "Model from masks"
+    )
+
+
+def headline(run: Run) -> list[dict[str, Any]]:
+    """The tiles: each number with what it was measured on and how it was obtained."""
+    tiles = []
+    for source, style in SOURCES.items():
+        score = run.scores.get(source)
+        if score is None:
+            continue
+        split = score.get("split")
+        where = [f"mIoU on {split}" if split else "mIoU"]
+        if score.get("images"):
+            where.append(f"{score['images']} images")
+        how = pseudo_mask_words(run) if source == "pseudo_masks" else inference_words(run, score)
+        tiles.append(
+            {
+                "name": source_name(run, source),
+                "value": percent(score["miou"]),
+                "exact": score["miou"],
+                "share": score["miou"],
+                "where": ", ".join(where),
+                "how": how,
+                "style": style,
+            }
+        )
+    model, oracle = run.scores.get("segmenter"), run.scores.get("oracle")
+    if model and oracle and oracle["miou"]:
+        ratio = model["miou"] / oracle["miou"]
+        tiles.append(
+            {
+                "name": "Of full supervision",
+                "value": f"{100 * ratio:.0f}",
+                "unit": "%",
+                "exact": ratio,
+                "share": min(1.0, ratio),
+                "where": f"{percent(model['miou'])} of {percent(oracle['miou'])}",
+                "how": "same architecture, settings and images; only the labels differ",
+                "style": 4,
+            }
+        )
+    return tiles
+
+
+def pseudo_mask_words(run: Run) -> str:
+    """How the pseudo-masks were made, for beside their score."""
+    found = run.pseudo_masks.get("threshold")
+    words = [str(run.provenance.get("method") or run.setting("seeds.method") or "")]
+    if found is not None:
+        tuned = " tuned on true masks" if tuned_on_truth(run) else " fixed beforehand"
+        words.append(f"threshold {charts.number(found)}{tuned}")
+    words.append("with CRF" if run.provenance.get("crf") else "no CRF")
+    if run.provenance.get("saliency") or run.setting("data.saliency"):
+        words.append("with saliency maps")
+    return ", ".join(word for word in words if word)
+
+
+def inference_words(run: Run, score: dict[str, Any]) -> str:
+    """How a model was applied, for beside its score."""
+    used = score.get("post_processing")
+    if not isinstance(used, dict):
+        used = run.setting("inference")
+    if not isinstance(used, dict):
+        return ""
+    scales = used.get("scales") or [1.0]
+    words = ["single scale" if len(scales) == 1 else f"{len(scales)} scales averaged"]
+    words.append("mirrored too" if used.get("flip") else "no flip")
+    if used.get("window"):
+        words.append("sliding window {}×{}".format(*used["window"]))
+    words.append("with CRF" if used.get("crf") else "no CRF")
+    return ", ".join(words)
+
+
+def tuned_on_truth(run: Run) -> bool:
+    return run.setting("masks.threshold") == "best" or bool(run.provenance.get("threshold_tuned_on_ground_truth"))
+
+
+def trained_on(run: Run) -> list[tuple[str, str]]:
+    """Term and text of what the run learned from."""
+    supervision = {
+        "tags": "image tags; true masks only judge",
+        "masks": "pixel masks",
+        "mixed": "image tags, and real masks where they exist",
+    }
+    kept = run.provenance.get("source")
+    source = kept if isinstance(kept, dict) else {}
+    rows = [("Supervision", supervision.get(run.setting("supervision", ""), ""))]
+    root = run.setting("data.root")
+    train = run.setting("data.train")
+    counts = {"train": source.get("count") or run.pseudo_masks.get("images")}
+    judged = run.scores.get("segmenter", {})
+    rows.append(("Data", str(root or "")))
+    if train:
+        rows.append(("Trained on", _counted(str(train), counts["train"])))
+    if run.setting("data.val"):
+        rows.append(("Judged on", _counted(str(judged.get("split") or run.setting("data.val")), judged.get("images"))))
+    if run.setting("supervision") in ("tags", "mixed"):
+        rows.append(("Tags", tag_source(run)))
+        method = f"{run.setting('seeds.method', '')} from {run.setting('classifier.backbone', '')}"
+        rows.append(("Maps", method))
+    if run.setting("model.name"):
+        rows.append(("Model", f"{run.setting('model.name')}, {run.setting('model.backbone')}"))
+    return [(term, text) for term, text in rows if text]
+
+
+def tag_source(run: Run) -> str:
+    kept = run.provenance.get("tag_source")
+    source = run.provenance.get("source")
+    if not kept and isinstance(source, dict):
+        kept = source.get("tags") or source.get("tag_source")
+    kept = kept or run.setting("data.tags")
+    return {"masks": "derived from the true masks"}.get(str(kept), str(kept)) if kept else "the data set's own"
+
+
+def cautions(run: Run) -> list[dict[str, str]]:
+    """How far the numbers can be trusted: what tuned what, and what else was used than the labels named."""
+    notes: list[dict[str, str]] = []
+
+    def note(kind: str, head: str, text: str) -> None:
+        notes.append({"kind": kind, "head": head, "text": text})
+
+    weak = run.setting("supervision") in ("tags", "mixed")
+    pseudo = run.pseudo_masks
+    if pseudo.get("threshold") is not None:
+        threshold, best = charts.number(pseudo["threshold"]), pseudo.get("best_threshold")
+        if tuned_on_truth(run):
+            text = f"{threshold} scored best on the true masks of {pseudo.get('split', 'the training split')}. "
+            note("warn", "Threshold tuned on true masks", text + "Whoever has tags alone cannot do this; expect less.")
+        else:
+            text = f"{threshold} was set before anything was scored."
+            at_best = next((p["miou"] for p in pseudo.get("sweep") or [] if p.get("threshold") == best), None)
+            if best is not None and at_best is not None:
+                text += f" The best on the true masks would have been {charts.number(best)} ({percent(at_best)} mIoU)."
+            note("good", "Threshold fixed beforehand", text)
+    if weak:
+        if "true masks" in tag_source(run):
+            text = "They are complete and correct, as tags that people give are not; expect less from those."
+            note("warn", "Tags derived from true masks", text)
+        else:
+            note("fact", "Tags", f"Source: {tag_source(run)}. Read for labelling only, never at evaluation.")
+    saliency = run.provenance.get("saliency") or run.setting("data.saliency")
+    if saliency:
+        text = f"Maps from {saliency}: more supervision than tags. Compare with other runs that use them."
+        note("warn", "Saliency maps used", text)
+    if run.provenance.get("crf"):
+        note("fact", "Dense CRF", "The pseudo-masks went through a dense CRF; its settings belong to the score.")
+    pretrained = {
+        name: run.setting(f"{part}.pretrained")
+        for name, part in (("classifier", "classifier"), ("model", "model"))
+        if run.setting(f"{part}.pretrained") and (weak or part == "model")
+    }
+    if pretrained:
+        named = ", ".join(f"{name}: {'timm default' if kept is True else kept}" for name, kept in pretrained.items())
+        text = f"{named}. What those weights had seen is part of the result."
+        note("warn", "Pre-trained weights", text)
+    elif run.recipe:
+        note("good", "Trained from scratch", "No pre-trained weights, so no images and labels beyond these.")
+    if "pseudo_masks" in run.scores:
+        split = run.scores["pseudo_masks"].get("split") or "train"
+        text = f"Measured on {split}, the images that the classifier learned from. Compare it with its like only."
+        note("fact", "The pseudo-mask score", text)
+    vanished = sum(count for count, _ in (pseudo.get("vanished_tags") or {}).values())
+    if vanished:
+        tagged = sum(total for _, total in pseudo["vanished_tags"].values())
+        note("warn", "Vanished tags", f"{vanished} of {tagged} tags have no pixel in their pseudo-mask; see per class.")
+    absent = sorted({name for score in run.scores.values() for name in score.get("absent") or ()})
+    if absent:
+        text = f"{', '.join(absent)}: neither in the truth nor predicted, left out of the mean."
+        note("fact", "Absent classes", text)
+    if run.scores:
+        seed = run.facts.get("seed", run.setting("seed"))
+        start = "One run" if seed is None else f"One run, seed {seed}"
+        note("fact", "One run", f"{start}: differences of a point or two may be chance. Repeat with other seeds.")
+    order = {"warn": 0, "good": 1, "fact": 2}
+    return sorted(notes, key=lambda entry: order[entry["kind"]])
+
+
+def class_table(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
+    """Per class, every metric side by side for every source; ordered by the model's IoU, best first."""
+    sources = [name for name in SOURCES if run.scores.get(name, {}).get("per_class")]
+    if not sources:
+        return None
+    names = list(dict.fromkeys(name for source in sources for name in run.scores[source]["per_class"]))
+    key = "segmenter" if "segmenter" in sources else sources[0]
+    metrics = (("iou", "IoU"), ("f1", "F1"), ("precision", "Precision"), ("recall", "Recall"), ("pixels", "Pixels"))
+    absent = {source: set(run.scores[source].get("absent") or ()) for source in sources}
+
+    def value(name: str, source: str, metric: str) -> float | None:
+        return run.scores[source]["per_class"].get(name, {}).get(metric)
+
+    rows = []
+    for name in sorted(names, key=lambda name: -(value(name, key, "iou") or 0.0)):
+        cells = []
+        for metric, _ in metrics:
+            for place, source in enumerate(sources):
+                exact = value(name, source, metric)
+                text = "–" if exact is None else f"{int(exact):,}" if metric == "pixels" else percent(exact)
+                share = exact if metric == "iou" else None
+                cells.append(
+                    {"text": text, "exact": exact, "share": share, "first": place == 0, "style": SOURCES[source]}
+                )
+        missing = [source for source in sources if name in absent[source]]
+        rows.append(
+            {"name": name, "colour": colours.get(name, ""), "cells": cells, "absent": len(missing) == len(sources)}
+        )
+    chart = charts.dot_plot(
+        [
+            (
+                row["name"],
+                row["colour"] or "transparent",
+                [(source_name(run, source), SOURCES[source], value(row["name"], source, "iou")) for source in sources],
+            )
+            for row in rows
+        ],
+        title="IoU per class",
+    )
+    return {
+        "sources": [{"name": source_name(run, source), "style": SOURCES[source]} for source in sources],
+        "short": [{"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "true"}[source] for source in sources],
+        "metrics": [title for _, title in metrics],
+        "rows": rows,
+        "chart": chart,
+        "policies": list(dict.fromkeys(p for s in sources if (p := run.scores[s].get("policy")))),
+        "means": [
+            {
+                "name": source_name(run, source),
+                "style": SOURCES[source],
+                "values": [
+                    percent(run.scores[source].get(metric))
+                    for metric in ("miou", "mean_f1", "mean_accuracy", "pixel_accuracy", "frequency_weighted_iou")
+                ],
+            }
+            for source in sources
+        ],
+    }
+
+
+def vanished_table(run: Run, colours: dict[str, str]) -> list[dict[str, Any]]:
+    """Classes of which some tag has no pixel in its pseudo-mask, the largest share first."""
+    rows = [
+        {
+            "name": name,
+            "colour": colours.get(name, ""),
+            "count": count,
+            "tagged": tagged,
+            "share": count / max(1, tagged),
+        }
+        for name, (count, tagged) in (run.pseudo_masks.get("vanished_tags") or {}).items()
+        if count
+    ]
+    return sorted(rows, key=lambda row: -row["share"])
+
+
+def threshold_chart(run: Run) -> dict[str, Any] | None:
+    """mIoU, false positives and false negatives against the background's score."""
+    sweep = [point for point in run.pseudo_masks.get("sweep") or [] if point.get("miou") is not None]
+    if not sweep:
+        return None
+    used, best = run.pseudo_masks.get("threshold"), run.pseudo_masks.get("best_threshold")
+    lines = [
+        Series(name, [(p["threshold"], p[key]) for p in sweep if p.get(key) is not None], style=style, dots=True)
+        for key, name, style in (("miou", "mIoU", 1), ("fp", "false positives", 2), ("fn", "false negatives", 3))
+    ]
+    marks = []
+    if used is not None:
+        marks.append((used, f"used {charts.number(used)}" if used != best else f"used and best {charts.number(used)}"))
+    if best is not None and best != used:
+        marks.append((best, f"best {charts.number(best)}"))
+    lines = [line for line in lines if line.points]
+    svg = charts.line_chart(
+        lines, title="Pseudo-mask quality against the threshold", x_label="threshold τ", percent=True, marks=marks,
+        width=720, height=300,
+    )  # fmt: skip
+    return {"svg": svg, "legend": [(line.name, line.style) for line in lines]}
+
+
+def training_charts(run: Run) -> list[dict[str, Any]]:
+    """Per trained network: loss, learning rate, and what validations found."""
+    titles = {
+        "classifier": "Tag classifier",
+        "segmenter": source_name(run, "segmenter"),
+        "oracle": "Same model, true masks",
+    }
+    found = []
+    for name, log in run.logs.items():
+        steps = [line for line in log if line.get("event") == "train" and line.get("step") is not None]
+        loss = [(line["step"], line["loss"]) for line in steps if line.get("loss") is not None]
+        rate = [(line["step"], line["lr"]) for line in steps if line.get("lr") is not None]
+        panels = []
+        if loss:
+            lines = [
+                Series("loss", charts.thin(loss), faint=True),
+                Series("smoothed", charts.thin(charts.smooth(loss))),
+            ]
+            panels.append(("Loss", charts.line_chart(lines, title=f"Training loss of {name}", x_label="step")))
+        validations = [line for line in log if line.get("event") == "validate" and line.get("step") is not None]
+        metric = next((key for key in ("miou", "mean_average_precision", "map", "f1") if any(
+            line.get(key) is not None for line in validations)), None)  # fmt: skip
+        if metric:
+            points = [(line["step"], line[metric]) for line in validations if line.get(metric) is not None]
+            title = {"miou": "Validation mIoU", "f1": "Validation F1"}.get(metric, "Validation mAP")
+            lines = [Series(title, points, style=2, dots=True)]
+            panels.append((title, charts.line_chart(lines, title=f"{title} of {name}", x_label="step", percent=True)))
+        if rate:
+            lines = [Series("learning rate", charts.thin(rate), style=3)]
+            panels.append(("Learning rate", charts.line_chart(lines, title=f"Learning rate of {name}", x_label="step")))
+        if not panels:
+            continue
+        speed = [line["images_per_second"] for line in steps if line.get("images_per_second")]
+        memory = [line["memory_mb"] for line in steps if line.get("memory_mb")]
+        facts = [f"{steps[-1]['step']:,} steps" if steps else ""]
+        facts.append(f"{sorted(speed)[len(speed) // 2]:.3g} images/s" if speed else "")
+        facts.append(f"{max(memory):,.0f} MB at most" if memory else "")
+        found.append(
+            {"title": titles.get(name, name), "panels": panels, "facts": " · ".join(fact for fact in facts if fact)}
+        )
+    return found
+
+
+def confusion(run: Run) -> dict[str, Any] | None:
+    """The model's confusion matrix, and which classes it takes for which most often."""
+    score = run.scores.get("segmenter", {})
+    matrix, names = score.get("confusion"), list(score.get("per_class") or ())
+    if not matrix or len(matrix) != len(names):
+        return None
+    matrix = [row[: len(names)] for row in matrix]
+    pairs = [
+        {"truth": names[r], "called": names[c], "share": value / sum(row)}
+        for r, row in enumerate(matrix)
+        for c, value in enumerate(row)
+        if r != c and sum(row) and value / sum(row) >= 0.01
+    ]
+    pairs.sort(key=lambda pair: -pair["share"])
+    # Beyond this many classes cells are too small to see; the pairs say what matters.
+    chart = charts.matrix_chart(matrix, names, title="Confusion matrix") if len(names) <= 60 else None
+    return {"svg": chart, "pairs": pairs[:10]}
+
+
+def stage_rows(run: Run) -> list[dict[str, Any]]:
+    """Stages with their times, in order; `share` is of the longest one."""
+    longest = max((float(stage.get("seconds") or 0) for stage in run.stages.values()), default=0) or 1
+    return [
+        {
+            "name": STAGES.get(name, str(stage.get("title") or name)),
+            "time": duration(float(stage.get("seconds") or 0)),
+            "seconds": float(stage.get("seconds") or 0),
+            "share": float(stage.get("seconds") or 0) / longest,
+            "finished": bool(stage.get("finished", True)),
+        }
+        for name, stage in run.stages.items()
+    ]
+
+
+def facts(run: Run) -> list[tuple[str, str]]:
+    """Command, versions, machine, and the artefact's own record."""
+    rows = [("Command", _text(run.facts.get("command"), " ")), ("Started", _text(run.facts.get("started")))]
+    rows += [("maskwright", _text(run.facts.get("version"))), ("Seed", _text(run.facts.get("seed")))]
+    machine = run.facts.get("machine")
+    pairs = machine.items() if isinstance(machine, dict) else [("machine", machine)]
+    rows += [(str(key).capitalize(), _text(value)) for key, value in pairs]
+    if run.facts.get("processes", 1) != 1:
+        rows.append(("Processes", _text(run.facts["processes"])))
+    return [(key, text) for key, text in rows if text]
+
+
+def provenance_rows(run: Run) -> list[tuple[str, str]]:
+    return [(key.replace("_", " "), _text(value)) for key, value in run.provenance.items() if key != "labels"]
+
+
+def duration(seconds: float) -> str:
+    """Seconds as a person says them: 4.2 s, 3 min 20 s, 2 h 5 min."""
+    if seconds < 60:
+        return f"{seconds:.1f} s"
+    minutes, rest = divmod(round(seconds), 60)
+    if minutes < 60:
+        return f"{minutes} min {rest} s"
+    return f"{minutes // 60} h {minutes % 60} min"
+
+
+def percent(share: float | None) -> str:
+    """A share times 100 with one decimal."""
+    return "–" if share is None else f"{100 * share:.1f}"
+
+
+def _counted(split: str, count: Any) -> str:
+    return f"{split}, {count:,} images" if isinstance(count, int) else split
+
+
+def _text(value: Any, separator: str = ", ") -> str:
+    if value is None:
+        return ""
+    if isinstance(value, list | tuple) and not any(isinstance(item, dict | list) for item in value):
+        return separator.join(map(str, value))
+    if isinstance(value, dict | list):
+        return json.dumps(value, ensure_ascii=False)
+    return {True: "yes", False: "no"}[value] if isinstance(value, bool) else str(value)
