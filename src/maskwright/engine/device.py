@@ -1,0 +1,68 @@
+"""Where to compute, whether runs must repeat exactly, and how much memory was used."""
+
+from __future__ import annotations
+
+import os
+import sys
+
+import torch
+
+from maskwright.errors import RecipeError, unknown_name
+
+
+def choose_device(name: str | torch.device = "auto") -> torch.device:
+    """The device behind a name.
+
+    Args:
+        name: `auto` (CUDA where there is one, else the CPU), `cpu`, `cuda`, `cuda:1`, `mps`. With `auto` and `cuda`
+            each process that torchrun started on this machine gets a GPU of its own.
+
+    Raises:
+        RecipeError: no such kind of device, or it is not on this machine.
+    """
+    kind, _, number = str(name).partition(":")
+    if kind not in ("auto", "cpu", "cuda", "mps") or (number and not number.isdigit()):
+        raise RecipeError(unknown_name("device", str(name), ("auto", "cpu", "cuda", "cuda:0", "cuda:1", "mps")))
+    if kind == "auto":
+        kind = "cuda" if torch.cuda.is_available() else "cpu"
+    if kind == "mps" and not torch.backends.mps.is_available():
+        raise RecipeError("device 'mps' was asked for, but this machine has none; use device=cpu")
+    if kind != "cuda":
+        return torch.device(kind)
+    if not torch.cuda.is_available():
+        why = "PyTorch was installed without CUDA" if torch.version.cuda is None else "no GPU was found"
+        raise RecipeError(f"device {str(name)!r} was asked for, but {why} (torch {torch.__version__}); use device=cpu")
+    index = int(number) if number else int(os.environ.get("LOCAL_RANK", 0))
+    count = torch.cuda.device_count()
+    if index >= count:
+        raise RecipeError(
+            f"GPU {index} was asked for, but there are {count} (0 to {count - 1}); "
+            "choose another, or start at most one process per GPU"
+        )
+    return torch.device("cuda", index)
+
+
+def set_deterministic(enabled: bool) -> bool:
+    """Refuse operations whose result varies between runs, or allow them and let cuDNN look for the fastest ones.
+
+    Returns:
+        What was set before.
+    """
+    before = torch.are_deterministic_algorithms_enabled()
+    if enabled:
+        os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
+    torch.use_deterministic_algorithms(enabled)
+    torch.backends.cudnn.benchmark = not enabled
+    return before
+
+
+def memory_mb(device: torch.device | str = "cpu") -> float:
+    """Largest memory used so far in MiB: allocated on the GPU, or resident in this process on the CPU."""
+    if torch.device(device).type == "cuda":
+        return torch.cuda.max_memory_allocated(device) / 2**20
+    if sys.platform == "win32":
+        return 0.0
+    import resource
+
+    peak = resource.getrusage(resource.RUSAGE_SELF).ru_maxrss
+    return peak / (2**20 if sys.platform == "darwin" else 2**10)

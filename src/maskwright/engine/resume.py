@@ -1,0 +1,101 @@
+"""What makes a stopped run go on as if it had not been stopped."""
+
+from __future__ import annotations
+
+import json
+import pickle
+import random
+import signal
+import sys
+import threading
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskwright.config import TrainSettings
+from maskwright.engine import distributed
+from maskwright.errors import DataError
+
+# Settings that do not change what the weights become; a run may go on with others.
+FREE_SETTINGS = ("workers", "validate_every", "checkpoint_seconds", "log_every")
+
+
+def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
+    """The resume point of a folder, or None where there is none.
+
+    Args:
+        folder: holds `state.pt`, and `model.safetensors` where training is finished.
+        identity: as `identity_of` gives it.
+
+    Raises:
+        DataError: it cannot be read, or belongs to another training; the message names what differs.
+    """
+    path = folder / "state.pt"
+    if not path.is_file():
+        return None
+    try:
+        state = torch.load(path, map_location="cpu", weights_only=True)
+    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+        raise DataError(f"{path} cannot be read ({error}); delete it to train from the start") from error
+    if state["finished"] and not (folder / "model.safetensors").is_file():
+        return None
+    before = json.loads(state["identity"])
+    changed = [
+        f"{key} was {before.get(key)}, is {identity[key]}" for key in identity if before.get(key) != identity[key]
+    ]
+    if changed:
+        raise DataError(
+            f"{path} belongs to another training: {'; '.join(changed)}. "
+            "Give the same settings to go on with it, or choose another folder"
+        )
+    return state
+
+
+def identity_of(settings: TrainSettings, train_set: Any) -> dict[str, Any]:
+    """All that decides how a training goes besides the model: settings, count of images, seed; JSON-able."""
+    return {
+        **settings.model_dump(mode="json", exclude=set(FREE_SETTINGS)),
+        "training images": len(train_set),
+        "seed of the training set": train_set.seed,
+    }
+
+
+def seed_everything(*keys: int) -> None:
+    """Start torch's, numpy's and Python's global generators from numbers such as (seed, step, rank).
+
+    Done before every step, so that what a network draws (dropout) has no history that a stopped run could lose.
+    """
+    drawn = int(np.random.SeedSequence([key % 2**64 for key in keys]).generate_state(1, np.uint32)[0])
+    torch.manual_seed(drawn)
+    np.random.seed(drawn)  # noqa: NPY002
+    random.seed(drawn)
+
+
+class StopSignals:
+    """Inside the block the first SIGINT or SIGTERM asks for a stop after the present step; a second acts as always."""
+
+    def __init__(self) -> None:
+        self.received: int | None = None
+        self.before: dict[int, Any] = {}
+
+    def __enter__(self) -> StopSignals:
+        if threading.current_thread() is threading.main_thread():
+            for number in (signal.SIGINT, signal.SIGTERM):
+                self.before[number] = signal.signal(number, self._note)
+        return self
+
+    def __exit__(self, *_: object) -> None:
+        for number, handler in self.before.items():
+            signal.signal(number, handler)
+
+    def _note(self, number: int, _: object) -> None:
+        self.received = number
+        signal.signal(number, self.before[number])
+
+    def leave(self, message: str) -> None:
+        """End the process as the signal would have, with a message."""
+        if distributed.is_main():
+            print(message, file=sys.stderr)
+        raise SystemExit(128 + (self.received or signal.SIGTERM))
