@@ -1,0 +1,384 @@
+"""Applying a segmenter: sliding window, several scales and flips, and one pass over a data set for scores and masks.
+
+Two conventions of averaging over scales and flips are in use. Here scores and masks come from the mean of the softmax
+probabilities (`predict_probabilities`); `predict_logits` gives the mean of the logits, the other one. With a single
+view both have the same arg-max, and neither is built where a label map is all that is asked for.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict, deque
+from collections.abc import Callable, Iterable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
+from contextlib import contextmanager
+from functools import partial
+from pathlib import Path
+from typing import Any, TypeVar
+
+import numpy as np
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+from torch.nn.parallel import DistributedDataParallel
+
+from maskwright.config import InferenceSettings
+from maskwright.data.augment import normalise, prepare
+from maskwright.data.masks import write_mask
+from maskwright.data.sample import LabelSpace
+from maskwright.engine import distributed
+from maskwright.engine.progress import track
+from maskwright.errors import DataError, RecipeError
+from maskwright.files import write_json
+from maskwright.metrics import ConfusionMatrix
+from maskwright.models.base import resize_argmax
+from maskwright.models.layers import resize
+
+T = TypeVar("T")
+R = TypeVar("R")
+
+
+def window_starts(length: int, crop: int, stride: int) -> list[int]:
+    """Where windows begin along one axis: every `stride` pixels, the last one moved back to end with the image.
+
+    Args:
+        length: pixels along the axis.
+        crop: window size in pixels.
+        stride: step in pixels, 1 to `crop`.
+
+    Returns:
+        `[0]` where the window covers the axis, else `min(i * stride, length - crop)` for i from 0 to
+        `ceil((length - crop) / stride)`.
+
+    Raises:
+        RecipeError: a crop below 1, or a stride that would leave pixels out.
+    """
+    if crop < 1 or not 1 <= stride <= crop:
+        raise RecipeError(f"window must be at least 1 pixel and its stride 1..window, found {crop} and {stride}")
+    if length <= crop:
+        return [0]
+    return [min(i * stride, length - crop) for i in range(math.ceil((length - crop) / stride) + 1)]
+
+
+def sliding_window(
+    function: Callable[[Tensor], Tensor],
+    images: Tensor,
+    crop: tuple[int, int],
+    stride: tuple[int, int] | None = None,
+    *,
+    batch_size: int = 8,
+) -> Tensor:
+    """Logits from overlapping windows, averaged at every pixel over the windows that see it.
+
+    Where an image is smaller than the window it is padded below and on the right with 0 (the mean colour of a
+    normalised image), and the result is cut back.
+
+    Args:
+        function: `(n, 3, crop height, crop width)` -> logits `(n, C, crop height, crop width)`.
+        images: `(B, 3, H, W)`, normalised.
+        crop: window height and width, pixels.
+        stride: step down and across, pixels; default 2/3 of the window, rounded.
+        batch_size: the most windows given to `function` at once (at least one from each image).
+
+    Returns:
+        Logits `(B, C, H, W)`; float32 where `function` gives half precision.
+
+    Raises:
+        RecipeError: a stride that leaves pixels out.
+        DataError: `function` gives another size than it was given.
+    """
+    count, _, height, width = images.shape
+    step = stride or (max(1, round(crop[0] * 2 / 3)), max(1, round(crop[1] * 2 / 3)))
+    tops, lefts = window_starts(height, crop[0], step[0]), window_starts(width, crop[1], step[1])
+    padded = F.pad(images, (0, max(0, crop[1] - width), 0, max(0, crop[0] - height)))
+    windows = [(top, left) for top in tops for left in lefts]
+    at_once = max(1, batch_size // count)
+    total: Tensor | None = None
+    for first in range(0, len(windows), at_once):
+        chosen = windows[first : first + at_once]
+        parts = torch.cat([padded[:, :, top : top + crop[0], left : left + crop[1]] for top, left in chosen])
+        logits = function(parts)
+        if logits.ndim != 4 or logits.shape[0] != len(parts) or tuple(logits.shape[2:]) != tuple(crop):
+            raise DataError(
+                f"the network must give logits ({len(parts)}, C, {crop[0]}, {crop[1]}) for windows of that size, "
+                f"found {tuple(logits.shape)}"
+            )
+        if total is None:
+            kind = torch.promote_types(logits.dtype, torch.float32)
+            total = torch.zeros(count, logits.shape[1], *padded.shape[2:], dtype=kind, device=logits.device)
+        for (top, left), part in zip(chosen, logits.split(count)):
+            total[:, :, top : top + crop[0], left : left + crop[1]] += part
+    assert total is not None
+    rows = _visits(tops, crop[0], padded.shape[2]).to(total)
+    columns = _visits(lefts, crop[1], padded.shape[3]).to(total)
+    total /= rows[:, None] * columns
+    return total[:, :, :height, :width]
+
+
+def _visits(starts: list[int], crop: int, length: int) -> Tensor:
+    """How many windows cover each position of an axis; the count at a pixel is the product of its two axes'."""
+    visits = torch.zeros(length, dtype=torch.int64)
+    for start in starts:
+        visits[start : start + crop] += 1
+    return visits
+
+
+@torch.no_grad()
+def predict_logits(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
+    """Logits, averaged over scales and flips where there are several.
+
+    Args:
+        model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
+        images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
+        settings: `scales`, `flip`, `window`, `stride` and `batch_size` (of windows) are read.
+
+    Returns:
+        `(B, C, H, W)`.
+    """
+    return _mean_over_views(model, images, settings, torch.clone)
+
+
+@torch.no_grad()
+def predict_probabilities(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
+    """Softmax probabilities, averaged over scales and flips where there are several.
+
+    Args:
+        model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
+        images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
+        settings: `scales`, `flip`, `window`, `stride` and `batch_size` (of windows) are read.
+
+    Returns:
+        `(B, C, H, W)`, summing to 1 over C.
+    """
+    return _mean_over_views(model, images, settings, partial(torch.softmax, dim=1))
+
+
+@torch.no_grad()
+def predict_labels(
+    model: nn.Module, images: Tensor, settings: InferenceSettings, size: tuple[int, int] | None = None
+) -> Tensor:
+    """The most probable class of every pixel: arg-max of `predict_probabilities`, with neither softmax nor full-size
+    logits where one view is all there is.
+
+    Args:
+        model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
+        images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
+        settings: how the model is applied.
+        size: height and width of the result, default those of the images; logits or probabilities are brought to it
+            bilinearly, last, before the arg-max.
+
+    Returns:
+        `(B, height, width)` int64.
+    """
+    own = (images.shape[2], images.shape[3])
+    if size in (None, own) and _is_plain(settings):
+        with evaluating(model):
+            return _bare(model).predict(images)
+    return resize_argmax(_maps(model, images, settings), size or own)
+
+
+def _is_plain(settings: InferenceSettings) -> bool:
+    """Whether the whole image is seen once, at its own size."""
+    return settings.window is None and not settings.flip and tuple(settings.scales) == (1.0,)
+
+
+def _maps(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
+    """Maps `(B, C, h, w)` whose bilinear resize and arg-max are the labels, at the least resolution that has it all."""
+    if len(settings.scales) > 1 or settings.flip:
+        return predict_probabilities(model, images, settings)
+    if not _is_plain(settings):
+        return predict_logits(model, images, settings)
+    with evaluating(model):
+        return model(images, upsample=False)
+
+
+def _mean_over_views(
+    model: nn.Module, images: Tensor, settings: InferenceSettings, activation: Callable[[Tensor], Tensor]
+) -> Tensor:
+    """Mean over scales and flips of what `activation` makes of the logits (a new tensor), in float32.
+
+    Images are resized bilinearly without antialias, as test-time scaling is usually done; logits come back to image
+    size in one bilinear step from wherever the head left them.
+    """
+    size = (images.shape[2], images.shape[3])
+    if not settings.scales or min(settings.scales) <= 0:
+        raise RecipeError(f"inference.scales must be one or more numbers above 0, found {list(settings.scales)}")
+    flips = (False, True) if settings.flip else (False,)
+    total: Tensor | None = None
+    with evaluating(model):
+        for scale in settings.scales:
+            scaled = resize(images, (max(1, round(scale * size[0])), max(1, round(scale * size[1]))))
+            for flip in flips:
+                logits = _logits(model, scaled.flip(-1) if flip else scaled, settings)
+                values = activation(resize(logits.flip(-1) if flip else logits, size).float())
+                total = values if total is None else total.add_(values)
+    assert total is not None
+    views = len(settings.scales) * len(flips)
+    return total if views == 1 else total.div_(views)
+
+
+def _logits(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
+    if settings.window is None:
+        return model(images, upsample=False)
+    return sliding_window(model, images, settings.window, settings.stride, batch_size=settings.batch_size)
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is in the mode it was in (frozen ones stay frozen)."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
+
+
+def prefetched(function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int) -> Iterator[Future[R]]:
+    """Results of `function` in order, computed in threads while the caller works.
+
+    Args:
+        function: decodes one item; Pillow and NumPy let other threads run meanwhile.
+        items: what it is called with.
+        workers: threads.
+        ahead: the most results that wait to be taken.
+    """
+    pool = ThreadPoolExecutor(workers)
+    waiting: deque[Future[R]] = deque()
+    try:
+        for item in items:
+            waiting.append(pool.submit(function, item))
+            if len(waiting) > ahead:
+                yield waiting.popleft()
+        while waiting:
+            yield waiting.popleft()
+    finally:
+        pool.shutdown(cancel_futures=True)
+
+
+def evaluate(
+    model: nn.Module,
+    dataset: Any,
+    settings: InferenceSettings,
+    device: torch.device | str,
+    *,
+    folder: str | Path | None = None,
+    rank: int | None = None,
+    world_size: int | None = None,
+    workers: int = 2,
+) -> tuple[ConfusionMatrix, list[dict[str, Any]]]:
+    """Predict a data set, score it against its true masks at their own size, and write the predictions if asked.
+
+    Tags are never read. Every image is predicted exactly once, by one of the processes.
+
+    Args:
+        model: a `SegmentationModel` (may be wrapped for distribution).
+        dataset: images; those without a mask are predicted for `folder` only.
+        settings: how the model is applied; `size` resizes images first, predictions always have the mask's size.
+        device: where the model is.
+        folder: gets `predictions/NAME.png` and `images.json`.
+        rank: number of this process; default: of the running distribution.
+        world_size: count of processes; default: of the running distribution.
+        workers: threads that decode images.
+
+    Returns:
+        Counts over the images of all processes, and for each image `{"name", "miou", "accuracy"}`, the lowest mIoU
+        first; None where an image has no valid pixel, those last.
+
+    Raises:
+        DataError: nothing to score and no folder to write to, or a model with another number of classes.
+    """
+    rank = distributed.rank() if rank is None else rank
+    world_size = distributed.world_size() if world_size is None else world_size
+    labels = dataset.labels
+    if _bare(model).num_classes != labels.num_classes:
+        raise DataError(
+            f"the model has {_bare(model).num_classes} classes, the data set {labels.num_classes}: "
+            f"{', '.join(labels.names)}. Evaluate on data with the classes that it was trained on"
+        )
+    chosen = [index for index in range(len(dataset)) if folder is not None or dataset.has_mask(index)]
+    if not chosen:
+        raise DataError("no image of the data set has a mask to score against, and no folder was given for predictions")
+    batches = _equal_batches(dataset, chosen[rank::world_size], settings)
+    total, images = ConfusionMatrix(labels), []
+    loaded = prefetched(
+        partial(_load, dataset, settings=settings),
+        (index for batch in batches for index in batch),
+        workers=workers,
+        ahead=2 * settings.batch_size,
+    )
+    predictions = folder if folder is None else Path(folder) / "predictions"
+    # Scores and files are made in a thread while the next batch is predicted.
+    finished = prefetched(
+        lambda item: _finish(*item, labels, predictions),
+        _predicted(model, dataset, track(batches, title="evaluating"), loaded, settings, device),
+        workers=1,
+        ahead=2 * settings.batch_size,
+    )
+    for future in finished:
+        counts, image = future.result()
+        total = total + counts
+        images.append(image)
+    total.all_reduce()
+    images = [image for part in distributed.gather(images) for image in part]
+    images.sort(key=lambda image: (image["miou"] is None, image["miou"] or 0.0, image["name"]))
+    if folder is not None and rank == 0:
+        write_json(Path(folder) / "images.json", images)
+    return total, images
+
+
+def _predicted(
+    model: nn.Module,
+    dataset: Any,
+    batches: Iterable[list[int]],
+    loaded: Iterator[Future[dict[str, Any]]],
+    settings: InferenceSettings,
+    device: torch.device | str,
+) -> Iterator[tuple[str, np.ndarray, Tensor | None]]:
+    """Name, labels `(H, W)` uint8 at the example's own size, and truth of every image, batch by batch."""
+    bare = _bare(model)
+    for batch in batches:
+        examples = [next(loaded).result() for _ in batch]
+        images = normalise(torch.stack([example["image"] for example in examples]).to(device), bare.mean, bare.std)
+        sizes = [example["size"] for example in examples]
+        if len(set(sizes)) == 1:
+            labels = list(predict_labels(bare, images, settings, sizes[0]).to(torch.uint8).cpu())
+        else:  # one pass of the network over all, then each image to its own size
+            maps = torch.no_grad()(_maps)(bare, images, settings)
+            labels = [resize_argmax(maps[i : i + 1], size)[0].to(torch.uint8).cpu() for i, size in enumerate(sizes)]
+        for index, example, predicted in zip(batch, examples, labels):
+            yield dataset.names[index], predicted.numpy(), example["mask"]
+
+
+def _finish(
+    name: str, predicted: np.ndarray, truth: Tensor | None, labels: LabelSpace, folder: Path | None
+) -> tuple[ConfusionMatrix, dict[str, Any]]:
+    """Counts and scores of one image; its palette PNG is written where there is a folder."""
+    counts = ConfusionMatrix(labels)
+    if truth is not None:
+        counts.update(predicted, truth)
+    if folder is not None:
+        write_mask(folder / f"{name}.png", predicted, labels)
+    scores = counts.scores()
+    return counts, {"name": name, "miou": scores["miou"], "accuracy": scores["pixel_accuracy"]}
+
+
+def _load(dataset: Any, index: int, settings: InferenceSettings) -> dict[str, Any]:
+    sample = dataset[index]
+    example = prepare(sample, settings.size)
+    size = sample.image.shape[:2] if sample.mask is None else sample.mask.shape
+    return {"image": example["image"], "mask": example.get("mask"), "size": tuple(size)}
+
+
+def _equal_batches(dataset: Any, indices: list[int], settings: InferenceSettings) -> list[list[int]]:
+    """Indices in batches whose images have one size when the network sees them."""
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index in indices:
+        groups[settings.size or tuple(dataset.size(index))].append(index)
+    step = settings.batch_size
+    return [group[i : i + step] for group in groups.values() for i in range(0, len(group), step)]
+
+
+def _bare(model: nn.Module) -> Any:
+    return model.module if isinstance(model, DistributedDataParallel) else model
