@@ -20,9 +20,11 @@ from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
 from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
+from maskwright.losses.loss_max_pooling import LossMaxPooling, loss_max_pooling, loss_max_pooling_weights
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cross_entropy": CrossEntropy,
+    "loss_max_pooling": LossMaxPooling,
 }
 
 # Auxiliary outputs with a loss of their own, by the part of the output's name before the first dot: `cpp.8` is found
@@ -34,11 +36,14 @@ __all__ = [
     "AUXILIARY_LOSSES",
     "LOSSES",
     "CrossEntropy",
+    "LossMaxPooling",
     "SegmentationLoss",
     "class_weights_from",
     "create_loss",
     "cross_entropy",
     "flatten_valid",
+    "loss_max_pooling",
+    "loss_max_pooling_weights",
     "mean_over_valid",
     "valid_pixels",
 ]
