@@ -151,19 +151,24 @@ def _arrange(position: float, shape: tuple[int, int], rng: np.random.Generator) 
     main = _NAMES[min(int(np.searchsorted(_ENDS, position / (1 - _EMPTY) * _ENDS[-1], side="right")), len(_NAMES) - 1)]
     kind = KINDS[main]
     odds = np.asarray(list(kind.places.values()), float)
-    place = choose_place(list(kind.places)[rng.choice(len(odds), p=odds / odds.sum())], rng)
+    place = choose_place(list(kind.places)[_choose(odds, rng)], rng)
     low, high = kind.heights
     size = low + (high - low) * rng.random() ** 1.3
     things = [_place_thing(main, place, size, None, shape, rng)]
     others = [name for name in _NAMES if place.kind in KINDS[name].places]
     odds = np.asarray([KINDS[n].share * KINDS[n].places[place.kind] / sum(KINDS[n].places.values()) for n in others])
-    for _ in range(int(rng.choice(4, p=_COUNTS))):
-        name = others[rng.choice(len(others), p=odds / odds.sum())]
+    for _ in range(_choose(_COUNTS, rng)):
+        name = others[_choose(odds, rng)]
         if name == "train" and main == "train":
             continue
         size_here = size / kind.real * KINDS[name].real
         things.append(_place_thing(name, place, size_here, things[0], shape, rng))
     return place, things
+
+
+def _choose(odds: Sequence[float] | np.ndarray, rng: np.random.Generator) -> int:
+    ends = np.cumsum(odds)
+    return min(int(np.searchsorted(ends, rng.random() * ends[-1], side="right")), len(ends) - 1)
 
 
 def _place_thing(
@@ -199,27 +204,25 @@ def _place_thing(
         y = rng.uniform(0.14, 0.3 if place.kind == "street" else max(0.2, horizon))
         size = min(size, rng.uniform(*kind.heights))
     x = rng.uniform(0.12, 0.88) * w
-    if (
-        beside is not None and not flying and rng.random() < 0.4
-    ):  # crowded together, so that one hides part of the other
+    crowded = beside is not None and not flying and rng.random() < 0.4  # so that one hides part of the other
+    if beside is not None and crowded:
         reach = 0.5 * max(beside.box[2] - beside.box[0], size * unit)
         x = min(max(beside.x + rng.uniform(-1, 1) * reach, 0.05 * w), 0.95 * w)
     drawing = Drawing(height=size, flying=flying, shadow=kind.shadow)
     SHAPES[name](drawing, rng)
-    scale = size * unit
-    turn = rng.normal(0, 0.03 if name in ("boat", "cat", "dog", "person") else 0.01)
-    if name == "train":
-        turn = 0.0
-    if flying:
-        turn = rng.normal(0, 0.25)
-    cos, sin = np.cos(turn) * scale, np.sin(turn) * scale
+    turn = 0.0 if name == "train" else rng.normal(0, 0.25 if flying else 0.01 if kind.shadow < 0.1 else 0.03)
     mirror = -1.0 if rng.random() < 0.5 else 1.0
-    everything = np.concatenate(drawing.polygons) - (0, 1)
-    everything = everything @ np.array([[mirror * cos, mirror * sin], [-sin, cos]]) + (x, y * h)
-    (left, top), (right, bottom) = np.floor(everything.min(0)) - 3, np.ceil(everything.max(0)) + 3
+    turned = np.array([[mirror * np.cos(turn), mirror * np.sin(turn)], [-np.sin(turn), np.cos(turn)]]) * size * unit
+    face = None
+    if drawing.face is not None:  # within the picture, or nobody could tell what it is
+        dx, dy = (np.asarray(drawing.face) - (0, 1)) @ turned
+        margin = min(0.16 * size * unit, 0.25 * w)
+        x = min(max(x + dx, margin), w - margin) - dx
+        face = (int(x + dx), int(min(max(y * h + dy, 0), h - 1)))
+    outline = (np.concatenate(drawing.polygons) - (0, 1)) @ turned + (x, y * h)
+    (left, top), (right, bottom) = np.floor(outline.min(0)) - 3, np.ceil(outline.max(0)) + 3
     box = (max(0, int(left)), max(0, int(top)), min(w, int(right)), min(h, int(bottom)))
-    depth = y if not flying else 0.0
-    return Thing(name, drawing, x, y * h, scale, depth, afloat, everything, box)
+    return Thing(name, drawing, x, y * h, size * unit, 0.0 if flying else y, afloat, face, outline, box)
 
 
 def _grow(inside: np.ndarray, by: int) -> np.ndarray:
@@ -258,7 +261,10 @@ def _settle(things: list[Thing], shape: tuple[int, int]) -> tuple[list[Thing], n
 
 
 def _paint_owners(things: list[Thing], shape: tuple[int, int]) -> tuple[np.ndarray, list[float]]:
-    """Which thing is seen at each pixel (position + 1; 255 on borders), and which share of each is seen."""
+    """What is seen: the thing at each pixel (position + 1; 255 on borders), and the share of each thing.
+
+    The share of a thing whose face is hidden is 0: cats and dogs without it are the same.
+    """
     border = max(1, round(min(shape) / 128))
     owners = np.zeros(shape, np.uint8)
     sizes = []
@@ -269,5 +275,9 @@ def _paint_owners(things: list[Thing], shape: tuple[int, int]) -> tuple[np.ndarr
         window[_grow(inside, border)] = 255
         window[inside] = k + 1
         sizes.append(max(1, int(np.count_nonzero(inside))))
-    visible = np.bincount(owners.ravel(), minlength=len(things) + 1)
-    return owners, [float(visible[k + 1]) / size for k, size in enumerate(sizes)]
+    visible = np.bincount(owners.ravel(), minlength=256)[1:]
+    shown = [int(seen) / size for seen, size in zip(visible, sizes)]
+    for k, thing in enumerate(things):
+        if thing.face is not None and owners[thing.face[1], thing.face[0]] != k + 1:
+            shown[k] = 0.0
+    return owners, shown

@@ -21,6 +21,12 @@ _CIRCLE = np.stack([np.cos(_ANGLES), np.sin(_ANGLES)], axis=1)
 _CAP = np.linspace(0.2, 0.8, 4) * np.pi
 
 
+def _curve(around: np.ndarray) -> np.ndarray:
+    """Points of a spline from the 4 control points around each of its n segments, (4, n, d) -> (4 n, d)."""
+    _, n, d = around.shape
+    return (_SPLINE @ around.reshape(4, n * d)).reshape(4, n, d).swapaxes(0, 1).reshape(-1, d)
+
+
 @dataclass
 class Drawing:
     """Polygons in painting order, each with the index of its paint.
@@ -40,6 +46,7 @@ class Drawing:
     colours: list[Colour] = field(default_factory=list)
     textures: list[float] = field(default_factory=list)
     reliefs: list[float] = field(default_factory=list)
+    face: Point | None = None  # middle of the part that tells its class, where that is a small one
     second: Colour | None = None  # colour of the markings that the texture lays over the paints with texture
     fur: bool = False
 
@@ -67,8 +74,8 @@ class Drawing:
     def blob(self, paint: int, points: Sequence[Point] | np.ndarray) -> None:
         """A smooth closed outline through the points."""
         p = np.asarray(points, float)
-        around = np.stack([np.roll(p, 1, 0), p, np.roll(p, -1, 0), np.roll(p, -2, 0)])
-        self.polygon(paint, np.einsum("tk,knd->ntd", _SPLINE, around).reshape(-1, 2))
+        n = len(p)
+        self.polygon(paint, _curve(p[(np.arange(n) + np.arange(-1, 3)[:, None]) % n]))
 
     def stroke(self, paint: int, points: Sequence[Point], widths: Sequence[float] | float) -> None:
         """A smooth line through the points with the given full widths and round ends."""
@@ -77,10 +84,12 @@ class Drawing:
         p[:, 2] = np.asarray(widths, float) / 2
         around = np.concatenate([2 * p[:1] - p[1:2], p, 2 * p[-1:] - p[-2:-1]])
         n = len(p) - 1
-        curve = np.einsum("tk,knd->ntd", _SPLINE, np.stack([around[k : k + n] for k in range(4)])).reshape(-1, 3)
+        curve = _curve(around[np.arange(n) + np.arange(4)[:, None]])
         curve = np.concatenate([curve, p[-1:]])
         line, radius = curve[:, :2], np.maximum(curve[:, 2:], 0)
-        along = np.gradient(line, axis=0)
+        along = np.empty_like(line)
+        along[1:-1] = line[2:] - line[:-2]
+        along[0], along[-1] = line[1] - line[0], line[-1] - line[-2]
         along /= np.hypot(along[:, :1], along[:, 1:]) + 1e-9
         side = np.stack([-along[:, 1], along[:, 0]], axis=1)
         cos, sin = np.cos(_CAP)[:, None], np.sin(_CAP)[:, None]
@@ -99,6 +108,7 @@ class Thing:
         height: pixels.
         depth: nearer things have more; 0 for what flies.
         afloat: whether it is mirrored in water.
+        face: pixel (x, y) in the middle of the part that tells its class, where that is a small one.
         outline: points of all polygons of the drawing, in pixels (N, 2).
         box: left, top, right, bottom of the window of the picture that it is in.
     """
@@ -110,11 +120,14 @@ class Thing:
     height: float
     depth: float
     afloat: bool
+    face: tuple[int, int] | None
     outline: np.ndarray
     box: tuple[int, int, int, int]
     finer: int = field(init=False)  # fine pixels a pixel, each way
     index: Image.Image = field(init=False)  # the paint of each fine pixel, 0 for none
     cover: np.ndarray = field(init=False)  # share of each pixel that is covered, 0..255
+    rough: np.ndarray = field(init=False)  # share of texture, 0..255
+    relief: np.ndarray = field(init=False)  # how far it stands out, 0..255
 
     def __post_init__(self) -> None:
         left, top, right, bottom = self.box
@@ -125,16 +138,19 @@ class Thing:
         fine = (self.outline - (left, top)) * k - 0.5
         for polygon, paint in zip(np.split(fine, ends), self.drawing.paints):
             draw.polygon(polygon.ravel().tolist(), fill=paint)
-        self.cover = self.by_paint([1.0] * len(self.drawing.colours))
+        d = self.drawing
+        levels = [(0.0, 0.0, 0.0), *((1.0, texture, relief) for texture, relief in zip(d.textures, d.reliefs))]
+        properties = self._by_paint([round(255 * level) for three in levels for level in three])
+        self.cover, self.rough, self.relief = (properties[..., k] for k in range(3))
 
-    def by_paint(self, levels: list[float]) -> np.ndarray:
-        """A property of the paints, 0..1 each, as seen in the window: (h, w) uint8, 0..255."""
-        table = [0, *(round(255 * level) for level in levels)]
-        return np.asarray(self.index.point(table + [0] * (256 - len(table))).reduce(self.finer))
+    def _by_paint(self, palette: list[int]) -> np.ndarray:
+        """Three numbers for each paint, averaged over the fine pixels of each pixel: (h, w, 3) uint8."""
+        image = self.index.copy()
+        image.putpalette(palette)
+        return np.asarray(image.convert("RGB").reduce(self.finer))
 
     def colours(self) -> np.ndarray:
         """Colours in the window (h, w, 3) float32 0..255; where nothing is, that of the first paint."""
-        image = self.index.copy()
         paints = [self.drawing.colours[0], *self.drawing.colours]
-        image.putpalette([int(min(max(channel, 0), 255)) for paint in paints for channel in paint])
-        return np.asarray(image.convert("RGB").reduce(self.finer), np.float32)
+        palette = [int(min(max(channel, 0), 255)) for paint in paints for channel in paint]
+        return self._by_paint(palette).astype(np.float32)

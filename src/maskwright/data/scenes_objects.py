@@ -59,6 +59,7 @@ def _pet(d: Drawing, rng: np.random.Generator, head: Callable[..., None]) -> Non
             d.stroke(near, [(x, 0.6), (x + s / 2, 0.8), (x + s, 0.965)], [0.2, 0.11, 0.1])
             d.ellipse(paw, x + s + 0.03, 0.975, 0.07, 0.035)
         d.stroke(near, [(long - 0.05, 0.5), (long + 0.1, 0.34 + lift)], [0.3, 0.22])
+        d.face = (long + 0.16, 0.27 + lift)
         head(d, rng, coat, long + 0.16, 0.27 + lift, 0.215)
     elif pose < 0.8:  # sitting, seen from the front
         d.stroke(far, [(-0.2, 0.9), (-0.42, 0.93), (-0.5, 0.8 - abs(curl) / 2)], [0.12, 0.09, 0.06])
@@ -73,6 +74,7 @@ def _pet(d: Drawing, rng: np.random.Generator, head: Callable[..., None]) -> Non
         for x in (-0.085, 0.085):
             d.stroke(near, [(x, 0.62), (x * 1.05, 0.95)], [0.14, 0.1])
             d.ellipse(paw, x * 1.1, 0.97, 0.065, 0.035)
+        d.face = (lift, 0.27)
         head(d, rng, coat, lift, 0.27, 0.235)
     else:  # lying
         d.stroke(near, [(-0.62, 0.86), (-0.85, 0.9), (-1.0, 0.8 - abs(curl) / 2)], [0.14, 0.1, 0.07])
@@ -92,6 +94,7 @@ def _pet(d: Drawing, rng: np.random.Generator, head: Callable[..., None]) -> Non
         d.ellipse(near, -0.42, 0.82, 0.24, 0.17)
         d.stroke(near, [(0.35, 0.9), (0.8, 0.94)], [0.15, 0.11])
         d.ellipse(paw, 0.82, 0.945, 0.075, 0.05)
+        d.face = (0.52 + lift, 0.48)
         head(d, rng, coat, 0.52 + lift, 0.48, 0.26)
 
 
@@ -218,8 +221,8 @@ def car(d: Drawing, rng: np.random.Generator) -> None:
     roof_l, roof_r, hood = -half * tail * 0.82, half * rng.uniform(0.15, 0.35), rng.uniform(0.4, 0.5)
     d.polygon(dark, [(-half * 0.95, 0.72), (half * 0.95, 0.72), (half * 0.9, 0.88), (-half * 0.9, 0.88)])
     d.blob(body, [(-half, 0.62), (-half * 0.97, 0.44), (roof_l - 0.08, 0.38), (roof_l + 0.12, 0.04),
-                  ((roof_l + roof_r) / 2, 0.0), (roof_r, 0.05), (roof_r + 0.35, 0.38), (half * 0.9, hood), (half, 0.6), (half * 0.98, 0.8), (0, 0.83),
-                  (-half * 0.98, 0.8)])  # fmt: skip
+                  ((roof_l + roof_r) / 2, 0.0), (roof_r, 0.05), (roof_r + 0.35, 0.38), (half * 0.9, hood),
+                  (half, 0.6), (half * 0.98, 0.8), (0, 0.83), (-half * 0.98, 0.8)])  # fmt: skip
     d.polygon(sill, [(-half * 0.97, 0.7), (half * 0.97, 0.7), (half * 0.95, 0.82), (-half * 0.95, 0.82)])
     middle = (roof_l + roof_r) / 2 + 0.08
     d.polygon(glass, [(roof_l + 0.05, 0.37), (roof_l + 0.2, 0.1), (middle - 0.04, 0.08), (middle - 0.04, 0.37)])

@@ -45,7 +45,7 @@ def choose_place(kind: str, rng: np.random.Generator) -> Place:
 
 @cache
 def noise(kind: str) -> np.ndarray:
-    """One tile of value noise (256, 256) float32, mean 0, standard deviation 1; the same in every process."""
+    """Value noise, mean 0, standard deviation 1, the same in every process: one tile of 256 x 256, laid 2 x 2."""
     cells, seed = {
         "cloud": (((4, 3), (8, 6), (16, 12), (32, 32), (64, 64)), 1),
         "coarse": (((8, 8), (16, 16), (32, 32)), 2),
@@ -53,6 +53,7 @@ def noise(kind: str) -> np.ndarray:
         "waves": (((24, 6), (48, 16), (96, 32), (200, 100)), 4),
         "fur": (((64, 24), (128, 48), (256, 128)), 5),
         "grain": (((256, 256),), 6),
+        "leaves": (((48, 48), (96, 96), (256, 256)), 7),
     }[kind]
     rng = np.random.default_rng((20170, seed))
     tile = np.zeros((_PERIOD, _PERIOD), np.float32)
@@ -62,7 +63,7 @@ def noise(kind: str) -> np.ndarray:
         box = (2 - 0.5, 2 - 0.5, columns + 2 - 0.5, rows + 2 - 0.5)
         layer = Image.fromarray(pad).resize((_PERIOD, _PERIOD), Image.Resampling.BICUBIC, box=box)
         tile += np.asarray(layer) * 0.6**octave
-    tile = (tile - tile.mean()) / tile.std()
+    tile = np.tile((tile - tile.mean()) / tile.std(), (2, 2))
     tile.setflags(write=False)
     return tile
 
@@ -70,9 +71,12 @@ def noise(kind: str) -> np.ndarray:
 def texture(kind: str, h: int, w: int, rng: np.random.Generator, step: float = 1.0) -> np.ndarray:
     """A window (h, w) of `noise` at a random place; `step` texels a pixel."""
     top, left = rng.integers(0, _PERIOD, 2)
-    rows = ((top + np.arange(h) * step).astype(np.int64)) % _PERIOD
-    columns = ((left + np.arange(w) * step).astype(np.int64)) % _PERIOD
-    return noise(kind)[rows[:, None], columns]
+    tile = noise(kind)
+    if step == 1 and h <= _PERIOD and w <= _PERIOD:
+        return tile[top : top + h, left : left + w]
+    rows = (top + np.arange(h) * step).astype(np.int64) % _PERIOD
+    columns = (left + np.arange(w) * step).astype(np.int64) % _PERIOD
+    return tile[rows].take(columns, axis=1)
 
 
 def _receding(kind: str, h: int, w: int, unit: int, scale: tuple[float, float], rng: np.random.Generator) -> np.ndarray:
@@ -109,7 +113,8 @@ _WALLS = ((204, 196, 180), (176, 188, 190), (214, 206, 200), (160, 176, 156), (1
 
 
 def _colour(options: tuple, rng: np.random.Generator, spread: float = 7) -> np.ndarray:
-    return (np.asarray(options[rng.integers(len(options))], np.float32) + rng.normal(0, spread, 3)).astype(np.float32)
+    base = np.asarray(options[rng.integers(len(options))], np.float32)
+    return (base * (1 + rng.normal(0, spread / 90)) + rng.normal(0, spread / 3, 3)).astype(np.float32)
 
 
 def paint_place(place: Place, h: int, w: int, rng: np.random.Generator) -> tuple[np.ndarray, np.ndarray]:
@@ -143,7 +148,7 @@ def _sky(sky: np.ndarray, place: Place, unit: int, rng: np.random.Generator) -> 
     top, low, cloud = (np.asarray(c, np.float32) for c in _SKIES[rng.integers(len(_SKIES))])
     down = np.linspace(0, 1, h, dtype=np.float32)[:, None, None]
     cover = texture("cloud", h, w, rng, 128 / unit * rng.uniform(0.6, 1.1)) * 0.45 + rng.uniform(-0.4, 0.4)
-    sky[...] = _mix(top, low, down) + (cloud - low) * 0
+    sky[...] = _mix(top, low, down)
     sky[...] = _mix(sky, cloud, (np.clip(cover, 0, 0.9)[..., None]) * (1 - 0.4 * down))
     haze = low * 0.9 + 12
     image = Image.fromarray(sky.clip(0, 255).astype(np.uint8))
@@ -155,8 +160,8 @@ def _sky(sky: np.ndarray, place: Place, unit: int, rng: np.random.Generator) -> 
         _hills(draw, h, w, haze, rng)
     if place.kind in ("street", "meadow", "rails") or rng.random() < 0.3:
         _trees(draw, roughness, h, w, unit, haze, rng)
-    image = image.filter(ImageFilter.GaussianBlur(unit / 128 * rng.uniform(0.4, 1.3)))
-    leaves = texture("fine", h, w, rng, 128 / unit) * np.asarray(rough, np.float32) * (0.2 / 255)
+    image = image.filter(ImageFilter.BoxBlur(unit / 128 * rng.uniform(0.4, 1.5)))
+    leaves = texture("leaves", h, w, rng, 128 / unit) * np.asarray(rough, np.float32) * (0.2 / 255)
     np.multiply(np.asarray(image, np.float32), (1 + leaves)[..., None], out=sky)
     return haze
 
@@ -259,7 +264,7 @@ def _wall(wall: np.ndarray, unit: int, rng: np.random.Generator) -> np.ndarray:
             0.04 * unit,
             fill=tuple((colour_b * 0.85).astype(int).tolist()),
         )
-    image = image.filter(ImageFilter.GaussianBlur(unit / 128 * rng.uniform(0.6, 1.6)))
+    image = image.filter(ImageFilter.BoxBlur(unit / 128 * rng.uniform(0.6, 1.8)))
     glow = np.linspace(rng.uniform(0.75, 1.1), rng.uniform(0.75, 1.1), w, dtype=np.float32)
     np.multiply(np.asarray(image, np.float32), glow[:, None], out=wall)
     skirting = max(1, round(0.025 * unit))

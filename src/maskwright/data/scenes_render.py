@@ -49,8 +49,8 @@ def _paint_thing(
     left, top, right, bottom = thing.box
     h, w = bottom - top, right - left
     rgb = thing.colours()
-    rough = thing.by_paint(d.textures).astype(np.float32) * np.float32(1 / 255)
-    relief = Image.fromarray(thing.by_paint(d.reliefs))
+    rough = thing.rough.astype(np.float32) * np.float32(1 / 255)
+    relief = Image.fromarray(np.ascontiguousarray(thing.relief))
     radius = min(max(0.05 * thing.height, 0.7), 5.0)
     bump = np.asarray(relief.filter(ImageFilter.GaussianBlur(radius)), np.float32) * (1 / 255)
     slope = np.zeros((h, w), np.float32)
@@ -109,8 +109,9 @@ def _expose(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
     blur = rng.random()
     if blur < 0.45:
         image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
-        canvas = np.asarray(image.filter(ImageFilter.GaussianBlur(min(h, w) / 128 * (0.3 + blur)))).astype(np.float32)
+        canvas = np.asarray(image.filter(ImageFilter.BoxBlur(min(h, w) / 128 * (0.3 + blur)))).astype(np.float32)
     level = rng.uniform(0.8, 3.6)
     canvas += (texture("grain", h, w, rng) * np.float32(level))[..., None]
-    canvas += texture("grain", h, w * 3, rng).reshape(h, w, 3) * np.float32(0.5 * level)
+    for channel in range(3):
+        canvas[..., channel] += texture("grain", h, w, rng) * np.float32(0.5 * level)
     return canvas.clip(0, 255).astype(np.uint8)
