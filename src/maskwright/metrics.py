@@ -85,9 +85,10 @@ class ConfusionMatrix:
     def all_reduce(self) -> ConfusionMatrix:
         """Add up the counts of all processes in place, once, at the end; without distribution nothing changes."""
         if dist.is_available() and dist.is_initialized():
-            if dist.get_backend() == "nccl":
-                self.matrix = self.matrix.cuda()
-            dist.all_reduce(self.matrix)
+            # A process without any image still has its zeros on the CPU, so all meet on one kind of device.
+            shared = self.matrix.cuda() if dist.get_backend() == "nccl" else self.matrix.cpu()
+            dist.all_reduce(shared)
+            self.matrix = shared
         return self
 
     def rates(self) -> dict[str, np.ndarray]:

@@ -1,0 +1,73 @@
+"""Tags to masks: seed maps from a tag classifier, refinements of them, and the pseudo-mask artefact.
+
+A *seed method* turns views of a batch of images into maps: `method(network, views, **options) -> list[SeedMaps]`, one
+entry per image. A new method is one new file and one line in `SEED_METHODS`.
+"""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+
+from maskwright.config import SeedSettings
+from maskwright.errors import RecipeError, unknown_name
+from maskwright.weak.cam import SeedMaps, Views, class_activation_maps, class_maps
+from maskwright.weak.extract import SeedMethod, extract_folder, extract_maps, make_views
+from maskwright.weak.pseudo_masks import read_provenance, score_masks, write_pseudo_masks
+from maskwright.weak.seeds import seed_labels, sweep
+
+SEED_METHODS: dict[str, SeedMethod] = {
+    "cam": class_activation_maps,
+}
+
+__all__ = [
+    "SEED_METHODS",
+    "SeedMaps",
+    "Views",
+    "class_maps",
+    "extract_folder",
+    "extract_maps",
+    "extract_seeds",
+    "make_views",
+    "read_provenance",
+    "score_masks",
+    "seed_labels",
+    "sweep",
+    "write_pseudo_masks",
+]
+
+
+def extract_seeds(
+    dataset: Any, classifier: Any, settings: SeedSettings, folder: str | Path, device: torch.device | str
+) -> Path:
+    """The stage `seeds`: maps of every image whose tags are known, resumable image by image.
+
+    Args:
+        dataset: images and tags; masks are never read here.
+        classifier: a tag classifier on `device`.
+        settings: method, its options, and the views that it sees.
+        folder: the stage's folder; the maps go to `maps/` in it.
+        device: where to compute.
+
+    Returns:
+        The folder of the maps.
+
+    Raises:
+        RecipeError: unknown seed method.
+        DataError: the folder holds maps made with other settings or another network.
+    """
+    if settings.method not in SEED_METHODS:
+        raise RecipeError(unknown_name("seed method", settings.method, SEED_METHODS))
+    maps = Path(folder) / "maps"
+    extract_folder(
+        dataset,
+        classifier,
+        settings,
+        maps,
+        device,
+        method=SEED_METHODS[settings.method],
+        options=settings.options,
+    )
+    return maps

@@ -1,0 +1,256 @@
+"""The pseudo-mask artefact: palette PNG, confidence PNG, and a record of everything that shaped them.
+
+A folder in PASCAL VOC layout, so that any tool that trains on VOC masks can use it, and so can `with_masks`:
+
+    SegmentationClass/NAME.png   label values in the palette of the classes; unsure pixels have the ignore value
+    Confidence/NAME.png          8-bit grey: 255 times the confidence of `seeds.labels_and_confidence`
+    ImageSets/Segmentation/SPLIT.txt, classes.txt
+    provenance.json              how they were made, and what else than tags had a part in it
+    scores.json                  against true masks where there are any; tagged classes that vanished
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+from PIL import Image
+
+from maskwright import __version__
+from maskwright.config import MaskSettings
+from maskwright.data.masks import read_mask, write_mask
+from maskwright.data.sample import LabelSpace
+from maskwright.engine.progress import track
+from maskwright.errors import DataError, RecipeError
+from maskwright.files import atomic_write, read_json, write_json
+from maskwright.metrics import ConfusionMatrix
+from maskwright.weak.extract import load_maps
+from maskwright.weak.seeds import labels_and_confidence, sweep
+
+FORMAT = "maskwright pseudo-masks 1"
+
+# What must be known of a pseudo-mask before its score may stand beside another: how it was made, and whether anything
+# but tags had a part in it.
+MUST_SAY = ("method", "weights", "tag_source", "saliency", "crf", "pretrained")
+WRITTEN = ("format", *MUST_SAY, "threshold", "ground_truth_tuned", "unsure_below", "labels", "maskwright")
+
+
+def write_pseudo_masks(
+    dataset: Any,
+    maps_folder: str | Path,
+    settings: MaskSettings,
+    folder: str | Path,
+    provenance: dict[str, Any],
+) -> dict[str, Any]:
+    """Turn the maps of every image whose tags are known into pseudo-masks; goes on where it was stopped.
+
+    True masks, where there are any, only judge, unless `settings.threshold` is "best"; then they choose the threshold
+    and the record says so. Images without tags become background. Call it in one process.
+
+    Args:
+        dataset: names, tags and, for the scores, true masks.
+        maps_folder: of `NAME.npz` maps.
+        settings: threshold, sweep, and what counts as unsure.
+        folder: gets the artefact; masks that another threshold or other maps gave are written anew.
+        provenance: at least `method`, `weights` (their hash), and `saliency`, `crf`, `pretrained` (false, a name, or a
+            file); `tag_source` is taken from the dataset where it is not given.
+
+    Returns:
+        What is written to `scores.json`: `split`, `threshold`, `miou` and `scores` (None without true masks; unsure
+        pixels left out, their share is `unsure_share`), `sweep`, `best_threshold`, `vanished_tags` (class name: images
+        whose mask lost the tagged class, images tagged with it), `images`.
+
+    Raises:
+        DataError: facts missing from `provenance`, maps missing, or masks that do not fit them.
+        RecipeError: threshold "best" without true masks, or a sweep that has no steps.
+    """
+    folder, labels = Path(folder), dataset.labels
+    rows = sweep(dataset, maps_folder, sweep_thresholds(settings))
+    scored = [row for row in rows if row["miou"] is not None]
+    best: float | None = max(scored, key=lambda row: row["miou"])["threshold"] if scored else None
+    if settings.threshold != "best":
+        threshold = settings.threshold
+    elif best is not None:
+        threshold = best
+    else:
+        raise RecipeError(
+            "masks.threshold=best needs true masks in the split that is labelled, found none; give a number, e.g. 0.25"
+        )
+    source, maps_record = dict(dataset.source), Path(maps_folder) / "maps.json"
+    record = {
+        "format": FORMAT,
+        "tag_source": source.get("tag_source", source.get("tags")),
+        "source": source,
+        "maps": read_json(maps_record) if maps_record.is_file() else None,
+        **provenance,
+        "threshold": threshold,
+        "ground_truth_tuned": ["threshold"] if settings.threshold == "best" else [],
+        "unsure_below": settings.unsure_below,
+        "confidence": "margin of the highest plane over the next, as a share of the largest possible; 255 = 1",
+        "labels": labels.to_dict(),
+        "maskwright": __version__,
+    }
+    missing = [key for key in MUST_SAY if key not in record]
+    if missing:
+        raise DataError(f"the provenance of pseudo-masks must say {', '.join(missing)}; found {', '.join(provenance)}")
+    _begin(folder, record)
+    chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
+    results = _write_all(dataset, chosen, maps_folder, threshold, settings.unsure_below, folder)
+    split = str(source.get("split", "train"))
+    _write_lines(folder / "classes.txt", labels.names)
+    _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", [dataset.names[index] for index in chosen])
+    scores = _summary(dataset, chosen, results)
+    scores = {"split": split, "threshold": threshold, **scores, "sweep": rows, "best_threshold": best}
+    write_json(folder / "scores.json", scores)
+    return scores
+
+
+def sweep_thresholds(settings: MaskSettings) -> list[float]:
+    """The thresholds first, first + step, ... up to and including last.
+
+    Raises:
+        RecipeError: no step, or a last threshold below the first.
+    """
+    first, last, step = settings.sweep
+    if step <= 0 or last < first:
+        raise RecipeError(
+            f"masks.sweep must be [first, last, step] with first <= last and step > 0, found {[*settings.sweep]}"
+        )
+    return [round(first + step * number, 10) for number in range(int((last - first) / step + 1e-6) + 1)]
+
+
+def read_provenance(folder: str | Path) -> dict[str, Any]:
+    """The record of a pseudo-mask folder.
+
+    Raises:
+        DataError: there is none, or it does not say everything that must be known.
+    """
+    path = Path(folder) / "provenance.json"
+    record = read_json(path)
+    missing = [key for key in WRITTEN if not isinstance(record, dict) or key not in record]
+    if missing:
+        raise DataError(
+            f"{path} does not say {', '.join(missing)}; expected the record that `maskwright label` writes. "
+            "Make the pseudo-masks again"
+        )
+    return record
+
+
+def score_masks(dataset: Any, folder: str | Path) -> ConfusionMatrix:
+    """Judge a folder of pseudo-masks against true masks; pixels where either has no label are left out.
+
+    Args:
+        dataset: true masks; images without one, or without a pseudo-mask, are left out.
+        folder: of the artefact.
+
+    Raises:
+        DataError: no image has both, or the two differ in size.
+    """
+    confusion = ConfusionMatrix(dataset.labels)
+    judged = 0
+    for index, name in enumerate(dataset.names):
+        path = _mask_path(Path(folder), name)
+        if dataset.has_mask(index) and path.is_file():
+            judged += 1
+            _judge(confusion, read_mask(path), dataset[index].mask, name)
+    if not judged:
+        raise DataError(f"no image of the set has both a true mask and a pseudo-mask in {folder}")
+    return confusion
+
+
+@dataclass
+class _Result:
+    """What one written mask says: counts against the truth or None, tagged classes that vanished, unsure pixels."""
+
+    confusion: ConfusionMatrix | None
+    vanished: list[int]
+    unsure: float
+
+
+def _begin(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record; masks that a different one describes are removed."""
+    path = folder / "provenance.json"
+    if not (path.is_file() and read_json(path) == record):
+        (folder / "scores.json").unlink(missing_ok=True)
+        for old in (folder / "SegmentationClass").rglob("*.png"):
+            old.unlink()
+        write_json(path, record)
+
+
+def _write_all(
+    dataset: Any, chosen: Sequence[int], maps_folder: str | Path, threshold: float, unsure_below: float, folder: Path
+) -> list[_Result]:
+    labels: LabelSpace = dataset.labels
+
+    def work(index: int) -> _Result:
+        name = dataset.names[index]
+        path = _mask_path(folder, name)
+        if path.is_file():
+            mask = read_mask(path)
+        else:
+            keys, maps = load_maps(maps_folder, name)
+            mask, confidence = labels_and_confidence(
+                maps, keys, threshold, labels.background, labels.foreground, labels.ignore_index
+            )
+            grey = np.rint(255 * confidence).astype(np.uint8)
+            mask[grey < 255 * unsure_below] = labels.ignore_index
+            # The mask last: where it is, both are.
+            with atomic_write(folder / "Confidence" / f"{name}.png") as temporary:
+                Image.fromarray(grey).save(temporary, compress_level=1)
+            write_mask(path, mask, labels)
+        confusion = None
+        if dataset.has_mask(index):
+            confusion = ConfusionMatrix(labels)
+            _judge(confusion, mask, dataset[index].mask, name)
+        present = set(np.unique(mask).tolist())
+        vanished = [value for value in dataset.tags(index) if value not in present]
+        return _Result(confusion, vanished, float(np.mean(mask == labels.ignore_index)))
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        return list(track(pool.map(work, chosen), title="pseudo-masks", total=len(chosen)))
+
+
+def _summary(dataset: Any, chosen: Sequence[int], results: Sequence[_Result]) -> dict[str, Any]:
+    labels: LabelSpace = dataset.labels
+    total = ConfusionMatrix(labels)
+    vanished = {name: [0, 0] for name in labels.tag_names}
+    judged = 0
+    for index, result in zip(chosen, results, strict=True):
+        if result.confusion is not None:
+            judged += 1
+            total = total + result.confusion
+        for value in dataset.tags(index):
+            vanished[labels.names[value]][0] += value in result.vanished
+            vanished[labels.names[value]][1] += 1
+    scores = total.scores() if judged else None
+    return {
+        "miou": scores["miou"] if scores else None,
+        "scores": scores,
+        "vanished_tags": vanished,
+        "unsure_share": float(np.mean([result.unsure for result in results])) if results else 0.0,
+        "images": len(chosen),
+        "images_judged": judged,
+    }
+
+
+def _judge(confusion: ConfusionMatrix, mask: np.ndarray, truth: np.ndarray, name: str) -> None:
+    if mask.shape != truth.shape:
+        raise DataError(
+            f"{name}: pseudo-mask {mask.shape} and true mask {truth.shape} differ in size; make the maps at image size"
+        )
+    unsure = mask == confusion.ignore_index
+    confusion.update(mask, np.where(unsure, mask, truth) if unsure.any() else truth)
+
+
+def _mask_path(folder: Path, name: str) -> Path:
+    return folder / "SegmentationClass" / f"{name}.png"
+
+
+def _write_lines(path: Path, lines: Sequence[str]) -> None:
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{line}\n" for line in lines), encoding="utf-8")
