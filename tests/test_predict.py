@@ -1,0 +1,333 @@
+from __future__ import annotations
+
+import os
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskwright import predict as predict_module
+from maskwright.config import InferenceSettings
+from maskwright.data.masks import overlay as lay_over
+from maskwright.data.masks import read_mask
+from maskwright.data.sample import LabelSpace
+from maskwright.engine.checkpoint import save_model
+from maskwright.errors import DataError
+from maskwright.hub import load, model_file
+from maskwright.inference import predict_labels, predict_probabilities
+from maskwright.models import create_model
+from maskwright.predict import as_array, find_images, predict_files
+
+torch.set_num_threads(1)
+
+NAMES = LabelSpace(("background", "car", "tree"), palette=((0, 0, 0), (200, 10, 10), (10, 200, 10)))
+BUILT = {
+    "name": "deeplabv3plus",
+    "backbone": "resnet10t",
+    "output_stride": 16,
+    "options": {"decoder_channels": 16},
+    "num_classes": 3,
+}
+
+
+def build():
+    arguments = {key: value for key, value in BUILT.items() if key not in ("name", "options")}
+    return create_model(BUILT["name"], **arguments, **BUILT["options"])
+
+
+def metadata(**changes):
+    return {
+        "kind": "segmenter",
+        "model": BUILT,
+        "labels": NAMES.to_dict(),
+        "preprocessing": {"mean": [0.5, 0.4, 0.3], "std": [0.2, 0.3, 0.25]},
+        "recipe": {"name": "test", "inference": {"size": [40, 56], "flip": True}},
+        "maskwright": "0.0",
+        **changes,
+    }
+
+
+@pytest.fixture(scope="module")
+def run_folder(tmp_path_factory):
+    """A run folder whose segmenter has random weights that tell its classes apart."""
+    folder = tmp_path_factory.mktemp("run")
+    torch.manual_seed(3)
+    model = build().eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 4:
+            torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    save_model(folder / "segmenter" / "model.safetensors", model, metadata())
+    return folder
+
+
+@pytest.fixture(scope="module")
+def predictor(run_folder):
+    return load(run_folder, device="cpu", settings=InferenceSettings())
+
+
+def picture(height=48, width=64, seed=0):
+    """Smooth random colours."""
+    rng = np.random.default_rng(seed)
+    small = Image.fromarray(rng.integers(0, 256, (4, 5, 3)).astype(np.uint8))
+    return np.asarray(small.resize((width, height), Image.Resampling.BICUBIC))
+
+
+def write(path: Path, pixels: np.ndarray, **options) -> Path:
+    path.parent.mkdir(parents=True, exist_ok=True)
+    Image.fromarray(pixels).save(path, **options)
+    return path
+
+
+@pytest.mark.parametrize("given", ["", "segmenter", "segmenter/model.safetensors"])
+def test_load_finds_the_model(run_folder, given):
+    found = load(run_folder / given, device="cpu")
+    assert found.labels == NAMES
+    assert found.labels.palette == NAMES.palette
+    assert found.settings == InferenceSettings(size=(40, 56), flip=True)
+    assert found.metadata["recipe"]["name"] == "test"
+    assert not any(module.training for module in found.model.modules())
+
+
+def test_loaded_model_predicts_as_the_saved_one(run_folder):
+    torch.manual_seed(11)
+    model = build().eval()
+    file = run_folder / "again.safetensors"
+    save_model(file, model, metadata())
+    found = load(file, device="cpu", settings=InferenceSettings())
+    pixels = picture()
+    mean, std = torch.tensor([0.5, 0.4, 0.3]), torch.tensor([0.2, 0.3, 0.25])
+    image = ((torch.from_numpy(pixels.copy()) / 255 - mean) / std).permute(2, 0, 1)[None]
+    with torch.no_grad():
+        expected = model(image)[0]
+    np.testing.assert_allclose(found(pixels).probabilities, expected.softmax(0).numpy(), atol=1e-5)
+    assert (found(pixels).mask == expected.argmax(0).numpy()).mean() > 0.999
+
+
+def test_recipe_without_inference_settings_means_defaults(run_folder):
+    file = run_folder / "bare.safetensors"
+    save_model(file, build(), metadata(recipe={}))
+    assert load(file, device="cpu").settings == InferenceSettings()
+
+
+@pytest.mark.parametrize(
+    ("given", "message"),
+    [
+        ("nothing", r"nothing does not exist; expected a run folder or a model\.safetensors"),
+        (".", r"holds no trained segmenter: neither .*segmenter/model\.safetensors nor .*run the same command again"),
+        ("notes.txt", r"notes\.txt is not a maskwright model"),
+        ("classifier.safetensors", r"classifier\.safetensors holds a classifier, expected a segmenter"),
+    ],
+)
+def test_what_is_no_segmenter_says_why(tmp_path, given, message):
+    (tmp_path / "notes.txt").write_text("hello")
+    save_model(tmp_path / "classifier.safetensors", torch.nn.Linear(1, 1), metadata(kind="classifier"))
+    with pytest.raises(DataError, match=message):
+        load(tmp_path / given)
+
+
+def test_weights_of_another_model_are_named(tmp_path):
+    save_model(tmp_path / "model.safetensors", torch.nn.Linear(1, 1), metadata())
+    with pytest.raises(DataError, match="made with another model"):
+        load(tmp_path)
+
+
+def test_oracle_folder_is_a_folder_with_a_model(run_folder, tmp_path):
+    (tmp_path / "oracle").mkdir()
+    os.link(run_folder / "segmenter" / "model.safetensors", tmp_path / "oracle" / "model.safetensors")
+    assert model_file(tmp_path / "oracle") == tmp_path / "oracle" / "model.safetensors"
+
+
+@pytest.mark.parametrize("size", [(48, 64), (1, 1), (33, 50)])
+def test_mask_has_the_size_of_the_image(predictor, size):
+    prediction = predictor(picture(*size))
+    assert prediction.mask.shape == size
+    assert size == (1, 1) or len(np.unique(prediction.mask)) > 1
+    assert prediction.mask.dtype == np.uint8
+    assert prediction.mask.max() < 3
+    assert prediction.probabilities.shape == (3, *size)
+    np.testing.assert_allclose(prediction.probabilities.sum(0), 1, atol=1e-5)
+
+
+def test_settings_of_the_recipe_are_applied(run_folder):
+    found = load(run_folder, device="cpu")
+    pixels = picture()
+    seen = found._prepared(pixels)
+    assert seen.shape == (1, 3, 40, 56)
+    prediction = found(pixels)
+    assert prediction.mask.shape == (48, 64)
+    expected = predict_probabilities(found.model, seen, InferenceSettings(flip=True))
+    expected = torch.nn.functional.interpolate(expected, size=(48, 64), mode="bilinear", align_corners=False)
+    np.testing.assert_array_equal(prediction.mask, expected[0].argmax(0).numpy())
+    np.testing.assert_allclose(prediction.probabilities, expected[0].numpy(), atol=1e-6)
+
+
+def test_path_picture_and_array_give_the_same(predictor, tmp_path):
+    pixels = picture()
+    path = write(tmp_path / "street.png", pixels)
+    expected = predictor(pixels).mask
+    for image in (path, str(path), Image.open(path), Image.fromarray(pixels).convert("RGBA")):
+        np.testing.assert_array_equal(predictor(image).mask, expected)
+
+
+def test_orientation_is_respected(predictor, tmp_path):
+    pixels = picture()
+    exif = Image.Exif()
+    exif[0x0112] = 6  # the camera was turned; shown rotated by 90 degrees
+    path = write(tmp_path / "turned.png", pixels, exif=exif)
+    shown = np.rot90(pixels, -1)
+    for image in (path, Image.open(path)):
+        np.testing.assert_array_equal(as_array(image), shown)
+    assert predictor(path).mask.shape == (64, 48)
+
+
+@pytest.mark.parametrize(
+    ("image", "found"),
+    [
+        (np.zeros((4, 4), np.uint8), r"\(4, 4\) of uint8"),
+        (np.zeros((3, 4, 4), np.uint8), r"\(3, 4, 4\) of uint8"),
+        (np.zeros((4, 4, 3), np.float32), r"\(4, 4, 3\) of float32"),
+        (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
+        (3, "int"),
+        (Image.new("I;16", (4, 4)), "mode 'I;16'"),
+    ],
+)
+def test_what_is_no_image_is_refused(image, found):
+    with pytest.raises(DataError, match=found):
+        as_array(image)
+
+
+def test_probabilities_are_computed_only_when_asked_for(predictor, monkeypatch):
+    calls = []
+    original = predict_probabilities
+
+    def counting(*arguments):
+        calls.append(1)
+        return original(*arguments)
+
+    monkeypatch.setattr(predict_module, "predict_probabilities", counting)
+    prediction = predictor(picture())
+    assert not calls
+    first = prediction.probabilities
+    assert prediction.probabilities is first
+    assert len(calls) == 1
+    at_once = predictor(picture(), probabilities=True)
+    np.testing.assert_allclose(at_once.probabilities, first)
+    assert len(calls) == 2
+    np.testing.assert_array_equal(at_once.mask, prediction.mask)
+
+
+def test_overlay_save_and_shares(predictor, tmp_path):
+    prediction = predictor(picture())
+    expected = lay_over(prediction.image, prediction.mask, NAMES, 0.5)
+    np.testing.assert_array_equal(np.asarray(prediction.overlay()), expected)
+    prediction.save(tmp_path / "mask.png")
+    np.testing.assert_array_equal(read_mask(tmp_path / "mask.png"), prediction.mask)
+    with Image.open(tmp_path / "mask.png") as saved:
+        assert saved.getpalette()[:9] == NAMES.flat_palette()[:9]
+    shares = prediction.classes
+    assert sum(shares.values()) == pytest.approx(1)
+    assert list(shares.values()) == sorted(shares.values(), reverse=True)
+    assert all(share == pytest.approx((prediction.mask == NAMES.value(name)).mean()) for name, share in shares.items())
+
+
+@pytest.fixture
+def photos(tmp_path):
+    """A folder of images, one of them broken and two of one name."""
+    folder = tmp_path / "photos"
+    write(folder / "a.png", picture(seed=1))
+    write(folder / "b.png", picture(30, 40, seed=2))
+    write(folder / "b.bmp", picture(30, 40, seed=9))
+    write(folder / "trip" / "a.jpg", picture(seed=3), quality=95)
+    write(folder / "trip" / "day 2" / "c.png", picture(seed=4))
+    (folder / "broken.jpg").write_bytes(b"\xff\xd8\xff no picture")
+    (folder / "notes.txt").write_text("hello")
+    return folder
+
+
+def test_folder_is_predicted_and_what_fails_is_reported(predictor, photos, tmp_path):
+    out = tmp_path / "out"
+    done, failures = predict_files(predictor, [photos], out, probabilities=True)
+    names = ["a", "b", "trip/a", "trip/day 2/c"]
+    masks = {str(path.relative_to(out / "masks").with_suffix("")): path for path in (out / "masks").rglob("*.png")}
+    assert sorted(masks) == names
+    assert sorted(done) == sorted(str(photos / f) for f in ("a.png", "b.bmp", "trip/a.jpg", "trip/day 2/c.png"))
+    for path in done:
+        name = str(Path(path).relative_to(photos).with_suffix(""))
+        expected = predictor(path, probabilities=True)
+        np.testing.assert_array_equal(read_mask(masks[name]), expected.mask)
+        with np.load(out / "probabilities" / f"{name}.npz") as stored:
+            assert stored["probabilities"].dtype == np.float16
+            np.testing.assert_allclose(stored["probabilities"], expected.probabilities, atol=1e-3)
+            assert stored["classes"].tolist() == list(NAMES.names)
+        with Image.open(out / "overlays" / f"{name}.jpg") as laid:
+            assert laid.size == expected.mask.shape[::-1]
+    assert len(failures) == 2
+    assert any("broken.jpg" in text and "cannot be read" in text for text in failures)
+    assert any("b.bmp" in text and "rename" in text for text in failures)
+
+
+def test_only_masks_where_no_more_is_wanted(predictor, photos, tmp_path):
+    predict_files(predictor, photos / "trip", tmp_path / "out", overlay=False)
+    assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
+
+
+def test_results_are_never_taken_for_images(predictor, photos):
+    first, _ = predict_files(predictor, [photos], photos / "out")
+    again, _ = predict_files(predictor, [photos], photos / "out")
+    globbed, _ = predict_files(predictor, [f"{photos}/**/*.png"], photos / "out")
+    assert sorted(first) == sorted(again)
+    assert sorted(globbed) == sorted(str(photos / f) for f in ("a.png", "b.png", "trip/day 2/c.png"))
+
+
+def test_names_of_globs_and_single_files(photos, tmp_path):
+    found, failures = find_images([f"{photos}/*/*.jpg"], tmp_path / "out")
+    assert found == {"trip/a": str(photos / "trip" / "a.jpg")}
+    assert not failures
+    single = [photos / "a.png", photos / "trip" / "a.jpg"]
+    found, failures = find_images(single, tmp_path / "out")
+    assert found == {"a": str(single[0]), "trip/a": str(single[1])}
+    assert not failures
+    assert find_images([photos / "trip" / "a.jpg"], tmp_path / "out")[0] == {"a": str(single[1])}
+
+
+def test_relative_paths(photos, tmp_path, monkeypatch):
+    monkeypatch.chdir(photos)
+    assert find_images(["trip"], Path("out"))[0] == {"a": "trip/a.jpg", "day 2/c": "trip/day 2/c.png"}
+    assert find_images(["*.png"], Path("out"))[0] == {"a": "a.png", "b": "b.png"}
+    assert find_images(["trip/a.jpg"], Path("out"))[0] == {"a": "trip/a.jpg"}
+
+
+def test_two_folders_with_the_same_name_do_not_overwrite_silently(photos, tmp_path):
+    other = write(tmp_path / "other" / "a.png", picture())
+    found, failures = find_images([photos / "trip", other.parent], tmp_path / "out")
+    assert found["a"] == str(photos / "trip" / "a.jpg")
+    assert failures == [
+        f"{other}: its result would have the name 'a', which that of {found['a']} has; rename one or predict them into "
+        "different folders"
+    ]
+
+
+def test_same_file_given_twice_is_predicted_once(photos, tmp_path):
+    found, failures = find_images([photos / "trip", f"{photos}/trip/*.jpg"], tmp_path / "out")
+    assert len(found) == 2
+    assert not failures
+
+
+def test_nothing_there_is_a_failure(predictor, tmp_path):
+    (tmp_path / "empty").mkdir()
+    given = [tmp_path / "gone.jpg", f"{tmp_path}/*.jpg", tmp_path / "empty"]
+    done, failures = predict_files(predictor, given, tmp_path / "out")
+    assert not done
+    assert [text.split(": ")[1] for text in failures] == [
+        "does not exist",
+        "matches no image",
+        "no image in this folder",
+    ]
+
+
+def test_labels_of_predictor_are_those_of_inference(predictor):
+    pixels = picture()
+    found = predict_labels(predictor.model, predictor._prepared(pixels), InferenceSettings())[0]
+    np.testing.assert_array_equal(predictor(pixels).mask, found.numpy())
