@@ -42,6 +42,8 @@ class Dataset(Protocol):
 def _open_scenes(settings: DataSettings, split: str) -> Dataset:
     from maskwright.data.scenes import scenes
 
+    for name in set(settings.options) - set(SCENES_OPTIONS):
+        raise DataError(unknown_name("option of scenes", name, SCENES_OPTIONS))
     return scenes(split, **settings.options)
 
 
@@ -52,6 +54,7 @@ READERS: dict[str, Callable[[DataSettings, str], Dataset]] = {
     "scenes": _open_scenes,
 }
 LAYOUTS = ("voc", "folder")
+SCENES_OPTIONS = ("count", "size", "seed")
 
 
 def reader_name(settings: DataSettings) -> str:

@@ -57,7 +57,9 @@ def label_space(
     elif masks is None and table is not None:
         names, source = table.names, table.source
     elif masks:
-        last = _highest_value(tuple(masks.values()), settings.ignore_index, _frozen(settings.label_map))
+        paths = tuple(masks.values())
+        changed = max(os.stat(path).st_mtime_ns for path in paths)
+        last = _highest_value(paths, changed, settings.ignore_index, _frozen(settings.label_map))
         names, source = [f"class_{value}" for value in range(last + 1)], "highest value in the masks"
     else:
         raise DataError(
@@ -113,8 +115,13 @@ def _looks_like_voc(root: Path, images: Mapping[str, str]) -> bool:
 
 
 @lru_cache(maxsize=8)
-def _highest_value(paths: tuple[str, ...], ignore_index: int, label_map: tuple[tuple[int, int], ...] | None) -> int:
-    """The highest label value in masks. All are read, since every split must get the same classes."""
+def _highest_value(
+    paths: tuple[str, ...], changed: int, ignore_index: int, label_map: tuple[tuple[int, int], ...] | None
+) -> int:
+    """The highest label value in masks. All are read, since every split must get the same classes.
+
+    `changed` (the time of the latest change, in nanoseconds) makes the cache forget masks that were written anew.
+    """
 
     def highest(path: str) -> int:
         values = read_mask(path, dict(label_map) if label_map is not None else None)

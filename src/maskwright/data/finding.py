@@ -10,6 +10,8 @@ from maskwright.errors import DataError
 
 SHOWN_FILES = 5
 
+Level = Literal["error", "warning", "info"]
+
 
 @dataclass
 class Finding:
@@ -22,14 +24,16 @@ class Finding:
         count: in how many files, or rows, it was found.
         expected: what should have been found.
         fix: what to do.
+        kind: one word or two that findings of one sort share, whatever their numbers.
     """
 
-    level: Literal["error", "warning", "info"]
+    level: Level
     what: str
     files: list[str] = field(default_factory=list)
     count: int = 1
     expected: str = ""
     fix: str = ""
+    kind: str = ""
 
     def __post_init__(self) -> None:
         self.files = [str(file) for file in self.files[:SHOWN_FILES]]
@@ -46,6 +50,19 @@ class Finding:
         return parts[0].rstrip(".") + "." + "".join(f" {part}" for part in parts[1:])
 
 
+class FindingError(DataError):
+    """A finding that stops the reader; built from text alone it has no `finding` (as other processes rebuild it)."""
+
+    def __init__(self, finding: Finding | str) -> None:
+        super().__init__(finding.text() if isinstance(finding, Finding) else finding)
+        self.finding = finding if isinstance(finding, Finding) else None
+
+
+def number_of(count: int, noun: str) -> str:
+    """A count with its noun: `1 image`, `3 images`, `2 classes`."""
+    return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
 Complain = Callable[[Finding], None]
 
 
@@ -56,4 +73,4 @@ def refuse(finding: Finding) -> None:
         DataError: the finding is an error.
     """
     if finding.level == "error":
-        raise DataError(finding.text())
+        raise FindingError(finding)

@@ -166,7 +166,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
             f"ignore_index must be 0 to 255, since masks on disk have 8 bits, found {settings.ignore_index}"
         )
     names, split_source = _split(root, split, listing, complain)
-    table = _tag_table(settings, listing)
+    table = _tag_table(settings, layout, listing)
     labels, class_source = label_space(settings, layout, listing.images, listing.masks, table)
     masks = listing.masks or {}
     source: dict[str, Any] = {
@@ -178,7 +178,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         "classes": class_source,
         "masks": listing.folders.get("masks"),
         "mask_count": sum(name in masks for name in names),
-        "tags": None,
+        "tag_source": None,
     }
     tags: list[tuple[int, ...] | None] | str = [None] * len(names)
     if settings.tags == "masks":
@@ -187,12 +187,12 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
                 f"tags=masks derives tags from masks, but {root} has none. Fix: give tags=FILE or masks=FOLDER"
             )
         tags = "masks"
-        source |= {"tags": "derived from the masks", "tag_count": source["mask_count"]}
+        source |= {"tag_source": "derived from the masks", "tag_count": source["mask_count"]}
     elif table is not None:
         matched = match_tags(table, list(listing.images), complain)
         values = tag_values(table, labels, complain)
         tags = [values[matched[name]] if name in matched else None for name in names]
-        source |= {"tags": table.source, "tag_count": sum(row is not None for row in tags)}
+        source |= {"tag_source": table.source, "tag_count": sum(row is not None for row in tags)}
     return ImageSet(
         labels,
         names,
@@ -290,11 +290,10 @@ def _listed_name(text: str, images: dict[str, str]) -> str | None:
     return None
 
 
-def _tag_table(settings: DataSettings, listing: Listing) -> TagTable | None:
+def _tag_table(settings: DataSettings, layout: str, listing: Listing) -> TagTable | None:
     """Tags from where the settings say, or from one folder per tag where there is nothing else; None without tags."""
     root = Path(settings.root)
-    folders = None
-    if settings.tags is None and listing.masks is None:
+    if settings.tags is None and listing.masks is None and layout == "folder":
         folders = _folder_tags(settings, listing)
         return folders if all(tags for tags in folders.rows.values()) else None
     if settings.tags in (None, "masks"):

@@ -11,8 +11,9 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-from PIL import Image, ImageFile, ImageOps
+from PIL import Image, ImageFile
 
+from maskwright.data.finding import Finding, FindingError
 from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
@@ -87,26 +88,32 @@ def read_image(path: str | Path, tolerant: bool = False) -> np.ndarray:
     """
     try:
         return _decode(path)
-    except DataError:
+    except FindingError:
         raise
-    except FileNotFoundError:
-        raise DataError(f"{path}: image does not exist") from None
     except DECODE_ERRORS as error:
         if not (tolerant and is_truncation(error)):
-            fix = "replace the file, leave it out, or give data.options.tolerant=true to decode what there is"
-            fix = fix if is_truncation(error) else "replace the file or leave it out"
-            raise DataError(f"{path}: image cannot be read ({error}). Fix: {fix}") from error
+            raise image_error(path, error) from error
     with _tolerant_lock:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
             return _decode(path)
         except DECODE_ERRORS as error:
-            raise DataError(f"{path}: image cannot be read even in part ({error}). Fix: replace the file") from error
+            raise image_error(path, error) from error
         finally:
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def is_truncation(error: BaseException) -> bool:
+def image_error(path: str | Path, error: Exception) -> FindingError:
+    """The error for an image whose decoder raised one."""
+    if isinstance(error, FileNotFoundError):
+        return FindingError(Finding("error", "image does not exist", [str(path)], kind="image-missing"))
+    fix, kind = "replace the file or leave it out", "image-unreadable"
+    if is_truncation(error):
+        fix, kind = f"{fix}, or give data.options.tolerant=true to decode what there is", "image-truncated"
+    return FindingError(Finding("error", f"image cannot be read ({error})", [str(path)], fix=fix, kind=kind))
+
+
+def is_truncation(error: BaseException | None) -> bool:
     """Whether a decoder's error says that the file ends too early."""
     return any(word in str(error).lower() for word in ("truncated", "broken data stream", "unrecognized data stream"))
 
@@ -122,7 +129,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
             width, height = picture.size
             turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
     except DECODE_ERRORS as error:
-        raise DataError(f"{path}: image cannot be read ({error})") from error
+        raise image_error(path, error) from error
     return (width, height) if turned else (height, width)
 
 
@@ -134,9 +141,9 @@ def orientation(path: str | Path) -> int:
 
 
 def turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """`(H, W)` pixels as stored -> as displayed under an EXIF orientation of 1 to 8."""
+    """`(H, W)` or `(H, W, 3)` pixels as stored -> as displayed under an EXIF orientation of 1 to 8."""
     if orientation in (5, 7):
-        array = array.T
+        array = array.swapaxes(0, 1)
     turns = {3: 2, 6: -1, 7: 2, 8: 1}.get(orientation, 0)
     array = np.rot90(array, turns)
     if orientation == 2:
@@ -168,24 +175,37 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], image: str | Path, path: s
         return mask
     if mask.shape == tuple(size)[::-1] and orientation(image) >= 5:
         return turn(mask, orientation(image))
-    raise DataError(
-        f"{path}: mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image} is {size[1]}x{size[0]}. "
-        "Expected the same size. Fix: resize the mask without interpolation (nearest) or use the image it was drawn on"
+    raise FindingError(
+        Finding(
+            "error",
+            f"mask is {mask.shape[1]}x{mask.shape[0]} pixels, its image {image} is {size[1]}x{size[0]}",
+            [str(path)],
+            expected="the same size",
+            fix="resize the mask without interpolation (nearest), or use the image it was drawn on",
+            kind="mask-size",
+        )
     )
 
 
 def _decode(path: str | Path) -> np.ndarray:
     with Image.open(path) as picture:
         picture.load()
+        side = picture.getexif().get(ORIENTATION, 1)
         if picture.mode.startswith("I"):
             grey = np.clip(np.array(picture).astype(np.int64) // 257, 0, 255).astype(np.uint8)
-            turned = ImageOps.exif_transpose(picture)
-            if turned is not picture:
-                grey = turn(grey, picture.getexif().get(ORIENTATION, 1))
-            return np.repeat(grey[..., None], 3, axis=2)
+            return np.repeat(turn(grey, side)[..., None], 3, axis=2)
         if picture.mode == "F":
-            raise DataError(f"{path}: image has floating-point pixels. Expected 8 or 16 bit. Fix: convert the file")
-        return np.array(ImageOps.exif_transpose(picture).convert("RGB"))
+            finding = Finding(
+                "error",
+                "image has floating-point pixels",
+                [str(path)],
+                expected="8 or 16 bit",
+                fix="convert the file",
+                kind="image-mode",
+            )
+            raise FindingError(finding)
+        image = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
+    return image if side == 1 else turn(image, side)
 
 
 class ImageSet:
@@ -224,7 +244,7 @@ class ImageSet:
         self.label_map = label_map
         self.source = source or {}
         self.tolerant = tolerant
-        self._tags = tags
+        self.given_tags = tags
         self._derived: dict[int, tuple[int, ...] | None] = {}
         self._warned = False
 
@@ -243,7 +263,7 @@ class ImageSet:
         image = self._image(index)
         size = image.shape[0], image.shape[1]
         mask = self.mask(index, size) if with_mask else None
-        if mask is not None and self._tags == "masks":
+        if mask is not None and self.given_tags == "masks":
             self._derived[index] = self.labels.tags_in(mask)
         saliency = None
         if self.saliency is not None:
@@ -266,8 +286,8 @@ class ImageSet:
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         """Label values said to be in one image, ascending; None where nobody said."""
-        if not isinstance(self._tags, str):
-            return self._tags[index]
+        if not isinstance(self.given_tags, str):
+            return self.given_tags[index]
         if index not in self._derived:
             path = self.masks[index]
             mask = None if path is None else read_mask(path, self.label_map)
@@ -285,17 +305,15 @@ class ImageSet:
 
     def _image(self, index: int) -> np.ndarray:
         path = self.images[index]
-        if not self.tolerant:
-            return read_image(path)
         try:
             return read_image(path)
         except DataError as error:
-            if not is_truncation(error):
+            if not self.tolerant or not is_truncation(error.__cause__):
                 raise
         if not self._warned:
             self._warned = True
             warnings.warn(
-                f"{path}: truncated image, decoded as far as it goes; others are too without a word", stacklevel=3
+                f"{path}: truncated image, decoded as far as it goes; further ones are not reported", stacklevel=3
             )
         return read_image(path, tolerant=True)
 

@@ -9,7 +9,7 @@ from pathlib import Path
 import numpy as np
 from PIL import Image
 
-from maskwright.data.finding import Finding
+from maskwright.data.finding import Finding, FindingError
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
@@ -42,12 +42,15 @@ def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None) -> n
     if label_map is not None:
         return _mapped(values, label_map, path, colours)
     if colours:
-        raise DataError(_colour_text(path, values))
+        raise _colour_error(path, values)
     if values.dtype != np.uint8:
         if values.size and (values.max() > 255 or values.min() < 0):
-            raise DataError(
-                f"{path}: mask has {describe_values(values)}. Expected label values 0 to 255. "
-                "Fix: give label_map with the label value of each value in the file"
+            raise _error(
+                path,
+                "mask-values",
+                f"mask has {describe_values(values)}",
+                "label values 0 to 255",
+                "give label_map with the label value of each value in the file",
             )
         values = values.astype(np.uint8)
     return values
@@ -118,7 +121,7 @@ def check_values(mask: np.ndarray, labels: LabelSpace, path: str | Path) -> None
         DataError: a value that is neither a class nor ignored.
     """
     if not allowed_values(labels)[mask].all():
-        raise DataError(range_finding(np.bincount(mask.ravel(), minlength=256), labels, [str(path)]).text())
+        raise FindingError(range_finding(np.bincount(mask.ravel(), minlength=256), labels, [str(path)]))
 
 
 def range_finding(counts: np.ndarray, labels: LabelSpace, files: list[str], count: int = 1) -> Finding:
@@ -155,6 +158,7 @@ def range_finding(counts: np.ndarray, labels: LabelSpace, files: list[str], coun
         count,
         expected=f"0 to {last} ({labels.names[0]} to {labels.names[last]}) or {labels.ignore_index} (ignored)",
         fix=fix,
+        kind="mask-range",
     )
 
 
@@ -171,9 +175,12 @@ def _file_values(path: str | Path) -> tuple[np.ndarray, bool]:
     try:
         with Image.open(path) as picture:
             if picture.format in ("JPEG", "MPO"):
-                raise DataError(
-                    f"{path}: mask is a JPEG, whose compression changes label values. Expected palette or grey PNG. "
-                    "Fix: save the masks anew as PNG from their source"
+                raise _error(
+                    path,
+                    "mask-jpeg",
+                    "mask is a JPEG, whose compression changes label values",
+                    "palette or grey PNG",
+                    "save the masks anew as PNG from their source",
                 )
             if picture.mode in ("1", "L", "P"):
                 return np.array(picture, dtype=np.uint8), False
@@ -188,10 +195,16 @@ def _file_values(path: str | Path) -> tuple[np.ndarray, bool]:
     except DataError:
         raise
     except FileNotFoundError:
-        raise DataError(f"{path}: mask does not exist") from None
+        raise _error(path, "mask-missing", "mask does not exist") from None
     except DECODE_ERRORS as error:
-        raise DataError(f"{path}: mask cannot be read ({error}). Fix: replace the file or leave it out") from error
-    raise DataError(f"{path}: mask has pixels of the kind {mode!r}. Expected palette or grey PNG")
+        raise _error(
+            path, "mask-unreadable", f"mask cannot be read ({error})", fix="replace the file or leave it out"
+        ) from error
+    raise _error(path, "mask-mode", f"mask has pixels of the kind {mode!r}", "palette or grey PNG", "convert the masks")
+
+
+def _error(path: str | Path, kind: str, what: str, expected: str = "", fix: str = "") -> FindingError:
+    return FindingError(Finding("error", what, [str(path)], expected=expected, fix=fix, kind=kind))
 
 
 def _mapped(values: np.ndarray, label_map: Mapping[int, int], path: str | Path, colours: bool) -> np.ndarray:
@@ -212,23 +225,29 @@ def _mapped(values: np.ndarray, label_map: Mapping[int, int], path: str | Path, 
     unlisted = labels < 0
     if unlisted.any():
         if colours:
-            raise DataError(_colour_text(path, values[unlisted], "that label_map does not list"))
-        raise DataError(
-            f"{path}: mask has {describe_values(values[unlisted])} that label_map does not list. "
-            "Expected every value of the file in label_map. Fix: add them, with 255 for pixels to ignore"
+            raise _colour_error(path, values[unlisted], "that label_map does not list")
+        raise _error(
+            path,
+            "mask-unlisted",
+            f"mask has {describe_values(values[unlisted])} that label_map does not list",
+            "every value of the file in label_map",
+            "add them, with 255 for pixels to ignore",
         )
     return labels.astype(np.uint8)
 
 
-def _colour_text(path: str | Path, values: np.ndarray, why: str = "instead of label values") -> str:
+def _colour_error(path: str | Path, values: np.ndarray, why: str = "instead of label values") -> FindingError:
     found, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_SHOWN]
     shown = ", ".join(f"0x{found[index]:06X} ({counts[index]} pixels)" for index in order)
     more = f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else ""
-    return (
-        f"{path}: mask has colours {why}: {shown}{more}. Expected palette or grey PNG whose values are label values. "
-        "Fix: convert the masks, or give label_map with the label value of every colour, as in "
-        "label_map='{0x000000: 0, 0x800000: 1}'"
+    return _error(
+        path,
+        "mask-colours",
+        f"mask has colours {why}: {shown}{more}",
+        "palette or grey PNG whose values are label values",
+        "convert the masks, or give label_map with the label value of every colour, as in "
+        "label_map='{0x000000: 0, 0x800000: 1}'",
     )
 
 

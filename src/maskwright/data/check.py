@@ -1,0 +1,359 @@
+"""What is wrong with a set of images and labels, found before an hour is lost: `maskwright data check`."""
+
+from __future__ import annotations
+
+from collections.abc import Iterable, Sequence
+from dataclasses import dataclass, field
+
+import numpy as np
+
+from maskwright.config import DataSettings
+from maskwright.data import READERS, Dataset, reader_name
+from maskwright.data.finding import Complain, Finding, FindingError, Level, number_of
+from maskwright.data.folder import open_folder, open_voc
+from maskwright.data.masks import range_finding
+from maskwright.data.sample import LabelSpace
+from maskwright.data.scan import Record, scan
+from maskwright.errors import DataError
+
+TOGETHER_AT_LEAST = 3  # images with a tag, before "always together" means anything
+SHOWN_PAIRS = 20
+
+__all__ = ["Finding", "check", "report"]
+
+
+@dataclass
+class SplitSummary:
+    """What one split holds, added up image by image.
+
+    Args:
+        split: its name.
+        labels: of the set.
+        pixels: `(256,)` pixels of each label value, over masks whose values all mean something.
+        with_pixels: `(256,)` images whose mask has each value.
+        together: `(K, K)` images tagged with both, over `labels.foreground`.
+        examples: for each problem's kind its first finding, its files and how many there are.
+    """
+
+    split: str
+    labels: LabelSpace
+    images: int = 0
+    masks: int = 0
+    tagged: int = 0
+    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    with_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    together: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
+    out_of_range: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
+    binary: int = 0
+    unlabelled: list[str] = field(default_factory=list)
+    untagged: list[str] = field(default_factory=list)
+    unmasked: list[str] = field(default_factory=list)
+    tag_without_pixels: dict[int, list[str]] = field(default_factory=dict)
+    pixels_without_tag: dict[int, list[str]] = field(default_factory=dict)
+    digests: dict[bytes, list[str]] = field(default_factory=dict)
+    names: set[str] = field(default_factory=set)
+    examples: dict[str, tuple[Finding, list[str]]] = field(default_factory=dict)
+    tags_derived: bool = False
+
+    @property
+    def tag_counts(self) -> np.ndarray:
+        return np.diagonal(self.together)
+
+
+def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[Finding]:
+    """What is wrong with a set, and what is in it; every image and mask is read once.
+
+    Args:
+        settings: as for `open_dataset`.
+        splits: names of splits, the one that is trained on first; by default the settings' `train` and `val`.
+
+    Returns:
+        Findings: errors first, then warnings, then the tables of what is there. Where any is an error, training or the
+        scores after it would be wrong.
+    """
+    findings: list[Finding] = []
+    summaries: list[SplitSummary] = []
+    for split in dict.fromkeys(splits or (settings.train, settings.val)):
+        try:
+            dataset = _open(settings, split, findings.append)
+        except FindingError as error:
+            findings.append(error.finding or Finding("error", str(error)))
+            continue
+        except DataError as error:
+            findings.append(Finding("error", str(error)))
+            continue
+        summary = SplitSummary(split, dataset.labels)
+        tags = len(dataset.labels.foreground)
+        summary.together = np.zeros((tags, tags), np.int64)
+        summary.tags_derived = dataset.source.get("tag_source") in (None, "masks", "derived from the masks")
+        for record in scan(dataset):
+            _add(summary, record)
+        findings += _problems(summary)
+        findings += _coverage(summary, training=not summaries, source=dataset.source)
+        findings += _classes(summary, training=not summaries)
+        findings += _tags(summary, training=not summaries)
+        if len(dataset):
+            findings.append(_table(summary, dataset.source))
+        summaries.append(summary)
+    findings += _between(summaries)
+    once = {(finding.level, finding.what, *finding.files): finding for finding in reversed(findings)}
+    order = {"error": 0, "warning": 1, "info": 2}
+    return sorted(reversed(once.values()), key=lambda finding: order[finding.level])
+
+
+def report(findings: Iterable[Finding]) -> str:
+    """Findings as plain text that ends with the verdict."""
+    findings = list(findings)
+    blocks = []
+    for finding in findings:
+        lines = [f"{finding.level.upper()}: {finding.what}"]
+        if finding.files:
+            more = finding.count - len(finding.files)
+            lines.append(f"  in: {', '.join(finding.files)}" + (f" and {more} more" if more > 0 else ""))
+        if finding.expected:
+            lines.append(f"  expected: {finding.expected}")
+        if finding.fix:
+            lines.append(f"  fix: {finding.fix}")
+        blocks.append("\n".join(lines))
+    errors = sum(finding.level == "error" for finding in findings)
+    warnings = sum(finding.level == "warning" for finding in findings)
+    verdict = f"{number_of(errors, 'error')}, {number_of(warnings, 'warning')}"
+    blocks.append(f"{verdict}: " + ("training would be wrong" if errors else "fit to train on"))
+    return "\n\n".join(blocks) + "\n"
+
+
+def _open(settings: DataSettings, split: str, complain: Complain) -> Dataset:
+    reader = READERS[reader_name(settings)]
+    if reader is open_voc:
+        return open_voc(settings, split, complain)
+    if reader is open_folder:
+        return open_folder(settings, split, complain)
+    return reader(settings, split)
+
+
+def _add(summary: SplitSummary, record: Record) -> None:
+    """Add one image to the sums."""
+    labels = summary.labels
+    summary.images += 1
+    summary.names.add(record.name)
+    if record.digest:
+        summary.digests.setdefault(record.digest, []).append(record.name)
+    for problem in record.problems:
+        _, files = summary.examples.setdefault(problem.kind, (problem, []))
+        files += problem.files
+    if record.tags is None:
+        summary.untagged.append(record.name)
+    else:
+        summary.tagged += 1
+        vector = labels.tag_vector(record.tags).astype(bool)
+        summary.together[np.ix_(vector, vector)] += 1
+    if not record.has_mask:
+        summary.unmasked.append(record.name)
+        if record.tags is None:
+            summary.unlabelled.append(record.name)
+    if record.counts is None:
+        return
+    summary.masks += 1
+    if any(problem.kind == "mask-range" for problem in record.problems):
+        summary.out_of_range += record.counts
+        return
+    summary.binary += record.values == (0, 255)
+    summary.pixels += record.counts
+    summary.with_pixels += record.counts > 0
+    if record.tags is not None and not summary.tags_derived:
+        seen = {value for value in record.values if value in labels.foreground}
+        for value in set(record.tags) - seen:
+            summary.tag_without_pixels.setdefault(value, []).append(record.name)
+        for value in seen - set(record.tags):
+            summary.pixels_without_tag.setdefault(value, []).append(record.name)
+
+
+def _problems(summary: SplitSummary) -> list[Finding]:
+    """One finding for each kind of problem that single files have."""
+    found = []
+    for kind, (first, files) in summary.examples.items():
+        count = len(files)
+        if kind == "mask-range":
+            found.append(range_finding(summary.out_of_range, summary.labels, files, count))
+            continue
+        what = first.what if count == 1 else f"{count} files in {summary.split}; of the first: {first.what}"
+        found.append(Finding(first.level, what, files, count, first.expected, first.fix, kind))
+    return found
+
+
+def _coverage(summary: SplitSummary, training: bool, source: dict) -> list[Finding]:
+    """Images that lack masks or tags, and masks that hold too little."""
+    found: list[Finding] = []
+    split, images = summary.split, summary.images
+    whole = number_of(images, "image")
+    if not images:
+        return [Finding("error" if training else "warning", f"{split} has no images", kind="no-images")]
+    if len(summary.unlabelled) == images and training:
+        fix = "give masks=FOLDER or tags=FILE"
+        found.append(Finding("error", f"no image of {split} has a mask or tags", fix=fix, kind="no-labels"))
+    elif summary.unlabelled and training:
+        what = f"{len(summary.unlabelled)} of {whole} of {split} have neither a mask nor tags"
+        fix = "label them, or leave them out of the split"
+        found.append(Finding("warning", what, summary.unlabelled, len(summary.unlabelled), fix=fix, kind="unlabelled"))
+    if len(summary.unmasked) == images and not training:
+        found.append(Finding("info", f"no image of {split} has a mask: scores cannot be measured", kind="no-masks"))
+    elif len(summary.unmasked) < images and summary.unmasked:
+        what = f"{len(summary.unmasked)} of {whole} of {split} have no mask"
+        fix = f"add them to {source.get('masks')}, unless tags or pseudo-masks are to stand for them"
+        found.append(Finding("warning", what, summary.unmasked, len(summary.unmasked), fix=fix, kind="no-mask"))
+    if source.get("tag_source") and not summary.tags_derived and summary.untagged:
+        none = len(summary.untagged) == images
+        level: Level = "error" if none and training and len(summary.unmasked) == images else "warning"
+        what = f"{len(summary.untagged)} of {whole} of {split} are not in {source['tag_source']}"
+        expected = "a row for every image, with an empty list where no tag applies"
+        files, count = summary.untagged, len(summary.untagged)
+        found.append(Finding(level, what, files, count, expected, "add rows for them", "no-tags"))
+    if summary.masks:
+        found += _content(summary, training)
+    return found
+
+
+def _content(summary: SplitSummary, training: bool) -> list[Finding]:
+    """Masks that are readable and yet teach nothing."""
+    labels = summary.labels
+    present = np.flatnonzero(summary.pixels[: labels.num_classes])
+    if summary.binary and summary.binary == summary.masks and labels.ignore_index == 255 and labels.num_classes > 1:
+        return [
+            Finding(
+                "error",
+                f"all {summary.masks} masks of {summary.split} hold only the values 0 and 255, and 255 is ignored: "
+                f"nothing but {labels.names[0]} would be learned",
+                expected=f"values 0 to {labels.num_classes - 1}",
+                fix="for 0/255 masks give label_map='{0: 0, 255: 1}'",
+                kind="mask-binary",
+            )
+        ]
+    if labels.num_classes > 1 and len(present) < 2 and "mask-range" not in summary.examples:
+        only = f"only {labels.names[present[0]]}" if len(present) else "no class, every pixel is ignored"
+        level: Level = "error" if training else "warning"
+        what = f"the {summary.masks} masks of {summary.split} hold {only}"
+        return [Finding(level, what, expected="two classes or more", fix="look at the masks", kind="mask-constant")]
+    return []
+
+
+def _classes(summary: SplitSummary, training: bool) -> list[Finding]:
+    """Classes that never occur, and classes that masks and tags disagree on."""
+    labels, split = summary.labels, summary.split
+    found = []
+    if summary.masks:
+        absent = [name for value, name in enumerate(labels.names) if not summary.pixels[value]]
+        if absent and len(absent) < labels.num_classes:
+            what = f"{len(absent)} of {labels.num_classes} classes are in no mask of {split}: {', '.join(absent)}"
+            fix = "add images with them, or drop them from the classes" if training else "add images with them"
+            then = "" if training else "; their IoU cannot be measured"
+            found.append(Finding("warning", what + then, count=len(absent), fix=fix, kind="class-empty"))
+    if summary.tagged and not summary.tags_derived:
+        counts = summary.tag_counts
+        absent = [name for name, count in zip(labels.tag_names, counts) if not count]
+        if absent:
+            what = f"{len(absent)} of {len(labels.tag_names)} tags are on no image of {split}: {', '.join(absent)}"
+            fix = "tag images with them, or drop them from the classes"
+            level: Level = "error" if training and len(absent) == len(counts) and not summary.masks else "warning"
+            found.append(Finding(level, what, count=len(absent), fix=fix, kind="tag-empty"))
+    for pairs, what, kind in (
+        (summary.tag_without_pixels, "tagged, but without a pixel in the mask", "tag-without-pixels"),
+        (summary.pixels_without_tag, "in the mask, but not tagged", "pixels-without-tag"),
+    ):
+        if not pairs:
+            continue
+        names = sorted({name for images in pairs.values() for name in images})
+        classes = ", ".join(
+            f"{labels.names[value]} ({number_of(len(images), 'image')})" for value, images in sorted(pairs.items())
+        )
+        fix = "correct the tags or the masks; tags=masks derives tags that agree"
+        found.append(Finding("warning", f"{split}: {what}: {classes}", names, len(names), fix=fix, kind=kind))
+    return found
+
+
+def _tags(summary: SplitSummary, training: bool) -> list[Finding]:
+    """Tags that a classifier cannot tell apart: always on, always together, or two spellings of one word."""
+    if not training or not summary.tagged:
+        return []
+    found = []
+    names, counts = summary.labels.tag_names, summary.tag_counts
+    everywhere = [name for name, count in zip(names, counts) if count == summary.tagged]
+    if everywhere and summary.tagged >= TOGETHER_AT_LEAST:
+        what = f"on every tagged image: {', '.join(everywhere)}; the classifier sees no image without"
+        fix = "add images without, or make it part of the background"
+        found.append(Finding("warning", what, count=len(everywhere), fix=fix, kind="tag-always"))
+    pairs = []
+    for first, second in np.argwhere(summary.together == counts[:, None]):
+        mutual = summary.together[second, first] == counts[second]
+        if first == second or counts[first] < TOGETHER_AT_LEAST or (mutual and first > second):
+            continue
+        if names[second] in everywhere:
+            continue
+        relation = "never one without the other" if mutual else f"{names[second]} also without"
+        pairs.append(f"`{names[first]}` always with `{names[second]}` ({counts[first]} images, {relation})")
+    if pairs:
+        more = f" and {len(pairs) - SHOWN_PAIRS} more pairs" if len(pairs) > SHOWN_PAIRS else ""
+        what = (
+            f"tags that always occur together: {', '.join(pairs[:SHOWN_PAIRS])}{more}; masks made from tags merge them"
+        )
+        fix = "add images of the one without the other, or masks for some of them"
+        found.append(Finding("warning", what, count=len(pairs), fix=fix, kind="tag-together"))
+    spellings: dict[str, list[str]] = {}
+    for name in names:
+        spellings.setdefault("".join(filter(str.isalnum, name.casefold())), []).append(name)
+    alike = [" and ".join(map(repr, group)) for group in spellings.values() if len(group) > 1]
+    if alike:
+        what = f"tags that differ only in case, blanks or dashes: {', '.join(alike)}"
+        found.append(Finding("warning", what, count=len(alike), fix="choose one spelling", kind="tag-spelling"))
+    return found
+
+
+def _between(summaries: list[SplitSummary]) -> list[Finding]:
+    """Images that are in the set more than once."""
+    found = []
+    for summary in summaries:
+        groups = [names for names in summary.digests.values() if len(names) > 1]
+        if groups:
+            files = [" = ".join(names[:3]) for names in groups]
+            what = f"{number_of(len(groups), 'image')} of {summary.split} occur more than once under different names, byte for byte"
+            found.append(Finding("warning", what, files, len(files), fix="keep one of each", kind="duplicate"))
+    for index, first in enumerate(summaries):
+        for second in summaries[index + 1 :]:
+            shared = sorted(first.names & second.names)
+            fix = f"take them out of {first.split} or {second.split}; scores on images trained on say little"
+            if shared:
+                what = f"{number_of(len(shared), 'image')} in both {first.split} and {second.split}"
+                found.append(Finding("error", what, shared, len(shared), fix=fix, kind="split-overlap"))
+            same = [
+                f"{names[0]} = {second.digests[digest][0]}"
+                for digest, names in first.digests.items()
+                if digest in second.digests and not set(names) & set(second.digests[digest])
+            ]
+            if same:
+                what = f"{number_of(len(same), 'image')} of {first.split} also in {second.split} under another name, byte for byte"
+                found.append(Finding("warning", what, same, len(same), fix=fix, kind="split-duplicate"))
+    return found
+
+
+def _table(summary: SplitSummary, source: dict) -> Finding:
+    """Class frequencies of a split, as an aligned table."""
+    labels = summary.labels
+    total = max(1, int(summary.pixels[: labels.num_classes].sum()))
+    width = max(map(len, labels.names))
+    width = max(width, len("(ignored)"))
+    lines = [
+        f"{summary.split}: {number_of(summary.images, 'image')}, {number_of(summary.masks, 'readable mask')}, tags for {summary.tagged}",
+        *(f"  {key}: {source[key]}" for key in ("split_source", "classes", "masks", "tag_source") if source.get(key)),
+        f"  {'class':{width}}  pixels %   in masks     tagged",
+    ]
+    tags = dict(zip(labels.foreground, summary.tag_counts.tolist()))
+    for value, name in enumerate(labels.names):
+        share = f"{100 * summary.pixels[value] / total:8.3f}" if summary.masks else f"{'-':>8}"
+        images = f"{summary.with_pixels[value]}" if summary.masks else "-"
+        tagged = f"{tags[value]}" if summary.tagged and value in tags else "-"
+        lines.append(f"  {name:{width}}  {share}  {images:>9}  {tagged:>9}")
+    if summary.masks and 0 <= labels.ignore_index < 256:
+        ignored = 100 * summary.pixels[labels.ignore_index] / max(1, int(summary.pixels.sum()))
+        lines.append(
+            f"  {'(ignored)':{width}}  {ignored:8.3f}  {summary.with_pixels[labels.ignore_index]:>9}  {'-':>9}"
+        )
+    return Finding("info", "\n".join(lines), count=summary.images, kind="table")

@@ -1,0 +1,182 @@
+"""One pass over the images and masks of a split, which the data check draws its findings from."""
+
+from __future__ import annotations
+
+import hashlib
+import io
+import os
+from collections.abc import Iterator
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass, field
+
+import numpy as np
+from PIL import Image
+
+from maskwright.data import Dataset
+from maskwright.data.finding import Finding, FindingError
+from maskwright.data.images import ORIENTATION, ImageSet, image_error, image_size
+from maskwright.data.masks import DECODE_ERRORS, allowed_values, range_finding, read_mask
+from maskwright.data.sample import LabelSpace
+
+CHUNK = 2048  # images in flight, so that memory does not grow with the set
+SMALL_SIDE = 32  # pixels; the deepest feature map of most networks is one pixel there
+
+
+@dataclass
+class Record:
+    """What one example shows.
+
+    Args:
+        name: of the example.
+        digest: of the image file, or of its pixels where there is no file.
+        size: `(height, width)` in pixels after EXIF orientation; None where unreadable.
+        has_mask: whether there is a mask, readable or not.
+        counts: `(256,)` pixels of each label value; None where there is no readable mask.
+        values: label values that occur.
+        tags: as given; None where nobody said.
+        problems: findings in this example alone.
+    """
+
+    name: str
+    digest: bytes = b""
+    size: tuple[int, int] | None = None
+    has_mask: bool = False
+    counts: np.ndarray | None = None
+    values: tuple[int, ...] = ()
+    tags: tuple[int, ...] | None = None
+    problems: list[Finding] = field(default_factory=list)
+
+
+def scan(dataset: Dataset) -> Iterator[Record]:
+    """A `Record` of every example, in order; images are read whole, by a few threads."""
+
+    def inspect(index: int) -> Record:
+        return inspect_files(dataset, index) if isinstance(dataset, ImageSet) else inspect_sample(dataset, index)
+
+    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
+        for start in range(0, len(dataset), CHUNK):
+            yield from pool.map(inspect, range(start, min(start + CHUNK, len(dataset))))
+
+
+def inspect_sample(dataset: Dataset, index: int) -> Record:
+    """The record of an example that has no files."""
+    sample = dataset[index]
+    digest = hashlib.blake2b(sample.image.tobytes(), digest_size=16).digest()
+    record = Record(sample.name, digest, sample.image.shape[:2], sample.mask is not None, tags=sample.tags)
+    if sample.mask is not None:
+        _count(record, sample.mask, dataset.labels, sample.name)
+    return record
+
+
+def inspect_files(dataset: ImageSet, index: int) -> Record:
+    """The record of an example on disk."""
+    record = Record(dataset.names[index])
+    side = _inspect_image(record, dataset.images[index], dataset.tolerant)
+    path = dataset.masks[index]
+    if path is not None:
+        record.has_mask = True
+        try:
+            mask = read_mask(path, dataset.label_map)
+        except FindingError as error:
+            if error.finding is not None:
+                record.problems.append(error.finding)
+        else:
+            _count(record, mask, dataset.labels, path)
+            _compare(record, mask.shape, side, path, dataset.images[index])
+    if not isinstance(dataset.given_tags, str):
+        record.tags = dataset.given_tags[index]
+    elif record.counts is not None:
+        record.tags = tuple(value for value in record.values if value in dataset.labels.foreground)
+    saliency = None if dataset.saliency is None else dataset.saliency[index]
+    if saliency is not None and record.size is not None:
+        _inspect_saliency(record, saliency)
+    return record
+
+
+def _inspect_image(record: Record, path: str, tolerant: bool) -> int:
+    """Fill in what an image file shows; its EXIF orientation."""
+    side = 1
+    try:
+        with open(path, "rb") as stream:
+            content = stream.read()
+        record.digest = hashlib.blake2b(content, digest_size=16).digest()
+        with Image.open(io.BytesIO(content)) as picture:
+            side = picture.getexif().get(ORIENTATION, 1)
+            width, height = picture.size
+            record.size = (width, height) if side in (5, 6, 7, 8) else (height, width)
+            # An eighth of the size needs the whole file read, so finds it truncated, at a third of the time.
+            picture.draft("L", (max(1, width // 8), max(1, height // 8)))
+            picture.load()
+            if picture.mode == "F":
+                problem = "image has floating-point pixels"
+                record.problems.append(Finding("error", problem, [path], fix="convert the file", kind="image-mode"))
+    except DECODE_ERRORS as error:
+        finding = image_error(path, error).finding
+        if finding is not None:
+            finding.level = "warning" if tolerant and finding.kind == "image-truncated" else "error"
+            record.problems.append(finding)
+    if record.size is not None and min(record.size) < SMALL_SIDE:
+        record.problems.append(
+            Finding(
+                "warning",
+                f"image has a side shorter than {SMALL_SIDE} pixels ({record.size[1]}x{record.size[0]})",
+                [path],
+                fix="enlarge it, or leave it out; networks see next to nothing in it",
+                kind="image-small",
+            )
+        )
+    return side
+
+
+def _count(record: Record, mask: np.ndarray, labels: LabelSpace, path: str) -> None:
+    record.counts = np.bincount(mask.ravel(), minlength=256)
+    record.values = tuple(np.flatnonzero(record.counts).tolist())
+    if not allowed_values(labels)[list(record.values)].all():
+        record.problems.append(range_finding(record.counts, labels, [path]))
+    elif record.values == (labels.ignore_index,):
+        problem = f"every pixel of the mask is ignored ({labels.ignore_index})"
+        record.problems.append(
+            Finding("warning", problem, [path], fix="leave the image out, or label it", kind="mask-ignored")
+        )
+
+
+def _compare(record: Record, shape: tuple[int, ...], side: int, path: str, image: str) -> None:
+    """Findings about the size of a mask beside its image."""
+    if record.size is None:
+        return
+    if shape != record.size and not (side in (5, 6, 7, 8) and shape == record.size[::-1]):
+        record.problems.append(
+            Finding(
+                "error",
+                f"mask is {shape[1]}x{shape[0]} pixels, its image {image} is {record.size[1]}x{record.size[0]}",
+                [path],
+                expected="the same size",
+                fix="resize the mask without interpolation (nearest), or use the image it was drawn on",
+                kind="mask-size",
+            )
+        )
+    elif side in (2, 3, 4) or (side in (5, 6, 7, 8) and shape[0] == shape[1]):
+        record.problems.append(
+            Finding(
+                "warning",
+                f"image is turned by EXIF orientation {side}, and the size of its mask does not tell whether it is too",
+                [image],
+                expected="a mask of the image as displayed",
+                fix="look at one; if the mask is of the pixels as stored, save the images without the EXIF entry",
+                kind="orientation",
+            )
+        )
+
+
+def _inspect_saliency(record: Record, path: str) -> None:
+    try:
+        size = image_size(path)
+    except FindingError as error:
+        if error.finding is not None:
+            record.problems.append(error.finding)
+        return
+    if record.size is not None and sorted(size) != sorted(record.size):
+        problem = f"saliency map is {size[1]}x{size[0]} pixels, its image is {record.size[1]}x{record.size[0]}"
+        record.problems.append(
+            Finding("error", problem, [path], expected="the same size", fix="resize it", kind="saliency-size")
+        )
