@@ -336,7 +336,13 @@ def _without(value: Any) -> Any:
 
 
 def _data_facts(dataset: Any) -> dict[str, Any]:
-    return {"source": dataset.source, "labels": fingerprint(dataset.labels.to_dict()), "content": dataset.fingerprint()}
+    from maskwright.data.content import content_hash
+
+    return {
+        "source": dataset.source,
+        "labels": fingerprint(dataset.labels.to_dict()),
+        "content": content_hash(dataset),
+    }
 
 
 def _silent(line: str) -> None:
