@@ -9,6 +9,7 @@ import math
 from collections.abc import Callable, Sequence
 from typing import Any
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
@@ -86,11 +87,20 @@ class TimmBackbone(Backbone):
             mean, std = (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels
         super().__init__(name, info.channels(), info.reduction(), mean, std)
         self.network = network
+        self.settings = settings
+        self.in_channels = in_channels
         self.multiple = multiple
+        self.image_size: tuple[int, ...] | None = None
         self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, images: Tensor) -> list[Tensor]:
         height, width = images.shape[-2:]
+        if self.image_size and (height, width) != self.image_size:
+            raise RecipeError(
+                f"backbone {self.name} takes images of {self.image_size[0]}x{self.image_size[1]} pixels only, found "
+                f"{height}x{width}; crop or resize to that size, build it with img_size=[{height}, {width}], "
+                "or take another backbone"
+            )
         below, right = -height % self.multiple, -width % self.multiple
         if below or right:
             images = F.pad(images, (0, right, 0, below))
@@ -172,7 +182,9 @@ def create_backbone(
         _set_dilations(name, network, dilations)
     if "out_indices" not in options:
         _spread_taps(network)
-    backbone = TimmBackbone(name, network, in_channels=in_channels, multiple=pad_to or _needed_multiple(network))
+    backbone = TimmBackbone(name, network, in_channels=in_channels, multiple=pad_to or 1)
+    if pad_to is None:
+        _find_multiple(backbone)
     finish(backbone)
     return backbone
 
@@ -256,7 +268,7 @@ def _set_dilations(name: str, network: nn.Module, dilations: Sequence[int] | Non
         convolutions = [
             (layer, 1 if number == 0 else dilation)
             for stage, dilation in zip(stages, dilations, strict=True)
-            for number, block in enumerate(stage)  # type: ignore[arg-type]
+            for number, block in enumerate(stage)
             for layer in block.modules()
             if isinstance(layer, nn.Conv2d)
         ]
@@ -278,10 +290,38 @@ def _spread_taps(network: Any) -> None:
     network.out_indices = taps
 
 
-def _needed_multiple(network: nn.Module) -> int:
-    """What image sides must be a multiple of."""
-    if hasattr(network, "stage4") and hasattr(network, "transition3"):
-        return 32  # HRNet adds maps that it enlarges by exact factors of two
-    embedding = getattr(getattr(network, "model", network), "patch_embed", None)
-    patch = getattr(embedding, "patch_size", None)
-    return max(patch) if isinstance(patch, tuple) else 1
+@torch.no_grad()
+def _find_multiple(backbone: TimmBackbone) -> None:
+    """Find by trial what image sides must be a multiple of for every map to have the size that its stride says.
+
+    Many networks round odd sizes down, want whole patches or windows, or (HRNet, DLA) add maps of different rounding.
+    An image of 65 x 97 leaves a remainder at every stride. A network that only takes its own size says so later, when
+    it gets another one.
+
+    Raises:
+        RecipeError: the maps have no regular size whatever the image's.
+    """
+    network, reach = backbone.network, max(backbone.strides)
+    patch = getattr(getattr(getattr(network, "model", network), "patch_embed", None), "patch_size", 1)
+    side = max(patch) if isinstance(patch, tuple) else int(patch)
+    _, *own_size = backbone.settings["input_size"]
+    parameter = next(backbone.parameters())
+    training = backbone.training
+    backbone.eval()
+    trials = [(m, (65 + -65 % m, 97 + -97 % m)) for m in sorted({1, side, reach, 2 * reach})]
+    for multiple, size in [*trials, (0, tuple(own_size))]:
+        try:
+            features = backbone(parameter.new_zeros(1, backbone.in_channels, *size))
+        except (RuntimeError, AssertionError, ValueError):
+            continue
+        expected = [tuple(-(-length // stride) for length in size) for stride in backbone.strides]
+        if [tuple(feature.shape[-2:]) for feature in features] == expected:
+            if multiple:
+                backbone.multiple = multiple
+            else:
+                backbone.image_size = size
+            backbone.train(training)
+            return
+    raise RecipeError(
+        f"the feature maps of {backbone.name} do not lie on grids of strides {backbone.strides}; take another backbone"
+    )
