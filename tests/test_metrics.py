@@ -199,8 +199,9 @@ def _reduce(rank: int, folder: str) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.distributed
 def test_all_reduce(tmp_path):
     confusion = ConfusionMatrix(3)
     confusion.update(np.array([1]), np.array([1]))
     assert_array_equal(confusion.all_reduce().matrix, np.diag([0, 1, 0]))
-    torch.multiprocessing.spawn(_reduce, args=(str(tmp_path),), nprocs=2)
+    torch.multiprocessing.start_processes(_reduce, args=(str(tmp_path),), nprocs=2, start_method="fork")
