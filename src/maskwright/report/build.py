@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import shlex
 from pathlib import Path
 from typing import Any
@@ -97,7 +98,9 @@ def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
         "provenance": content.provenance_rows(run),
         "recipe_text": run.recipe_text,
         "predict": f"maskwright predict {folder} photos/ out=predictions/" if has_model else "",
-        "python": f'import maskwright as mw\nmask = mw.load({str(run.folder)!r})("photo.jpg")' if has_model else "",
+        "python": f'import maskwright as mw\nmask = mw.load({json.dumps(str(run.folder))})("photo.jpg")'
+        if has_model
+        else "",
         "version": __version__,
     }
 

@@ -37,8 +37,8 @@ def line_chart(
     x_label: str,
     percent: bool = False,
     marks: Sequence[tuple[float, str]] = (),
-    width: int = 460,
-    height: int = 250,
+    width: int = 340,
+    height: int = 210,
 ) -> Markup:
     """Lines over a common axis.
 
@@ -93,7 +93,7 @@ def line_chart(
         parts.append(f'<polyline class="line s{line.style}{faint}" points="{path}"/>')
         if line.dots:
             for x, y in line.points:
-                value = number(100 * y if percent else y, 4)
+                value = f"{100 * y:.1f}" if percent else number(y, 4)
                 hint = escape(f"{line.name} {value} at {x_label} {number(x)}")
                 parts.append(
                     f'<circle class="dot s{line.style}" cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3">'
@@ -121,7 +121,7 @@ def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | Non
         y = top + step * (place + 0.5)
         shown = name if len(name) <= 19 else name[:18] + "…"
         parts.append(
-            f'<text class="name" x="{left - 30}" y="{y + 4:.1f}" text-anchor="end">{escape(shown)}'
+            f'<text class="who" x="{left - 30}" y="{y + 4:.1f}" text-anchor="end">{escape(shown)}'
             f"<title>{escape(name)}</title></text>"
             f'<rect class="swatch" x="{left - 22}" y="{y - 6:.1f}" width="12" height="12" rx="3" fill="{colour}"/>'
         )
@@ -145,9 +145,9 @@ def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, tit
         title: said by screen readers.
     """
     count = len(names)
-    cell = max(9, min(34, 620 // count))
+    cell = max(9, min(42, 620 // count))
     left, top = 132, 104
-    width, height = left + cell * count + 20, top + cell * count + 26
+    width, height = max(340, left + cell * count + 20), top + cell * count + 26
     colours, _ = heat_table(101)
     parts = []
     for r, row in enumerate(matrix):
@@ -215,8 +215,9 @@ def thin(points: Sequence[tuple[float, float]], at_most: int = 240) -> list[tupl
     return [(sum(x for x, _ in group) / len(group), sum(y for _, y in group) / len(group)) for group in groups]
 
 
-def smooth(points: Sequence[tuple[float, float]], weight: float = 0.9) -> list[tuple[float, float]]:
-    """Bias-corrected running mean: what a noisy loss does on the whole."""
+def smooth(points: Sequence[tuple[float, float]]) -> list[tuple[float, float]]:
+    """Running mean over about a twentieth of the points, unbiased at the start: what a noisy loss does on the whole."""
+    weight = 1 - 1 / max(1.0, len(points) / 20)
     mean, total = 0.0, 0.0
     found = []
     for x, y in points:

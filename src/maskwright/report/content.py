@@ -9,7 +9,11 @@ from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.run import STAGES, Run
 
+# Each source of scores with its style in charts, the same on the whole page.
 SOURCES = {"pseudo_masks": 1, "segmenter": 2, "oracle": 3}
+VALIDATED = {"miou": "Validation mIoU", "tag_map": "Validation mAP of tags"}
+FROM_MASKS = "derived from the true masks"
+SHORT = {"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "true"}
 
 
 def source_name(run: Run, source: str) -> str:
@@ -32,8 +36,9 @@ def headline(run: Run) -> list[dict[str, Any]]:
             continue
         split = score.get("split")
         where = [f"mIoU on {split}" if split else "mIoU"]
-        if score.get("images"):
-            where.append(f"{score['images']} images")
+        images = score.get("images_judged") or score.get("images")
+        if images:
+            where.append(f"{images} images")
         how = pseudo_mask_words(run) if source == "pseudo_masks" else inference_words(run, score)
         tiles.append(
             {
@@ -94,7 +99,8 @@ def inference_words(run: Run, score: dict[str, Any]) -> str:
 
 
 def tuned_on_truth(run: Run) -> bool:
-    return run.setting("masks.threshold") == "best" or bool(run.provenance.get("threshold_tuned_on_ground_truth"))
+    """Whether true masks chose the threshold."""
+    return run.setting("masks.threshold") == "best" or "threshold" in (run.provenance.get("ground_truth_tuned") or ())
 
 
 def trained_on(run: Run) -> list[tuple[str, str]]:
@@ -107,15 +113,13 @@ def trained_on(run: Run) -> list[tuple[str, str]]:
     kept = run.provenance.get("source")
     source = kept if isinstance(kept, dict) else {}
     rows = [("Supervision", supervision.get(run.setting("supervision", ""), ""))]
-    root = run.setting("data.root")
-    train = run.setting("data.train")
-    counts = {"train": source.get("count") or run.pseudo_masks.get("images")}
+    root, train, val = (run.setting(f"data.{key}") for key in ("root", "train", "val"))
     judged = run.scores.get("segmenter", {})
-    rows.append(("Data", str(root or "")))
     if train:
-        rows.append(("Trained on", _counted(str(train), counts["train"])))
-    if run.setting("data.val"):
-        rows.append(("Judged on", _counted(str(judged.get("split") or run.setting("data.val")), judged.get("images"))))
+        count = source.get("count") or run.pseudo_masks.get("images")
+        rows.append(("Trained on", _counted(root, train, count)))
+    if val:
+        rows.append(("Judged on", _counted(root, judged.get("split") or val, judged.get("images"))))
     if run.setting("supervision") in ("tags", "mixed"):
         rows.append(("Tags", tag_source(run)))
         method = f"{run.setting('seeds.method', '')} from {run.setting('classifier.backbone', '')}"
@@ -126,12 +130,13 @@ def trained_on(run: Run) -> list[tuple[str, str]]:
 
 
 def tag_source(run: Run) -> str:
-    kept = run.provenance.get("tag_source")
+    """Where the tags come from, in words."""
     source = run.provenance.get("source")
+    kept = run.provenance.get("tag_source")
     if not kept and isinstance(source, dict):
-        kept = source.get("tags") or source.get("tag_source")
-    kept = kept or run.setting("data.tags")
-    return {"masks": "derived from the true masks"}.get(str(kept), str(kept)) if kept else "the data set's own"
+        kept = source.get("tag_source")
+    kept = str(kept or run.setting("data.tags") or "the data set's own")
+    return FROM_MASKS if "mask" in kept else kept
 
 
 def cautions(run: Run) -> list[dict[str, str]]:
@@ -151,11 +156,13 @@ def cautions(run: Run) -> list[dict[str, str]]:
         else:
             text = f"{threshold} was set before anything was scored."
             at_best = next((p["miou"] for p in pseudo.get("sweep") or [] if p.get("threshold") == best), None)
-            if best is not None and at_best is not None:
+            if best == pseudo["threshold"]:
+                text += " None scores better on the true masks."
+            elif best is not None and at_best is not None:
                 text += f" The best on the true masks would have been {charts.number(best)} ({percent(at_best)} mIoU)."
             note("good", "Threshold fixed beforehand", text)
     if weak:
-        if "true masks" in tag_source(run):
+        if tag_source(run) == FROM_MASKS:
             text = "They are complete and correct, as tags that people give are not; expect less from those."
             note("warn", "Tags derived from true masks", text)
         else:
@@ -177,6 +184,10 @@ def cautions(run: Run) -> list[dict[str, str]]:
         note("warn", "Pre-trained weights", text)
     elif run.recipe:
         note("good", "Trained from scratch", "No pre-trained weights, so no images and labels beyond these.")
+    unsure = pseudo.get("unsure_share")
+    if unsure:
+        text = f"{percent(unsure)} % of the pixels have no label in the pseudo-masks and are left out of their score."
+        note("warn", "Unsure pixels", text)
     if "pseudo_masks" in run.scores:
         split = run.scores["pseudo_masks"].get("split") or "train"
         text = f"Measured on {split}, the images that the classifier learned from. Compare it with its like only."
@@ -184,7 +195,7 @@ def cautions(run: Run) -> list[dict[str, str]]:
     vanished = sum(count for count, _ in (pseudo.get("vanished_tags") or {}).values())
     if vanished:
         tagged = sum(total for _, total in pseudo["vanished_tags"].values())
-        note("warn", "Vanished tags", f"{vanished} of {tagged} tags have no pixel in their pseudo-mask; see per class.")
+        note("warn", "Vanished tags", f"{vanished} of {tagged} tags have no pixel in their pseudo-mask.")
     absent = sorted({name for score in run.scores.values() for name in score.get("absent") or ()})
     if absent:
         text = f"{', '.join(absent)}: neither in the truth nor predicted, left out of the mean."
@@ -204,7 +215,11 @@ def class_table(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
         return None
     names = list(dict.fromkeys(name for source in sources for name in run.scores[source]["per_class"]))
     key = "segmenter" if "segmenter" in sources else sources[0]
-    metrics = (("iou", "IoU"), ("f1", "F1"), ("precision", "Precision"), ("recall", "Recall"), ("pixels", "Pixels"))
+    # True pixels belong to a split, not to a model: one column per split.
+    splits = {str(run.scores[source].get("split")): source for source in reversed(sources)}
+    counted = [source for source in sources if source in splits.values()]
+    metrics = [(metric, title, sources) for metric, title in (("iou", "IoU"), ("f1", "F1"), ("precision", "Precision"))]
+    metrics += [("recall", "Recall", sources), ("pixels", "True pixels", counted)]
     absent = {source: set(run.scores[source].get("absent") or ()) for source in sources}
 
     def value(name: str, source: str, metric: str) -> float | None:
@@ -213,8 +228,8 @@ def class_table(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
     rows = []
     for name in sorted(names, key=lambda name: -(value(name, key, "iou") or 0.0)):
         cells = []
-        for metric, _ in metrics:
-            for place, source in enumerate(sources):
+        for metric, _, columns in metrics:
+            for place, source in enumerate(columns):
                 exact = value(name, source, metric)
                 text = "–" if exact is None else f"{int(exact):,}" if metric == "pixels" else percent(exact)
                 share = exact if metric == "iou" else None
@@ -238,8 +253,15 @@ def class_table(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
     )
     return {
         "sources": [{"name": source_name(run, source), "style": SOURCES[source]} for source in sources],
-        "short": [{"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "true"}[source] for source in sources],
-        "metrics": [title for _, title in metrics],
+        "metrics": [
+            {
+                "title": title,
+                "columns": [
+                    run.scores[source].get("split", "") if metric == "pixels" else SHORT[source] for source in columns
+                ],
+            }
+            for metric, title, columns in metrics
+        ],
         "rows": rows,
         "chart": chart,
         "policies": list(dict.fromkeys(p for s in sources if (p := run.scores[s].get("policy")))),
@@ -316,11 +338,10 @@ def training_charts(run: Run) -> list[dict[str, Any]]:
             ]
             panels.append(("Loss", charts.line_chart(lines, title=f"Training loss of {name}", x_label="step")))
         validations = [line for line in log if line.get("event") == "validate" and line.get("step") is not None]
-        metric = next((key for key in ("miou", "mean_average_precision", "map", "f1") if any(
-            line.get(key) is not None for line in validations)), None)  # fmt: skip
+        metric = next((key for key in VALIDATED if any(line.get(key) is not None for line in validations)), None)
         if metric:
+            title = VALIDATED[metric]
             points = [(line["step"], line[metric]) for line in validations if line.get(metric) is not None]
-            title = {"miou": "Validation mIoU", "f1": "Validation F1"}.get(metric, "Validation mAP")
             lines = [Series(title, points, style=2, dots=True)]
             panels.append((title, charts.line_chart(lines, title=f"{title} of {name}", x_label="step", percent=True)))
         if rate:
@@ -404,8 +425,9 @@ def percent(share: float | None) -> str:
     return "–" if share is None else f"{100 * share:.1f}"
 
 
-def _counted(split: str, count: Any) -> str:
-    return f"{split}, {count:,} images" if isinstance(count, int) else split
+def _counted(root: Any, split: Any, count: Any) -> str:
+    words = f"{root}, {split}" if root else str(split)
+    return f"{words}: {count:,} images" if isinstance(count, int) else words
 
 
 def _text(value: Any, separator: str = ", ") -> str:

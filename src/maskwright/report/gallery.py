@@ -102,8 +102,8 @@ def rank_training_images(run: Run, dataset: Any = None) -> list[Ranked]:
     ranked = []
     for name, index in _evenly(_with_file(folder / "SegmentationClass", dataset)):
         if dataset is not None and dataset.has_mask(index):
-            mask, truth = stored_mask(folder / "SegmentationClass", name), dataset.mask(index)
-            if mask is not None and mask.shape == truth.shape:
+            mask, truth = stored_mask(folder / "SegmentationClass", name), dataset[index].mask
+            if mask is not None and truth is not None and mask.shape == truth.shape:
                 ranked.append(Ranked(name, index, image_miou(mask, truth, dataset.labels), "mIoU"))
                 continue
         confidence = stored_mask(folder / "Confidence", name)
@@ -134,19 +134,16 @@ def select(ranked: list[Ranked], count: int) -> list[Ranked]:
 def image_miou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> float | None:
     """Mean IoU over the classes that occur in one image's truth or prediction.
 
-    Pixels without truth do not count; an unsure pixel of the prediction misses the class that is there. None where no
-    pixel has a truth.
+    As in the score of the whole set, pixels where either has no label do not count. None where no pixel counts.
     """
     classes = labels.num_classes
-    valid = truth != labels.ignore_index
-    target = truth[valid].astype(np.int64)
+    counted = (truth != labels.ignore_index) & (prediction != labels.ignore_index)
+    target, guess = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
     if target.size == 0:
         return None
-    guess = np.minimum(prediction[valid].astype(np.int64), classes)
-    matrix = np.bincount(target * (classes + 1) + guess, minlength=classes * (classes + 1))
-    matrix = matrix[: classes * (classes + 1)].reshape(classes, classes + 1)
-    hit = matrix[:, :classes].diagonal()
-    union = matrix.sum(1) + matrix[:, :classes].sum(0) - hit
+    matrix = np.bincount(target * classes + guess, minlength=classes * classes).reshape(classes, classes)
+    hit = matrix.diagonal()
+    union = matrix.sum(1) + matrix.sum(0) - hit
     return float((hit[union > 0] / union[union > 0]).mean())
 
 
@@ -186,7 +183,8 @@ def _row(
     side: int,
 ) -> Row:
     sample = dataset[item.index] if dataset is not None else None
-    tags = dataset.tags(item.index) if dataset is not None else None
+    # Tags are shown where they were used: never beside a prediction on the validation split.
+    tags = dataset.tags(item.index) if dataset is not None and maps else None
     seen = next((mask for mask in masks.values() if mask is not None), None)
     if sample is not None:
         height, width = sample.image.shape[:2]

@@ -223,7 +223,7 @@ def heat_table(levels: int) -> tuple[np.ndarray, np.ndarray]:
     at = np.linspace(0, 1, levels)
     anchors = np.linspace(0, 1, len(_HEAT))
     colours = np.stack([np.interp(at, anchors, _HEAT[:, channel]) for channel in range(3)], axis=1)
-    return colours.astype(np.float32), (0.45 + 0.45 * at).astype(np.float32)
+    return colours.astype(np.float32), (0.4 + 0.35 * at).astype(np.float32)
 
 
 def _levels(score: np.ndarray, size: tuple[int, int], levels: int) -> np.ndarray:

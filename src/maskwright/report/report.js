@@ -6,9 +6,8 @@ for (const slider of document.querySelectorAll(".slider")) {
     for (const other of document.querySelectorAll(".slider input")) other.value = event.target.value;
   });
 }
-let open = null;
 document.addEventListener("mousedown", (event) => {
-  open = document.activeElement.closest(".pic");
+  const open = document.activeElement.closest(".pic");
   if (open && open === event.target.closest(".pic")) { event.preventDefault(); open.blur(); }
 });
 document.addEventListener("keydown", (event) => {
