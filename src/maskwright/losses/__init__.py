@@ -18,6 +18,7 @@ from torch import Tensor, nn
 from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError, unknown_name
+from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss, pool_labels, pool_to
 from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
 from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
 from maskwright.losses.loss_max_pooling import LossMaxPooling, loss_max_pooling, loss_max_pooling_weights
@@ -30,21 +31,29 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 # Auxiliary outputs with a loss of their own, by the part of the output's name before the first dot: `cpp.8` is found
 # under `cpp`. It gets the logits at the head's own size and the labels at full size. Every other auxiliary output is
 # resized to the labels and gets the main loss.
-AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {}
+AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "cpp": CPPLoss,
+}
 
 __all__ = [
     "AUXILIARY_LOSSES",
     "LOSSES",
+    "CPPLoss",
     "CrossEntropy",
     "LossMaxPooling",
     "SegmentationLoss",
+    "cell_counts",
     "class_weights_from",
+    "count_pyramid",
+    "cpp_loss",
     "create_loss",
     "cross_entropy",
     "flatten_valid",
     "loss_max_pooling",
     "loss_max_pooling_weights",
     "mean_over_valid",
+    "pool_labels",
+    "pool_to",
     "valid_pixels",
 ]
 
