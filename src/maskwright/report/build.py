@@ -12,7 +12,7 @@ import jinja2
 from maskwright import __version__
 from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
-from maskwright.report import content
+from maskwright.report import content, results
 from maskwright.report.gallery import (
     Ranked,
     Row,
@@ -87,11 +87,11 @@ def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
         "trained_on": content.trained_on(run),
         "cautions": content.cautions(run),
         "legend": list(colours.items()),
-        "classes": content.class_table(run, colours),
-        "vanished": content.vanished_table(run, colours),
-        "threshold": content.threshold_chart(run),
-        "training": content.training_charts(run),
-        "confusion": content.confusion(run),
+        "classes": results.class_table(run, colours),
+        "vanished": results.vanished_table(run, colours),
+        "threshold": results.threshold_chart(run),
+        "training": results.training_charts(run),
+        "confusion": results.confusion(run),
         "stages": content.stage_rows(run),
         "total_time": content.duration(sum(row["seconds"] for row in content.stage_rows(run))),
         "facts": content.facts(run),
