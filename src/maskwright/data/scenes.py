@@ -44,17 +44,17 @@ class _Kind:
 
 KINDS = {
     "person": _Kind(
-        0.215, (0.3, 0.85), 1.0, {"street": 4, "meadow": 2.5, "beach": 2.0, "rails": 0.8, "room": 0.7}, 0.2
+        0.215, (0.36, 0.92), 1.0, {"street": 4, "meadow": 2.5, "beach": 2.0, "rails": 0.8, "room": 0.7}, 0.2
     ),
-    "car": _Kind(0.17, (0.16, 0.38), 0.85, {"street": 8, "meadow": 1.2, "beach": 0.8}, 1.3),
-    "cat": _Kind(0.13, (0.28, 0.62), 0.5, {"room": 4, "meadow": 3.5, "street": 1.5, "beach": 1}, 0.55),
-    "dog": _Kind(0.13, (0.28, 0.62), 0.55, {"room": 4, "meadow": 3.5, "street": 1.5, "beach": 1}, 0.55),
-    "boat": _Kind(0.105, (0.2, 0.6), 1.1, {"water": 9, "beach": 1}, 0.8),
+    "car": _Kind(0.17, (0.2, 0.46), 0.85, {"street": 8, "meadow": 1.2, "beach": 0.8}, 1.3),
+    "cat": _Kind(0.13, (0.34, 0.78), 0.5, {"room": 4, "meadow": 3.5, "street": 1.5, "beach": 1}, 0.55),
+    "dog": _Kind(0.13, (0.34, 0.78), 0.55, {"room": 4, "meadow": 3.5, "street": 1.5, "beach": 1}, 0.55),
+    "boat": _Kind(0.105, (0.26, 0.7), 1.1, {"water": 9, "beach": 1}, 0.8),
     "bird": _Kind(0.085, (0.07, 0.16), 0.2, {"water": 3, "meadow": 3, "beach": 3, "street": 0.5}, 0.5),
-    "train": _Kind(0.065, (0.2, 0.36), 1.5, {"rails": 1}, 2.0),
+    "train": _Kind(0.065, (0.24, 0.42), 1.5, {"rails": 1}, 2.0),
     "lamp": _Kind(0.06, (0.5, 0.9), 1.5, {"street": 6, "rails": 1.5, "meadow": 1, "beach": 1}, 0.08),
     "sign": _Kind(0.027, (0.4, 0.8), 1.1, {"street": 6, "rails": 1.5, "meadow": 2.5}, 0.08),
-    "ball": _Kind(0.013, (0.14, 0.26), 0.28, {"beach": 4, "meadow": 4, "room": 3}, 0.45),
+    "ball": _Kind(0.013, (0.17, 0.32), 0.28, {"beach": 4, "meadow": 4, "room": 3}, 0.45),
 }
 LABELS = LabelSpace(("background", *KINDS))
 _NAMES = tuple(KINDS)
@@ -153,7 +153,7 @@ def _arrange(position: float, shape: tuple[int, int], rng: np.random.Generator) 
     odds = np.asarray(list(kind.places.values()), float)
     place = choose_place(list(kind.places)[_choose(odds, rng)], rng)
     low, high = kind.heights
-    size = low + (high - low) * rng.random() ** 1.3
+    size = low + (high - low) * rng.random()
     things = [_place_thing(main, place, size, None, shape, rng)]
     others = [name for name in _NAMES if place.kind in KINDS[name].places]
     odds = np.asarray([KINDS[n].share * KINDS[n].places[place.kind] / sum(KINDS[n].places.values()) for n in others])
@@ -203,6 +203,7 @@ def _place_thing(
     if flying:
         y = rng.uniform(0.14, 0.3 if place.kind == "street" else max(0.2, horizon))
         size = min(size, rng.uniform(*kind.heights))
+    size = min(size, y * h / unit)  # the top stays in the picture
     x = rng.uniform(0.12, 0.88) * w
     crowded = beside is not None and not flying and rng.random() < 0.4  # so that one hides part of the other
     if beside is not None and crowded:
@@ -263,7 +264,7 @@ def _settle(things: list[Thing], shape: tuple[int, int]) -> tuple[list[Thing], n
 def _paint_owners(things: list[Thing], shape: tuple[int, int]) -> tuple[np.ndarray, list[float]]:
     """What is seen: the thing at each pixel (position + 1; 255 on borders), and the share of each thing.
 
-    The share of a thing whose face is hidden is 0: cats and dogs without it are the same.
+    The share of a thing whose face is hidden is 0: without it cats and dogs are the same, as are lamps and signs.
     """
     border = max(1, round(min(shape) / 128))
     owners = np.zeros(shape, np.uint8)

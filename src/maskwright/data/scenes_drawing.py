@@ -134,10 +134,12 @@ class Thing:
         k = self.finer = 4 if max(right - left, bottom - top) < 72 else 3
         self.index = Image.new("L", ((right - left) * k, (bottom - top) * k))
         draw = ImageDraw.Draw(self.index)
-        ends = np.cumsum([len(polygon) for polygon in self.drawing.polygons])[:-1]
-        fine = (self.outline - (left, top)) * k - 0.5
-        for polygon, paint in zip(np.split(fine, ends), self.drawing.paints):
-            draw.polygon(polygon.ravel().tolist(), fill=paint)
+        fine = ((self.outline - (left, top)) * k - 0.5).ravel().tolist()
+        start = 0
+        for polygon, paint in zip(self.drawing.polygons, self.drawing.paints):
+            end = start + 2 * len(polygon)
+            draw.polygon(fine[start:end], fill=paint)
+            start = end
         d = self.drawing
         levels = [(0.0, 0.0, 0.0), *((1.0, texture, relief) for texture, relief in zip(d.textures, d.reliefs))]
         properties = self._by_paint([round(255 * level) for three in levels for level in three])

@@ -366,6 +366,7 @@ def _pole(d: Drawing, rng: np.random.Generator, top: float) -> int:
 def lamp(d: Drawing, rng: np.random.Generator) -> None:
     light = d.paint(_pick(rng, [(250, 240, 205), (236, 236, 230), (250, 214, 150)], 5), 0, 0.9)
     thin = 0.016 / d.height
+    d.face = (0.0, 0.1)
     if rng.random() < 0.5:  # an arm with a flat head
         pole = _pole(d, rng, 0.08)
         reach = rng.uniform(0.1, 0.16)
@@ -389,6 +390,7 @@ def sign(d: Drawing, rng: np.random.Generator) -> None:
         d.paint((30, 30, 32), 0, 0.9),
     )
     r = min(rng.uniform(0.14, 0.19), 0.09 / d.height)
+    d.face = (0.0, 1.2 * r)
     kind = rng.integers(4)
     if kind == 0:
         d.ellipse(red, 0, r, r, r)

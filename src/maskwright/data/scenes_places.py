@@ -46,6 +46,9 @@ def choose_place(kind: str, rng: np.random.Generator) -> Place:
 @cache
 def noise(kind: str) -> np.ndarray:
     """Value noise, mean 0, standard deviation 1, the same in every process: one tile of 256 x 256, laid 2 x 2."""
+    if kind == "film":  # three channels with half of their noise in common
+        grain = noise("grain")
+        return np.stack([grain + 0.5 * np.roll(grain, 67 * k, (0, 1)) for k in (1, 2, 3)], axis=-1)
     cells, seed = {
         "cloud": (((4, 3), (8, 6), (16, 12), (32, 32), (64, 64)), 1),
         "coarse": (((8, 8), (16, 16), (32, 32)), 2),

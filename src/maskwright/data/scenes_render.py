@@ -70,7 +70,8 @@ def _paint_thing(
         rgb += (haze - rgb) * far
     alpha = thing.cover.astype(np.float32)[..., None] * np.float32(1 / 255)
     if thing.afloat:
-        _reflect(canvas, thing, rgb, alpha, unit, rng)
+        shore = round(place.shore * canvas.shape[0]) if place.kind == "beach" else None
+        _reflect(canvas[:shore], thing, rgb, alpha, unit, rng)
     window = canvas[top:bottom, left:right]
     window += (rgb - window) * alpha
 
@@ -86,9 +87,8 @@ def _reflect(
         return
     source = np.arange(line - top - 1, line - top - 1 - rows, -1)
     source = source[(source >= 0) & (source < rgb.shape[0])]
-    shift = np.round(noise("waves")[(np.arange(len(source)) * 3 + int(rng.integers(256))) % 256, 0] * unit / 90).astype(
-        int
-    )
+    waves = noise("waves")[(np.arange(len(source)) * 3 + int(rng.integers(256))) % 256, 0]
+    shift = np.round(waves * unit / 90).astype(int)
     columns = np.clip(np.arange(right - left) + shift[:, None], 0, right - left - 1)
     fade = (np.linspace(0.55, 0.05, len(source), dtype=np.float32))[:, None, None]
     share = alpha[source[:, None], columns] * fade
@@ -111,7 +111,5 @@ def _expose(canvas: np.ndarray, rng: np.random.Generator) -> np.ndarray:
         image = Image.fromarray(canvas.clip(0, 255).astype(np.uint8))
         canvas = np.asarray(image.filter(ImageFilter.BoxBlur(min(h, w) / 128 * (0.3 + blur)))).astype(np.float32)
     level = rng.uniform(0.8, 3.6)
-    canvas += (texture("grain", h, w, rng) * np.float32(level))[..., None]
-    for channel in range(3):
-        canvas[..., channel] += texture("grain", h, w, rng) * np.float32(0.5 * level)
+    canvas += texture("film", h, w, rng) * np.float32(level)
     return canvas.clip(0, 255).astype(np.uint8)
