@@ -17,7 +17,8 @@ from maskwright.data.scan import Record, scan
 from maskwright.errors import DataError
 
 TOGETHER_AT_LEAST = 3  # images with a tag, before "always together" means anything
-SHOWN_PAIRS = 20
+BY_CHANCE = 0.05  # a pair that is as likely as this to be together by chance is not reported
+SHOWN_PAIRS = 10
 
 __all__ = ["Finding", "check", "report"]
 
@@ -283,18 +284,19 @@ def _tags(summary: SplitSummary, training: bool) -> list[Finding]:
         found.append(Finding("warning", what, count=len(everywhere), fix=fix, kind="tag-always"))
     pairs = []
     for first, second in np.argwhere(summary.together == counts[:, None]):
-        mutual = summary.together[second, first] == counts[second]
-        if first == second or counts[first] < TOGETHER_AT_LEAST or (mutual and first > second):
+        count, other = int(counts[first]), int(counts[second])
+        mutual = count == other
+        chance = (other / summary.tagged) ** count
+        if first == second or count < TOGETHER_AT_LEAST or names[second] in everywhere or (mutual and first > second):
             continue
-        if names[second] in everywhere:
-            continue
-        relation = "never one without the other" if mutual else f"{names[second]} also without"
-        pairs.append(f"`{names[first]}` always with `{names[second]}` ({counts[first]} images, {relation})")
+        if mutual or chance < BY_CHANCE:
+            relation = "never one without the other" if mutual else f"{names[second]} also without"
+            text = f"`{names[first]}` always with `{names[second]}` ({count} images, {relation})"
+            pairs.append((not mutual, -count, text))
     if pairs:
+        shown = ", ".join(text for _, _, text in sorted(pairs)[:SHOWN_PAIRS])
         more = f" and {len(pairs) - SHOWN_PAIRS} more pairs" if len(pairs) > SHOWN_PAIRS else ""
-        what = (
-            f"tags that always occur together: {', '.join(pairs[:SHOWN_PAIRS])}{more}; masks made from tags merge them"
-        )
+        what = f"tags that always occur together: {shown}{more}; masks made from tags merge them"
         fix = "add images of the one without the other, or masks for some of them"
         found.append(Finding("warning", what, count=len(pairs), fix=fix, kind="tag-together"))
     spellings: dict[str, list[str]] = {}
@@ -314,7 +316,7 @@ def _between(summaries: list[SplitSummary]) -> list[Finding]:
         groups = [names for names in summary.digests.values() if len(names) > 1]
         if groups:
             files = [" = ".join(names[:3]) for names in groups]
-            what = f"{number_of(len(groups), 'image')} of {summary.split} occur more than once under different names, byte for byte"
+            what = f"{number_of(len(groups), 'image')} of {summary.split} also under another name, byte for byte"
             found.append(Finding("warning", what, files, len(files), fix="keep one of each", kind="duplicate"))
     for index, first in enumerate(summaries):
         for second in summaries[index + 1 :]:
@@ -329,7 +331,8 @@ def _between(summaries: list[SplitSummary]) -> list[Finding]:
                 if digest in second.digests and not set(names) & set(second.digests[digest])
             ]
             if same:
-                what = f"{number_of(len(same), 'image')} of {first.split} also in {second.split} under another name, byte for byte"
+                count = number_of(len(same), "image")
+                what = f"{count} of {first.split} also in {second.split} under another name, byte for byte"
                 found.append(Finding("warning", what, same, len(same), fix=fix, kind="split-duplicate"))
     return found
 
@@ -341,7 +344,8 @@ def _table(summary: SplitSummary, source: dict) -> Finding:
     width = max(map(len, labels.names))
     width = max(width, len("(ignored)"))
     lines = [
-        f"{summary.split}: {number_of(summary.images, 'image')}, {number_of(summary.masks, 'readable mask')}, tags for {summary.tagged}",
+        f"{summary.split}: {number_of(summary.images, 'image')}, {number_of(summary.masks, 'readable mask')}, "
+        f"tags for {summary.tagged}",
         *(f"  {key}: {source[key]}" for key in ("split_source", "classes", "masks", "tag_source") if source.get(key)),
         f"  {'class':{width}}  pixels %   in masks     tagged",
     ]

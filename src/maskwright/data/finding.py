@@ -44,10 +44,10 @@ class Finding:
         files = ", ".join(self.files) + (f" and {more} more" if more > 0 else "") if self.files else ""
         parts = [f"{files}: {self.what}" if files else self.what]
         if self.expected:
-            parts.append(f"Expected {self.expected}.")
+            parts.append(f"Expected {self.expected}")
         if self.fix:
             parts.append(f"Fix: {self.fix}")
-        return parts[0].rstrip(".") + "." + "".join(f" {part}" for part in parts[1:])
+        return " ".join(part if part[-1] in ".?" else f"{part}." for part in parts)
 
 
 class FindingError(DataError):

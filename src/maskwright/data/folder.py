@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 from dataclasses import dataclass, field
+from difflib import get_close_matches
 from pathlib import Path
 from typing import Any
 
@@ -226,7 +227,12 @@ def _split(root: Path, split: str, listing: Listing, complain: Complain) -> tupl
         known = sorted({name.partition("/")[0] for name in listing.images})
     if known or split not in ("train", "val"):
         known = [*dict.fromkeys(known)] or ["train", "val"]
-        raise DataError(f"{root}: {unknown_name('split', split, [*known, 'all'])}")
+        near = get_close_matches(split, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(
+            f"{root}: unknown split {split!r}.{hint} Splits here: {', '.join(known)}, and all. "
+            f"Fix: choose one, or write {split}.txt with one image name per line"
+        )
     train, val = hash_split(list(listing.images))
     return (train if split == "train" else val), f"no list: {TRAIN_SHARE:.0%} train, the rest val, by hash of the name"
 
