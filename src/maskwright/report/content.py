@@ -153,10 +153,11 @@ def cautions(run: Run) -> list[dict[str, str]]:
         else:
             text = f"{threshold} was set before anything was scored."
             at_best = next((p["miou"] for p in pseudo.get("sweep") or [] if p.get("threshold") == best), None)
-            if best == pseudo["threshold"]:
-                text += " None scores better on the true masks."
-            elif best is not None and at_best is not None:
-                text += f" The best on the true masks would have been {number(best)} ({percent(at_best)} mIoU)."
+            if best is not None and at_best is not None and pseudo.get("miou") is not None:
+                if at_best > pseudo["miou"] + 5e-4:
+                    text += f" The best on the true masks would have been {number(best)} ({percent(at_best)} mIoU)."
+                else:
+                    text += " No other of the sweep does better on the true masks."
             note("good", "Threshold fixed beforehand", text)
     if weak:
         if tag_source(run) == FROM_MASKS:
@@ -175,6 +176,8 @@ def cautions(run: Run) -> list[dict[str, str]]:
         for name, part in (("classifier", "classifier"), ("model", "model"))
         if run.setting(f"{part}.pretrained") and (weak or part == "model")
     }
+    if run.provenance.get("pretrained"):
+        pretrained["classifier"] = run.provenance["pretrained"]
     if pretrained:
         named = ", ".join(f"{name}: {'timm default' if kept is True else kept}" for name, kept in pretrained.items())
         text = f"{named}. What those weights had seen is part of the result."

@@ -125,8 +125,8 @@ def write_picture(
 ) -> Path:
     """Write a contact sheet image | tags | seed | pseudo-mask | prediction | truth of a run's training images.
 
-    Examples are spread evenly over the ranking from the worst to the best pseudo-mask; columns of which nothing exists
-    are left out.
+    Tagged examples, spread evenly over the ranking from the worst to the best pseudo-mask; columns of which nothing
+    exists are left out.
 
     Args:
         run_folder: the run folder.
@@ -143,7 +143,7 @@ def write_picture(
     from maskwright.report.run import read_run
 
     run, labels = read_run(run_folder), dataset.labels
-    ranking = rank_training_images(run, dataset)
+    ranking = [item for item in rank_training_images(run, dataset) if dataset.tags(item.index)]
     chosen = [ranking[i] for i in spread(len(ranking), rows)]
     table: list[list[Cell]] = []
     for item in chosen:
