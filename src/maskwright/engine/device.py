@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import os
 import sys
+from collections.abc import Iterator
+from contextlib import contextmanager
 
 import torch
 
@@ -42,18 +44,23 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
     return torch.device("cuda", index)
 
 
-def set_deterministic(enabled: bool) -> bool:
-    """Refuse operations whose result varies between runs, or allow them and let cuDNN look for the fastest ones.
-
-    Returns:
-        What was set before.
-    """
-    before = torch.are_deterministic_algorithms_enabled()
+def set_deterministic(enabled: bool) -> None:
+    """Refuse operations whose result varies between runs, or allow them."""
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
     torch.use_deterministic_algorithms(enabled)
-    torch.backends.cudnn.benchmark = not enabled
-    return before
+
+
+@contextmanager
+def deterministic(enabled: bool) -> Iterator[None]:
+    """`set_deterministic` for as long as the block lasts; cuDNN's search for fast operations stays as it was."""
+    before, benchmark = torch.are_deterministic_algorithms_enabled(), torch.backends.cudnn.benchmark
+    set_deterministic(enabled)
+    try:
+        yield
+    finally:
+        set_deterministic(before)
+        torch.backends.cudnn.benchmark = benchmark
 
 
 def memory_mb(device: torch.device | str = "cpu") -> float:

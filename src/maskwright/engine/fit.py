@@ -24,7 +24,7 @@ from maskwright.config import TrainSettings
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import load_into, load_weights, save_model
-from maskwright.engine.device import memory_mb, set_deterministic
+from maskwright.engine.device import deterministic, memory_mb
 from maskwright.engine.guards import check_collapse, check_finite, check_weights
 from maskwright.engine.optimizer import WeightAverage, create_optimizer, set_rates
 from maskwright.engine.progress import Progress, RunLog, plain
@@ -88,19 +88,21 @@ def fit(
     """
     device, folder = torch.device(device), Path(folder)
     state = read_state(folder, identity_of(settings, train_set))
+    if distributed.is_main():
+        for unfinished in folder.glob(".*.tmp.*"):  # of a process that was killed while it wrote
+            unfinished.unlink()
     distributed.barrier()  # every process has read the state before the main one writes the next
     if state is not None and state["finished"]:
         load_into(model.to(device), load_weights(folder / "model.safetensors"), folder / "model.safetensors")
         model.eval()
         return json.loads(state["result"])
-    deterministic_before = set_deterministic(settings.deterministic)
-    try:
+    with deterministic(settings.deterministic):
         training = _Training(model, train_set, settings, folder, parameter_groups, trainable_extra, device, state)
-        with Progress(title, training.total, training.step) as progress, StopSignals() as signals:
+        with Progress(title, training.total, training.step) as progress, StopSignals() as signals, training.log:
+            if distributed.world_size() > 1:
+                progress.say(f"{settings.batch_size} images a batch, {_share(settings)} in each process")
             training.run(step, validate, metadata, progress, signals)
         return training.finish(metadata)
-    finally:
-        set_deterministic(deterministic_before)
 
 
 class _Training:
@@ -177,7 +179,6 @@ class _Training:
             if stopped or time.monotonic() - self.saved_time >= self.settings.checkpoint_seconds:
                 self.save()
             if stopped:
-                self.log.close()
                 signals.leave(f"stopped after {self.position}; give the same command again to go on from there")
 
     def train_step(self, step: Step, batches: Iterator[Batch]) -> None:
@@ -228,6 +229,8 @@ class _Training:
         return batch
 
     def train_mode(self) -> None:
+        # Training sees one size, for which it pays to look for the fastest convolution; evaluation may see many.
+        torch.backends.cudnn.benchmark = not self.settings.deterministic
         for module in (self.model, self.extra):
             module.train()
             if self.settings.freeze_batchnorm:
@@ -290,6 +293,7 @@ class _Training:
         started = time.monotonic()
         distributed.broadcast_tensors(list(self.model.buffers()))
         self.model.eval()
+        torch.backends.cudnn.benchmark = False
         if self.average is not None:
             self.average.swap()
         with torch.no_grad():
@@ -363,7 +367,6 @@ class _Training:
         if self.average is not None:
             self.average.swap()
         self.model.eval()
-        self.log.close()
         result = {"steps": self.step, "epochs": self.epoch, "seconds": round(self.seconds, 2), **self.last}
         if distributed.is_main():
             save_model(self.folder / "model.safetensors", self.model, metadata)

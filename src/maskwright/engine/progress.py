@@ -62,6 +62,13 @@ class Progress:
             self.last_line = time.monotonic()
             print(self.line(), file=sys.stderr, flush=True)
 
+    def say(self, text: str) -> None:
+        """One line of its own."""
+        if self.live:
+            _display.console.print(f"{self.title}: {text}", markup=False, highlight=False)
+        elif self.shown:
+            print(f"{self.title}: {text}", file=sys.stderr, flush=True)
+
     def line(self) -> str:
         """The plain line: title, steps, what else was said, time left."""
         if not self.total:
@@ -148,7 +155,10 @@ class RunLog:
     def bytes(self) -> int:
         return self.path.stat().st_size if self.path.is_file() else 0
 
-    def close(self) -> None:
+    def __enter__(self) -> RunLog:
+        return self
+
+    def __exit__(self, *_: object) -> None:
         if self.writer is not None:
             self.writer.close()
 

@@ -8,6 +8,7 @@ import random
 import signal
 import sys
 import threading
+import zipfile
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,8 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if not path.is_file():
         return None
     try:
+        if not zipfile.is_zipfile(path):  # torch would take anything else for a pickle of its oldest format
+            raise EOFError("it is cut off or not a state")
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it to train from the start") from error
