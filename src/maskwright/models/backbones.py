@@ -65,7 +65,7 @@ class Backbone(nn.Module):
         return []
 
     def use_only(self, indices: Sequence[int]) -> None:
-        """Say which feature maps a head reads, so that parts that only serve the others can be dropped."""
+        """Say which feature maps a head reads, so that weights that only serve the others are not trained."""
 
 
 class TimmBackbone(Backbone):
@@ -123,12 +123,12 @@ class TimmBackbone(Backbone):
         stage = getattr(self.network, "stage4", None)
         if stage is None or not hasattr(stage[-1], "fuse_layers"):
             return
-        # HRNet's last fusion computes every branch; one that nobody reads would cost time and have weights without
-        # gradient, which distributed training refuses. Map 0 is the stem, map i + 1 branch i.
+        # HRNet's last fusion makes every branch; weights for one that nobody reads would never get a gradient, which
+        # distributed training refuses. Map 0 is the stem, map i + 1 branch i.
         wanted = {index % len(self.strides) - 1 for index in indices}
-        for branch in range(len(stage[-1].fuse_layers)):
+        for branch, layers in enumerate(stage[-1].fuse_layers):
             if branch not in wanted:
-                stage[-1].fuse_layers[branch] = nn.ModuleList([nn.Identity()])
+                layers.requires_grad_(False)
 
 
 def create_backbone(
@@ -213,9 +213,10 @@ def _build(timm: Any, architecture: str, output_stride: int | None, options: dic
     options = {**options, "pretrained": False}
     built = {stride: _try_build(timm, architecture, stride, options) for stride in (8, 16, 32)}
     possible = {s for s, network in built.items() if network is not None and network.feature_info.reduction()[-1] == s}
+    strides = ", ".join(map(str, sorted(possible | {own})))
     raise RecipeError(
-        f"{architecture} cannot have output stride {output_stride}; it can have "
-        f"{', '.join(map(str, sorted(possible | {own})))}. Set output_stride to one of these, or to none for {own}."
+        f"{architecture} cannot have output stride {output_stride}, only {strides}. "
+        f"Set output_stride=none for {own}, or take a backbone that can, e.g. a ResNet (8, 16, 32)."
     )
 
 
@@ -259,8 +260,8 @@ def _set_dilations(name: str, network: nn.Module, dilations: Sequence[int] | Non
     if dilations is None:
         convolutions = [(layer, 1) for layer in network.modules() if isinstance(layer, nn.Conv2d)]
     else:
-        stages = [getattr(network, f"layer{number}", None) for number in range(1, len(dilations) + 1)]
-        if len(stages) != 4 or not all(isinstance(stage, nn.Sequential) for stage in stages):
+        stages = [stage for key, stage in network.named_children() if key in ("layer1", "layer2", "layer3", "layer4")]
+        if len(stages) != 4 or len(dilations) != 4:
             raise RecipeError(
                 f"dilations={list(dilations)} with backbone {name}: expected four numbers and a ResNet; "
                 "other networks take output_stride and dilate=false"
@@ -268,7 +269,7 @@ def _set_dilations(name: str, network: nn.Module, dilations: Sequence[int] | Non
         convolutions = [
             (layer, 1 if number == 0 else dilation)
             for stage, dilation in zip(stages, dilations, strict=True)
-            for number, block in enumerate(stage)
+            for number, block in enumerate(stage.children())
             for layer in block.modules()
             if isinstance(layer, nn.Conv2d)
         ]
@@ -277,7 +278,7 @@ def _set_dilations(name: str, network: nn.Module, dilations: Sequence[int] | Non
             continue
         layer.dilation = (dilation, dilation)
         if any(layer.padding):  # without: timm's convolutions that find their padding in `forward`
-            layer.padding = tuple(dilation * (side // 2) for side in layer.kernel_size)  # type: ignore[assignment]
+            layer.padding = tuple(dilation * (side // 2) for side in layer.kernel_size)
 
 
 def _spread_taps(network: Any) -> None:

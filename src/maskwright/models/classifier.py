@@ -8,6 +8,7 @@ from typing import Any
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.errors import DataError
 from maskwright.models import layers
 from maskwright.models.backbones import Backbone, create_backbone
 
@@ -129,10 +130,9 @@ def load_classifier(path: str | Path) -> ImageTagClassifier:
         path: `model.safetensors` of a classifier.
 
     Raises:
-        DataError: the file holds another kind of model.
+        DataError: no such file, or it holds another kind of model.
     """
-    from maskwright.engine.checkpoint import load_metadata, load_weights
-    from maskwright.errors import DataError
+    from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
 
     metadata = load_metadata(path)
     if metadata.get("kind") != "classifier":
@@ -144,5 +144,5 @@ def load_classifier(path: str | Path) -> ImageTagClassifier:
         output_stride=made["output_stride"],
         **made.get("options", {}),
     )
-    model.load_state_dict(load_weights(path))
+    load_into(model, load_weights(path), path)
     return model.eval()

@@ -130,7 +130,7 @@ def freeze_stem(backbone: Backbone) -> None:
 
 
 def freeze_stages(backbone: Backbone, stride: int) -> None:
-    """Everything that runs up to and including the last map of the given stride keeps its weights.
+    """Everything that runs up to and including the first map of the given stride keeps its weights.
 
     To the weights it is the same as cutting the gradient there, and nothing is kept for a backward pass; but the
     gradient with respect to the image still exists.
@@ -139,7 +139,7 @@ def freeze_stages(backbone: Backbone, stride: int) -> None:
         RecipeError: the backbone is no plain chain of stages, or has no map of that stride.
     """
     chain = backbone.chain()
-    last = max((i for i, (_, _, reached) in enumerate(chain) if reached == stride), default=None)
+    last = next((i for i, (_, _, reached) in enumerate(chain) if reached == stride), None)
     if last is None:
         raise RecipeError(
             f"backbone {backbone.name} cannot be frozen up to stride {stride}: expected a chain of stages with a "
