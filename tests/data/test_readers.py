@@ -244,9 +244,6 @@ class TestSplits:
     @pytest.mark.parametrize("folder", [".", "splits", "ImageSets", "ImageSets/Segmentation"])
     def test_lists(self, tmp_path, folder):
         text_file(photos(tmp_path) / folder / "train.txt", "b.jpg\n\nimages/a.jpg\n")
-        if folder == "ImageSets/Segmentation":
-            assert opened(tmp_path, "train", layout="folder").names == ["b", "a"]
-            return
         assert opened(tmp_path, "train").names == ["b", "a"]
         with pytest.raises(DataError, match=r"unknown split 'val'.*Splits here: train, and all.*val\.txt"):
             opened(tmp_path, "val")

@@ -75,7 +75,8 @@ def reader_name(settings: DataSettings) -> str:
         raise DataError(
             f"data {settings.root} is not a folder: {unknown_name('built-in set', settings.root, built_in)}"
         )
-    voc = (root / "ImageSets" / "Segmentation").is_dir() or (root / "JPEGImages").is_dir()
+    lists, plain = root / "ImageSets" / "Segmentation", root / "images"
+    voc = (root / "JPEGImages").is_dir() or (lists.is_dir() and not plain.is_dir())
     return "voc" if voc else "folder"
 
 

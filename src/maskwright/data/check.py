@@ -222,8 +222,9 @@ def _content(summary: SplitSummary, training: bool) -> list[Finding]:
         return [
             Finding(
                 "error",
-                f"all {summary.masks} masks of {summary.split} hold only the values 0 and 255, and 255 is ignored: "
+                f"every mask of {summary.split} holds only the values 0 and 255, and 255 is ignored: "
                 f"nothing but {labels.names[0]} would be learned",
+                count=summary.masks,
                 expected=f"values 0 to {labels.num_classes - 1}",
                 fix="for 0/255 masks give label_map='{0: 0, 255: 1}'",
                 kind="mask-binary",
@@ -248,13 +249,13 @@ def _classes(summary: SplitSummary, training: bool) -> list[Finding]:
             fix = "add images with them, or drop them from the classes" if training else "add images with them"
             then = "" if training else "; their IoU cannot be measured"
             found.append(Finding("warning", what + then, count=len(absent), fix=fix, kind="class-empty"))
-    if summary.tagged and not summary.tags_derived:
+    if training and summary.tagged and not summary.tags_derived:
         counts = summary.tag_counts
         absent = [name for name, count in zip(labels.tag_names, counts) if not count]
         if absent:
             what = f"{len(absent)} of {len(labels.tag_names)} tags are on no image of {split}: {', '.join(absent)}"
             fix = "tag images with them, or drop them from the classes"
-            level: Level = "error" if training and len(absent) == len(counts) and not summary.masks else "warning"
+            level: Level = "error" if len(absent) == len(counts) and not summary.masks else "warning"
             found.append(Finding(level, what, count=len(absent), fix=fix, kind="tag-empty"))
     for pairs, what, kind in (
         (summary.tag_without_pixels, "tagged, but without a pixel in the mask", "tag-without-pixels"),

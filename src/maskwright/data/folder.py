@@ -155,6 +155,7 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
                     len(masks),
                     expected=f"names such as {next(iter(images))}.png",
                     fix="rename the masks, or give data.options.mask_suffix, the end of their names to leave out",
+                    kind="mask-names",
                 )
             )
     return listing
@@ -276,12 +277,16 @@ def _read_list(path: Path, listing: Listing, complain: Complain) -> list[str]:
                 len(missing),
                 expected=f"names such as {next(iter(listing.images))}",
                 fix="correct the list, or add the images",
+                kind="image-missing",
             )
         )
     if twice:
-        complain(Finding("warning", f"listed more than once in {path}; used once", twice, len(twice)))
+        complain(
+            Finding("warning", f"listed more than once in {path}; used once", twice, len(twice), kind="listed-twice")
+        )
     if not names:
-        complain(Finding("error", "the split has no images", [str(path)], expected="one image name per line"))
+        expected = "one image name per line"
+        complain(Finding("error", "the split has no images", [str(path)], expected=expected, kind="split-empty"))
     return list(names)
 
 
@@ -342,6 +347,7 @@ def _saliency(settings: DataSettings, names: list[str], complain: Complain) -> l
                 len(missing),
                 expected="a map of the same name for every image of the split, or for none",
                 fix="make the missing maps",
+                kind="saliency-missing",
             )
         )
     return [found.get(name) for name in names]
@@ -364,6 +370,7 @@ def _complain_twice(complain: Complain, folder: Path, twice: list[str]) -> None:
                 len(twice),
                 expected="one file for each name",
                 fix="keep one of them",
+                kind="name-twice",
             )
         )
 

@@ -133,6 +133,7 @@ def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refus
                 len(several),
                 expected="one image per row",
                 fix="write the folder too, as in folder/image.jpg",
+                kind="tag-ambiguous",
             )
         )
     if missing:
@@ -146,6 +147,7 @@ def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refus
                 len(missing),
                 expected=f"names such as {names[0]}" if names else "at least one image",
                 fix="correct the names, or the folder given as data",
+                kind="tag-no-image",
             )
         )
     if table.repeated:
@@ -156,6 +158,7 @@ def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refus
                 places(table.repeated),
                 len(table.repeated),
                 fix="keep one row per image",
+                kind="tag-repeated",
             )
         )
     return matched
@@ -185,6 +188,7 @@ def tag_values(table: TagTable, labels: LabelSpace, complain: Complain = refuse)
                 len(keys),
                 expected=f"one of the {len(labels.tag_names)} class names",
                 fix="correct the tag, or add it to the classes",
+                kind="tag-unknown",
             )
         )
     return rows
