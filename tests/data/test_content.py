@@ -1,0 +1,38 @@
+import os
+
+import numpy as np
+from PIL import Image
+
+from maskwright.config import DataSettings
+from maskwright.data import open_dataset
+from maskwright.data.content import content_hash
+from maskwright.data.scenes import scenes
+
+
+def test_hash_changes_with_images_masks_and_tags_only(tmp_path):
+    for folder in ("images", "masks"):
+        (tmp_path / folder).mkdir()
+    for name in "abc":
+        Image.fromarray(np.zeros((8, 8, 3), np.uint8)).save(tmp_path / "images" / f"{name}.png")
+        Image.fromarray(np.zeros((8, 8), np.uint8)).save(tmp_path / "masks" / f"{name}.png")
+    tags = tmp_path / "tags.csv"
+    tags.write_text("image,tags\na,cat\nb,\n")
+    settings = DataSettings(root=str(tmp_path), tags="tags.csv", classes=["background", "cat"])
+
+    def now():
+        return content_hash(open_dataset(settings, "all"))
+
+    first = now()
+    assert now() == first
+    tags.write_text("image,tags\na,cat\nb,cat\n")
+    second = now()
+    assert second != first
+    os.utime(tmp_path / "masks" / "c.png", (1, 1))
+    third = now()
+    assert third != second
+    Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(tmp_path / "images" / "a.png")
+    assert now() != third
+
+
+def test_built_in_set_is_told_by_its_source():
+    assert content_hash(scenes("train", count=3)) == content_hash(scenes("train", count=3))
