@@ -48,7 +48,8 @@ def set_deterministic(enabled: bool) -> None:
     """Refuse operations whose result varies between runs, or allow them."""
     if enabled:
         os.environ.setdefault("CUBLAS_WORKSPACE_CONFIG", ":4096:8")
-    torch.use_deterministic_algorithms(enabled)
+    if enabled != torch.are_deterministic_algorithms_enabled():  # the call imports the compiler, a second or more
+        torch.use_deterministic_algorithms(enabled)
 
 
 @contextmanager

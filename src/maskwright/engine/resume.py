@@ -71,7 +71,10 @@ def seed_everything(*keys: int) -> None:
     Done before every step, so that what a network draws (dropout) has no history that a stopped run could lose.
     """
     drawn = int(np.random.SeedSequence([key % 2**64 for key in keys]).generate_state(1, np.uint32)[0])
-    torch.manual_seed(drawn)
+    # Not torch.manual_seed: where CUDA is not in use it queues a call with a formatted stack, each time.
+    torch.default_generator.manual_seed(drawn)
+    if torch.cuda.is_initialized():
+        torch.cuda.manual_seed(drawn)
     np.random.seed(drawn)  # noqa: NPY002
     random.seed(drawn)
 
