@@ -11,6 +11,7 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from maskwright.errors import RecipeError, unknown_name
@@ -68,7 +69,7 @@ def _nothing(backbone: nn.Module) -> None:
 def _from_file(timm: Any, architecture: str, path: str) -> tuple[dict[str, Any], Finish]:
     try:
         state = {key: value for key, value in timm.models.load_state_dict(path).items() if torch.is_tensor(value)}
-    except (pickle.UnpicklingError, RuntimeError, EOFError, AttributeError, OSError) as error:
+    except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, AttributeError, OSError) as error:
         raise RecipeError(
             f"{path} cannot be read as weights: {error}. Expected a state dict saved by torch.save or safetensors, "
             "bare or under 'state_dict' or 'model'."
@@ -143,7 +144,7 @@ def _require_download(architecture: str, *, hub: str | None, url: str | None, fi
 
 def _why_unreachable(server: str, seconds: float = 5.0) -> str:
     """Why a server cannot be reached, or "" where it answers; never waits longer than `seconds`."""
-    answer = [f"no answer in {seconds:.0f} s"]
+    answer = [f"no answer in {seconds:g} s"]
 
     def ask() -> None:
         try:
