@@ -289,7 +289,8 @@ class Run:
 
     def finish(self) -> None:
         """Write `metrics.json`, the picture and the report, and print the result."""
-        from maskwright.report import build_report
+        from maskwright.hub import load
+        from maskwright.report import build_report, write_picture
 
         metrics: dict[str, Any] = {}
         pseudo = self.out / "pseudo_masks" / "scores.json"
@@ -300,9 +301,12 @@ class Run:
             if path.is_file() and (key != "oracle" or self.recipe.oracle):
                 metrics[key] = read_json(path)
         write_json(self.out / "metrics.json", metrics)
+        predictor = load(self.out, device=self.device)
+        picture = write_picture(self.out, self.train, predict=lambda image: predictor(image).mask)
         report = build_report(self.out, dataset_train=self.train, dataset_val=self.val)
         for line in summary_lines(metrics, self.recipe.supervision):
             self.say(line)
+        self.say(f"picture: {picture}")
         self.say(f"report: {report}")
 
 

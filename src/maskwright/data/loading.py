@@ -233,7 +233,12 @@ class Loader:
             batch = next(self._stream)
             if isinstance(batch, DataError):
                 self._stream = None
-                raise batch
+                try:
+                    raise batch
+                finally:
+                    # Otherwise the error's traceback holds this frame and this frame the error: the workers would
+                    # outlive the loader until the garbage collector runs, perhaps in the thread that must stop them.
+                    del batch
             self._next = (epoch, number + 1) if number + 1 < count else (epoch + 1, 0)
             yield batch
 

@@ -9,7 +9,7 @@ Mathematically the two released implementations (which agree with each other); c
   diagonal entries of a single Cholesky factor (18 x 18 at radius 3); no inverse;
 * a class that an image does not contain has no covariance with anything: its term is a constant without gradient, and
   is added as such instead of being computed;
-* neighbourhoods are gathered for a few image-class pairs at a time, and gathered again in the backward pass.
+* image-class pairs are worked on a few at a time, value and gradient together, so neighbourhoods exist for few.
 """
 
 from __future__ import annotations
@@ -30,15 +30,15 @@ Pool = Literal["avg", "max", "none"]
 PIXEL_TERMS = ("sigmoid", "softmax")
 FORMS = ("convex", "added")
 
-# Added to both covariances, which keeps them invertible and the gradient bounded by about its inverse.
+# Added to both covariances, which keeps them invertible and the gradient bounded by about its inverse. The factor's
+# diagonal is then at least its root, so the 1e-8 that released code adds to it before the logarithm is left out.
 EPSILON = 5e-4
-# Added to the Cholesky factor's diagonal before the logarithm, as in the released code.
-LOG_EPSILON = 1e-8
 # Added to every probability, as in the released code.
 PROBABILITY_EPSILON = 1e-6
 
-# Neighbourhood values that exist at the same time: 32 MB in float64.
-VALUES_AT_ONCE = 2**22
+# Pixels (or neighbourhood values) worked on at the same time: few for a processor's cache, more than enough to fill an
+# accelerator.
+VALUES_AT_ONCE = {"cpu": 2**20, "accelerator": 2**25}
 
 
 def rmi_loss(
@@ -147,21 +147,9 @@ def region_term(
         present.scatter_(1, labels.long().masked_fill(~valid, classes).flatten(1), True)
         image, label = present[:, :classes].nonzero(as_tuple=True)
 
-        unseen = valid.logical_not()[image]
-        predicted = logits[image, label].sigmoid().masked_fill(unseen, 0) + PROBABILITY_EPSILON
-        true = (labels[image] == label[:, None, None]).to(logits.dtype)
-        predicted, true = (_pooled(maps, pool, pool_size) for maps in (predicted, true))
-        if min(predicted.shape[1:]) < radius:
-            raise DataError(
-                f"the RMI loss needs at least {radius} x {radius} positions, found {predicted.shape[1]} x "
-                f"{predicted.shape[2]} from images of {logits.shape[2]} x {logits.shape[3]} pixels; take larger crops, "
-                "a smaller pool_size or a smaller radius"
-            )
-        gram = _NeighbourhoodGram.apply(predicted, true, radius)
-        terms = conditional_logdet(gram) / (2 * radius**2)
-        constant = math.log(math.sqrt(EPSILON) + LOG_EPSILON)
+        terms = _RegionTerms.apply(logits, labels, valid, image, label, pool, pool_size, radius)
+        constant = 0.5 * math.log(EPSILON)
         total = terms.sum() + (batch * classes - len(terms)) * constant * valid.any()
-        # An empty selection of planes still leads back to the logits, so that a batch without labels trains nothing.
         return (total / batch).to(logits.dtype)
 
 
@@ -183,7 +171,56 @@ def conditional_logdet(gram: Tensor, epsilon: float = EPSILON) -> Tensor:
     scatter = gram[:, :size, :size] - sums @ sums.transpose(1, 2) / gram[:, size:, size:]
     scatter = scatter + epsilon * torch.eye(size, dtype=gram.dtype, device=gram.device)
     diagonal = torch.linalg.cholesky(scatter).diagonal(dim1=1, dim2=2)[:, size // 2 :]
-    return 2 * (diagonal + LOG_EPSILON).log().sum(1)
+    return 2 * diagonal.log().sum(1)
+
+
+class _RegionTerms(torch.autograd.Function):
+    """The region term of K pairs of image and class, `(K,)` float64.
+
+    The pairs have nothing to do with each other, so each one's gradient is made right after its value, while all that it
+    needs is at hand; what is kept for the backward pass is one plane per pair.
+    """
+
+    @staticmethod
+    def forward(
+        ctx: Any,
+        logits: Tensor,
+        labels: Tensor,
+        valid: Tensor,
+        image: Tensor,
+        label: Tensor,
+        pool: Pool,
+        pool_size: int,
+        radius: int,
+    ) -> Tensor:
+        wanted = ctx.needs_input_grad[0]
+        terms = logits.new_empty(len(image), dtype=torch.float64)
+        gradients = logits.new_empty((len(image) if wanted else 0, *logits.shape[2:]))
+        at_once = VALUES_AT_ONCE["cpu" if logits.device.type == "cpu" else "accelerator"]
+        step = max(1, at_once // (logits[0, 0].numel() * (1 if pool_size > 1 and pool != "none" else 2 * radius**2)))
+        for first in range(0, len(image), step):
+            part = slice(first, first + step)
+            planes = logits[image[part], label[part]].requires_grad_(wanted)
+            with torch.set_grad_enabled(wanted):
+                found = valid[image[part]]
+                predicted = planes.sigmoid() * found + PROBABILITY_EPSILON
+                true = (labels[image[part]] == label[part, None, None]).to(planes.dtype)
+                predicted, true = (_pooled(maps, pool, pool_size) for maps in (predicted, true))
+                value = conditional_logdet(_NeighbourhoodGram.apply(predicted, true, radius)) / (2 * radius**2)
+            terms[part] = value.detach()
+            if wanted:
+                (gradients[part],) = torch.autograd.grad(value.sum(), planes)
+        ctx.save_for_backward(gradients, image, label)
+        ctx.shape = logits.shape
+        return terms
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+        gradients, image, label = ctx.saved_tensors
+        result = gradients.new_zeros(ctx.shape)
+        result[image, label] = gradients * gradient[:, None, None].to(gradients.dtype)
+        return result, *[None] * 7
 
 
 class _NeighbourhoodGram(torch.autograd.Function):
@@ -194,28 +231,32 @@ class _NeighbourhoodGram(torch.autograd.Function):
 
     @staticmethod
     def forward(ctx: Any, predicted: Tensor, true: Tensor, radius: int) -> Tensor:
-        ctx.save_for_backward(predicted, true)
-        ctx.radius = radius
-        gram = predicted.new_empty(len(predicted), 2 * radius**2 + 1, 2 * radius**2 + 1, dtype=torch.float64)
-        for part in _parts(predicted, radius):
-            rows = _rows(predicted[part], true[part], radius)
-            torch.bmm(rows, rows.transpose(1, 2), out=gram[part])
-        return gram
+        height, width = (side - radius + 1 for side in predicted.shape[1:])
+        area = radius**2
+        rows = predicted.new_empty(len(predicted), 2 * area + 1, height, width, dtype=torch.float64)
+        for number, maps in enumerate((predicted, true)):
+            views = maps.unfold(1, height, 1).unfold(2, width, 1)
+            rows[:, number * area : (number + 1) * area].unflatten(1, (radius, radius)).copy_(views)
+        rows[:, -1] = 1
+        ctx.save_for_backward(rows)
+        ctx.dtype = predicted.dtype
+        flat = rows.flatten(2)
+        return flat @ flat.transpose(1, 2)
 
     @staticmethod
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
-        predicted, true = ctx.saved_tensors
-        radius = ctx.radius
-        symmetric = (gradient + gradient.transpose(1, 2))[:, : radius**2]
-        height, width = (side - radius + 1 for side in predicted.shape[1:])
-        result = torch.zeros_like(predicted, dtype=torch.float64)
-        for part in _parts(predicted, radius):
-            views = (symmetric[part] @ _rows(predicted[part], true[part], radius)).unflatten(2, (height, width))
-            for shift in range(radius**2):
-                y, x = divmod(shift, radius)
-                result[part, y : y + height, x : x + width] += views[:, shift]
-        return result.to(predicted.dtype), None, None
+        (rows,) = ctx.saved_tensors
+        pairs, channels, height, width = rows.shape
+        area = channels // 2
+        radius = math.isqrt(area)
+        symmetric = (gradient + gradient.transpose(1, 2))[:, :area]
+        views = (symmetric @ rows.flatten(2)).unflatten(2, (height, width))
+        result = rows.new_zeros(pairs, height + radius - 1, width + radius - 1)
+        for shift in range(area):
+            y, x = divmod(shift, radius)
+            result[:, y : y + height, x : x + width] += views[:, shift]
+        return result.to(ctx.dtype), None, None
 
 
 class _SigmoidCrossEntropySum(torch.autograd.Function):
@@ -239,23 +280,6 @@ class _SigmoidCrossEntropySum(torch.autograd.Function):
         result = logits.sigmoid()
         result.scatter_add_(1, labels.unsqueeze(1), -torch.ones_like(result[:, :1]))
         return result.mul_((valid * gradient).unsqueeze(1)), None, None
-
-
-def _parts(maps: Tensor, radius: int) -> list[slice]:
-    positions = (maps.shape[1] - radius + 1) * (maps.shape[2] - radius + 1)
-    step = max(1, VALUES_AT_ONCE // ((2 * radius**2 + 1) * positions))
-    return [slice(first, first + step) for first in range(0, len(maps), step)]
-
-
-def _rows(predicted: Tensor, true: Tensor, radius: int) -> Tensor:
-    """The views of both maps under every shift, y first, and a row of ones: `(K, 2d + 1, positions)` float64."""
-    height, width = (side - radius + 1 for side in predicted.shape[1:])
-    rows = predicted.new_empty(len(predicted), 2 * radius**2 + 1, height, width, dtype=torch.float64)
-    for number, maps in enumerate((predicted, true)):
-        views = maps.unfold(1, height, 1).unfold(2, width, 1)
-        rows[:, number * radius**2 : (number + 1) * radius**2].unflatten(1, (radius, radius)).copy_(views)
-    rows[:, -1] = 1
-    return rows.flatten(2)
 
 
 def _pooled(maps: Tensor, pool: Pool, size: int) -> Tensor:
