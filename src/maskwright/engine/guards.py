@@ -11,6 +11,8 @@ import torch
 from maskwright.config import TrainSettings
 from maskwright.errors import TrainingStopped
 
+LEAST_STEPS = 100
+
 
 def check_finite(means: dict[str, float], where: str, rate: float, settings: TrainSettings) -> None:
     """Stop at a loss that is not finite.
@@ -46,7 +48,8 @@ def check_weights(parameters: Iterable[torch.Tensor], where: str, settings: Trai
 def check_collapse(metrics: dict[str, Any], names: list[str] | None, step: int, total: int) -> None:
     """Stop when a model predicts a single class although the truth has more, once half of the training is done.
 
-    Before that a single class is normal: most pixels are background, and a network finds that out first.
+    Before that a single class is normal: most pixels are background, and a network finds that out first. A training of
+    fewer than 100 steps tries out the plumbing and is not judged.
 
     Args:
         metrics: `predicted_classes` and, where known, `true_classes`: counts, or lists of class names or label values.
@@ -58,7 +61,13 @@ def check_collapse(metrics: dict[str, Any], names: list[str] | None, step: int, 
         TrainingStopped: it does.
     """
     predicted, true = metrics.get("predicted_classes"), metrics.get("true_classes")
-    if predicted is None or 2 * step < total or _count(predicted) > 1 or (true is not None and _count(true) < 2):
+    if (
+        predicted is None
+        or total < LEAST_STEPS
+        or 2 * step < total
+        or _count(predicted) > 1
+        or (true is not None and _count(true) < 2)
+    ):
         return
     only = "a single class"
     if isinstance(predicted, list) and predicted:
