@@ -150,7 +150,7 @@ def test_killed_from_outside_at_any_moment(toy, tmp_path, bit_equal):
     command = [sys.executable, toy.__file__, str(tmp_path / "killed"), "steps=200", "workers=1", "log_every=1"]
     process = subprocess.Popen(command, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     state = tmp_path / "killed" / "state.pt"
-    for _ in range(600):
+    for _ in range(3000):  # imports can take long on a busy machine
         if state.is_file() or process.poll() is not None:
             break
         time.sleep(0.05)
