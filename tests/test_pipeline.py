@@ -20,6 +20,7 @@ TINY = [
     "classifier.train.checkpoint_seconds=0",
     "classifier.train.augment.crop=[64, 64]",
     "seeds.scales=[1.0]",
+    "masks.threshold=0.05",
     "backbone=resnet10t",
     "epochs=2",
     "batch_size=8",
