@@ -176,9 +176,9 @@ class Loader:
         loader.sampler.set_position(epoch, batch)      # only to start elsewhere than where the last iteration ended
         for batch in loader: ...
 
-    Worker processes live as long as the loader and go on to the next epoch while the last batches of this one are used.
-    A position other than the next one, or an iteration left early, costs what they had prepared. One iteration at a
-    time. torch's global random state is left alone, so that a resumed run draws the same numbers from it.
+    Worker processes live across epochs, and prepare the next one's batches while the last of this one are used. A
+    position other than the next, or an iteration left early, starts new ones. One iteration at a time. torch's global
+    random state is left alone, so that a resumed run draws the same numbers from it.
 
     Args:
         train_set: gives the examples.
@@ -208,7 +208,6 @@ class Loader:
             collate_fn=_unchanged,
             num_workers=workers,
             prefetch_factor=prefetch if workers else None,
-            persistent_workers=workers > 0,
             pin_memory=pin_memory,
             generator=torch.Generator(),
         )
@@ -223,22 +222,20 @@ class Loader:
         Raises:
             DataError: an example cannot be used; the message is the one that the worker met.
         """
-        epoch, first = self.sampler.epoch, self.sampler.first_batch
+        epoch, first, count = self.sampler.epoch, self.sampler.first_batch, len(self.sampler)
+        if first >= count:
+            self.sampler.set_position(epoch + 1)
+            return
         if self._stream is None or self._next != (epoch, first):
+            self._stream = None  # Ends its workers before others start.
             self._stream = iter(self._loader)
         self.sampler.set_position(epoch + 1)
-        count = len(self.sampler)
         for number in range(first, count):
             self._next = None
             batch = next(self._stream)
             if isinstance(batch, DataError):
                 self._stream = None
-                try:
-                    raise batch
-                finally:
-                    # Otherwise the error's traceback holds this frame and this frame the error: the workers would
-                    # outlive the loader until the garbage collector runs, perhaps in the thread that must stop them.
-                    del batch
+                raise batch
             self._next = (epoch, number + 1) if number + 1 < count else (epoch + 1, 0)
             yield batch
 
