@@ -82,7 +82,7 @@ class TrainSettings(Settings):
     validate_every: int = Field(0, ge=0, description="epochs between validations; 0: only at the end")
     checkpoint_seconds: float = Field(60.0, ge=0, description="least time between resume points")
     log_every: int = Field(10, gt=0, description="steps between log lines")
-    augment: AugmentSettings = Field(default_factory=AugmentSettings)
+    augment: AugmentSettings = AugmentSettings()
 
 
 class ClassifierSettings(Settings):
@@ -92,7 +92,7 @@ class ClassifierSettings(Settings):
     pretrained: bool | str = Field(False, description="true, a timm tag, or a local file")
     output_stride: int | None = 16
     options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
-    train: TrainSettings = Field(default_factory=TrainSettings)
+    train: TrainSettings = TrainSettings()
 
 
 class SeedSettings(Settings):
@@ -156,14 +156,14 @@ class Recipe(Settings):
     out: str = Field("", description="run folder; default runs/<recipe name>")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     seed: int = 0
-    data: DataSettings = Field(default_factory=DataSettings)
-    classifier: ClassifierSettings = Field(default_factory=ClassifierSettings)
-    seeds: SeedSettings = Field(default_factory=SeedSettings)
-    masks: MaskSettings = Field(default_factory=MaskSettings)
-    model: ModelSettings = Field(default_factory=ModelSettings)
-    loss: LossSettings = Field(default_factory=LossSettings)
-    train: TrainSettings = Field(default_factory=TrainSettings)
-    inference: InferenceSettings = Field(default_factory=InferenceSettings)
+    data: DataSettings = DataSettings()
+    classifier: ClassifierSettings = ClassifierSettings()
+    seeds: SeedSettings = SeedSettings()
+    masks: MaskSettings = MaskSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    train: TrainSettings = TrainSettings()
+    inference: InferenceSettings = InferenceSettings()
     oracle: bool = Field(False, description="also train the same model on true masks, as the ceiling to compare with")
     notes: str = ""
 

@@ -94,13 +94,13 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
     )
 
 
-def class_frequencies(dataset: Any) -> np.ndarray:
-    """Share of the valid pixels that each class has, `(C,)` float64, over all masks of a dataset."""
+def class_frequencies(dataset: Any) -> list[float]:
+    """Share of the valid pixels that each class has, `(C,)`, over all masks of a dataset."""
     counts = np.zeros(256, np.int64)
     for index in track(range(len(dataset)), title="counting labels"):
-        counts += np.bincount(dataset[index].mask.ravel(), minlength=256)
+        counts += np.bincount(dataset.mask(index).ravel(), minlength=256)
     counts = counts[: dataset.labels.num_classes]
-    return counts / max(1, counts.sum())
+    return (counts / max(1, counts.sum())).tolist()
 
 
 def evaluate_to_folder(

@@ -94,7 +94,7 @@ def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device:
 
 @torch.no_grad()
 def tag_average_precision(
-    network: torch.nn.Module, dataset: Any, size: tuple[int, int] | None, device: torch.device
+    network: Any, dataset: Any, size: tuple[int, int] | None, device: torch.device
 ) -> float | None:
     """Mean over classes of the average precision of the tag scores; classes never tagged are left out.
 
