@@ -102,6 +102,7 @@ class TestContract:
             assert sample.image.shape == (*size, 3)
             assert sample.tags == tags
             assert (sample.mask is not None) == has_mask
+            assert np.array_equal(dataset.mask(index), sample.mask)
             if sample.mask is not None:
                 assert sample.mask.shape == size
                 assert sample.mask.dtype == np.uint8

@@ -6,9 +6,12 @@ from collections.abc import Callable, Collection, Sequence
 from pathlib import Path
 from typing import Any, Protocol
 
+import numpy as np
+
 from maskwright.config import DataSettings
+from maskwright.data.finding import Complain, refuse
 from maskwright.data.folder import open_folder, open_voc
-from maskwright.data.images import ImageSet, list_images
+from maskwright.data.images import list_images
 from maskwright.data.masks import check_values, read_mask
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, unknown_name
@@ -32,6 +35,8 @@ class Dataset(Protocol):
 
     def __getitem__(self, index: int, /) -> Sample: ...
 
+    def mask(self, index: int, /) -> np.ndarray | None: ...
+
     def tags(self, index: int, /) -> tuple[int, ...] | None: ...
 
     def has_mask(self, index: int, /) -> bool: ...
@@ -39,7 +44,7 @@ class Dataset(Protocol):
     def size(self, index: int, /) -> tuple[int, int]: ...
 
 
-def _open_scenes(settings: DataSettings, split: str) -> Dataset:
+def _open_scenes(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
     from maskwright.data.scenes import scenes
 
     for name in set(settings.options) - set(SCENES_OPTIONS):
@@ -48,12 +53,12 @@ def _open_scenes(settings: DataSettings, split: str) -> Dataset:
 
 
 # A built-in set or a layout, by the name that `data=` or `layout=` gives.
-READERS: dict[str, Callable[[DataSettings, str], Dataset]] = {
+READERS: dict[str, Callable[..., Dataset]] = {
     "voc": open_voc,
     "folder": open_folder,
     "scenes": _open_scenes,
 }
-LAYOUTS = ("voc", "folder")
+BUILT_IN = ("scenes",)
 SCENES_OPTIONS = ("count", "size", "seed")
 
 
@@ -69,11 +74,10 @@ def reader_name(settings: DataSettings) -> str:
         return settings.layout
     root = Path(settings.root)
     if not root.is_dir():
-        built_in = [name for name in READERS if name not in LAYOUTS]
-        if settings.root in built_in:
+        if settings.root in BUILT_IN:
             return settings.root
         raise DataError(
-            f"data {settings.root} is not a folder: {unknown_name('built-in set', settings.root, built_in)}"
+            f"data {settings.root} is not a folder: {unknown_name('built-in set', settings.root, BUILT_IN)}"
         )
     lists, plain = root / "ImageSets" / "Segmentation", root / "images"
     voc = (root / "JPEGImages").is_dir() or (lists.is_dir() and not plain.is_dir())
@@ -111,6 +115,10 @@ class Subset:
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
         return _get(self.dataset, self.indices[index], with_mask)
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
+        return self.dataset.mask(self.indices[index])
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         return self.dataset.tags(self.indices[index])
@@ -152,17 +160,25 @@ class WithMasks:
         if self.real[index] or not with_mask:
             return _get(self.dataset, index, with_mask)
         sample = _get(self.dataset, index, with_mask=False)
-        path = self.masks[index]
-        mask = None
-        if path is not None:
-            mask = read_mask(path)
-            check_values(mask, self.labels, path)
-            if mask.shape != sample.image.shape[:2]:
-                raise DataError(
-                    f"{path}: pseudo-mask is {mask.shape}, its image {sample.image.shape[:2]} (height, width). "
-                    "Fix: make the pseudo-masks anew from these images"
-                )
+        mask = self._pseudo_mask(index, sample.image.shape[:2])
         return Sample(sample.name, sample.image, mask, sample.tags, sample.saliency)
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
+        return self.dataset.mask(index) if self.real[index] else self._pseudo_mask(index, self.size(index))
+
+    def _pseudo_mask(self, index: int, size: tuple[int, ...]) -> np.ndarray | None:
+        path = self.masks[index]
+        if path is None:
+            return None
+        mask = read_mask(path)
+        check_values(mask, self.labels, path)
+        if mask.shape != size:
+            raise DataError(
+                f"{path}: pseudo-mask is {mask.shape}, its image {size} (height, width). "
+                "Fix: make the pseudo-masks anew from these images"
+            )
+        return mask
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         return self.dataset.tags(index)
@@ -207,6 +223,5 @@ def with_masks(
 
 def _get(dataset: Dataset, index: int, with_mask: bool) -> Sample:
     """An example, without opening its mask file where the reader can do so."""
-    if isinstance(dataset, ImageSet | Subset | WithMasks):
-        return dataset.get(index, with_mask)
-    return dataset[index]
+    get = getattr(dataset, "get", None)
+    return dataset[index] if get is None else get(index, with_mask)

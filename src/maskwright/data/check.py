@@ -10,7 +10,6 @@ import numpy as np
 from maskwright.config import DataSettings
 from maskwright.data import READERS, Dataset, reader_name
 from maskwright.data.finding import Complain, Finding, FindingError, Level, number_of
-from maskwright.data.folder import open_folder, open_voc
 from maskwright.data.masks import range_finding
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scan import Record, scan
@@ -124,12 +123,7 @@ def report(findings: Iterable[Finding]) -> str:
 
 
 def _open(settings: DataSettings, split: str, complain: Complain) -> Dataset:
-    reader = READERS[reader_name(settings)]
-    if reader is open_voc:
-        return open_voc(settings, split, complain)
-    if reader is open_folder:
-        return open_folder(settings, split, complain)
-    return reader(settings, split)
+    return READERS[reader_name(settings)](settings, split, complain)
 
 
 def _add(summary: SplitSummary, record: Record) -> None:

@@ -201,7 +201,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         [listing.images[name] for name in names],
         masks=[masks.get(name) for name in names],
         tags=tags,
-        saliency=_saliency(settings, names, complain),
+        saliency=saliency_paths(settings, names, complain),
         label_map=settings.label_map,
         source=source,
         tolerant=bool(_option(settings, "tolerant")),
@@ -328,7 +328,12 @@ def _folder_tags(settings: DataSettings, listing: Listing) -> TagTable:
     return table
 
 
-def _saliency(settings: DataSettings, names: list[str], complain: Complain) -> list[str | None] | None:
+def saliency_paths(settings: DataSettings, names: list[str], complain: Complain) -> list[str | None] | None:
+    """The saliency map of each image, where the settings name a folder of them; None where they do not.
+
+    Raises:
+        DataError: no such folder, or maps for only some of the images.
+    """
     if settings.saliency is None:
         return None
     folder = resolve(Path(settings.root), settings.saliency)

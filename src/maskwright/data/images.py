@@ -277,22 +277,28 @@ class ImageSet:
         Raises:
             DataError: a file that cannot be read, a size that differs, or values that mean nothing.
         """
-        path = self.masks[index]
-        if path is None:
+        mask = self._checked(index)
+        if mask is None:
             return None
-        mask = read_mask(path, self.label_map)
-        check_values(mask, self.labels, path)
-        return fit_mask(mask, size or self.size(index), self.images[index], path)
+        return fit_mask(mask, size or self.size(index), self.images[index], str(self.masks[index]))
+
+    def label_values(self, index: int) -> np.ndarray | None:
+        """The mask `(h, w)` uint8 of one image as its file has it; None where there is none.
+
+        Sets whose masks are no image files override this alone.
+
+        Raises:
+            DataError: a file that cannot be read, or a value that `label_map` does not list.
+        """
+        path = self.masks[index]
+        return None if path is None else read_mask(path, self.label_map)
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         """Label values said to be in one image, ascending; None where nobody said."""
         if not isinstance(self.given_tags, str):
             return self.given_tags[index]
         if index not in self._derived:
-            path = self.masks[index]
-            mask = None if path is None else read_mask(path, self.label_map)
-            if mask is not None:
-                check_values(mask, self.labels, str(path))
+            mask = self._checked(index)
             self._derived[index] = None if mask is None else self.labels.tags_in(mask)
         return self._derived[index]
 
@@ -302,6 +308,12 @@ class ImageSet:
     def size(self, index: int) -> tuple[int, int]:
         """`(height, width)` of one image in pixels, from its header."""
         return image_size(self.images[index])
+
+    def _checked(self, index: int) -> np.ndarray | None:
+        mask = self.label_values(index)
+        if mask is not None:
+            check_values(mask, self.labels, str(self.masks[index]))
+        return mask
 
     def _image(self, index: int) -> np.ndarray:
         path = self.images[index]

@@ -15,7 +15,7 @@ from PIL import Image
 from maskwright.data import Dataset
 from maskwright.data.finding import Finding, FindingError
 from maskwright.data.images import ORIENTATION, ImageSet, image_error, image_size
-from maskwright.data.masks import DECODE_ERRORS, allowed_values, range_finding, read_mask
+from maskwright.data.masks import DECODE_ERRORS, allowed_values, range_finding
 from maskwright.data.sample import LabelSpace
 
 CHUNK = 2048  # images in flight, so that memory does not grow with the set
@@ -76,11 +76,12 @@ def inspect_files(dataset: ImageSet, index: int) -> Record:
     if path is not None:
         record.has_mask = True
         try:
-            mask = read_mask(path, dataset.label_map)
+            mask = dataset.label_values(index)
         except FindingError as error:
             if error.finding is not None:
                 record.problems.append(error.finding)
         else:
+            assert mask is not None
             _count(record, mask, dataset.labels, path)
             _compare(record, mask.shape, side, path, dataset.images[index])
     if not isinstance(dataset.given_tags, str):

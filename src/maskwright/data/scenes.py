@@ -124,6 +124,10 @@ class Scenes:
             self._tags[i] = LABELS.tags_in(self._compose(i)[2])
         return self._tags[i]
 
+    def mask(self, i: int) -> np.ndarray:
+        """The mask `(H, W)` uint8 of picture i, which is not rendered for this."""
+        return self._compose(i)[2]
+
     def has_mask(self, i: int) -> bool:
         return True
 
