@@ -29,8 +29,8 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 }
 
 # Auxiliary outputs with a loss of their own, by the part of the output's name before the first dot: `cpp.8` is found
-# under `cpp`. It gets the logits at the head's own size and the labels at full size. Every other auxiliary output is
-# resized to the labels and gets the main loss.
+# under `cpp`. It is built with `ignore_index` and `num_classes`, and gets the logits at the head's own size and the
+# labels at full size. Every other auxiliary output is resized to the labels and gets the main loss.
 AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cpp": CPPLoss,
 }
@@ -66,16 +66,26 @@ class SegmentationLoss(nn.Module):
         auxiliary: weight of each auxiliary output. A name stands for the output of that name and for every output whose
             name begins with it and a dot (`scale` for `scale.0.5` and `scale.1`); their losses are added, not averaged.
         ignore_index: for the losses of `AUXILIARY_LOSSES`.
+        num_classes: the same.
     """
 
     def __init__(
-        self, main: nn.Module, auxiliary: Mapping[str, float] | None = None, *, ignore_index: int = 255
+        self,
+        main: nn.Module,
+        auxiliary: Mapping[str, float] | None = None,
+        *,
+        ignore_index: int = 255,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         self.main = main
         self.auxiliary = dict(auxiliary or {})
         self.special = nn.ModuleDict(
-            {name: build(ignore_index=ignore_index) for name, build in AUXILIARY_LOSSES.items() if self._wants(name)}
+            {
+                name: build(ignore_index=ignore_index, num_classes=num_classes)
+                for name, build in AUXILIARY_LOSSES.items()
+                if self._wants(name)
+            }
         )
 
     def _wants(self, kind: str) -> bool:
@@ -145,7 +155,9 @@ def create_loss(
     wrong = {name: weight for name, weight in settings.auxiliary.items() if not (math.isfinite(weight) and weight >= 0)}
     if wrong:
         raise RecipeError(f"loss.auxiliary weights must be finite and not negative, found {wrong}")
-    return SegmentationLoss(build(**arguments), settings.auxiliary, ignore_index=labels.ignore_index)
+    return SegmentationLoss(
+        build(**arguments), settings.auxiliary, ignore_index=labels.ignore_index, num_classes=labels.num_classes
+    )
 
 
 def class_weights_from(frequencies: Sequence[float] | Tensor, kind: str, *, largest_ratio: float = 50.0) -> list[float]:

@@ -236,19 +236,25 @@ class CPPLoss(nn.Module):
         ignore: "channel" (the paper: the head predicts C + 1 channels, the last for ignored pixels, and learns where
             nothing is labelled) or "renormalise" (the head predicts C channels and ignored pixels never matter).
         ignore_index: value of pixels without a label.
+        num_classes: C; where it is given, the head's channels say which mode is meant, and `ignore` is not read.
 
     Raises:
         RecipeError: unknown ignore mode.
     """
 
     def __init__(
-        self, *, ignore: Literal["channel", "renormalise"] = "channel", ignore_index: int = IGNORE_INDEX
+        self,
+        *,
+        ignore: Literal["channel", "renormalise"] = "channel",
+        ignore_index: int = IGNORE_INDEX,
+        num_classes: int | None = None,
     ) -> None:
         super().__init__()
         if ignore not in IGNORE_MODES:
             raise RecipeError(f"ignore must be one of {', '.join(IGNORE_MODES)}, found {ignore!r}")
         self.ignore: Literal["channel", "renormalise"] = ignore
         self.ignore_index = ignore_index
+        self.num_classes = num_classes
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         """A scalar from logits `(B, K, h, w)` and labels `(B, H, W)`.
@@ -262,14 +268,22 @@ class CPPLoss(nn.Module):
                 f"labels must be at least as large as the auxiliary logits {tuple(logits.shape[2:])}, "
                 f"found {tuple(labels.shape[1:])}"
             )
-        channel = self.ignore == "channel"
+        ignore = self.ignore
+        if self.num_classes is not None:
+            if logits.shape[1] - self.num_classes not in (0, 1):
+                raise DataError(
+                    f"auxiliary logits must have {self.num_classes} channels, one per class, or one more for ignored "
+                    f"pixels, found {logits.shape[1]}"
+                )
+            ignore = "channel" if logits.shape[1] > self.num_classes else "renormalise"
+        channel = ignore == "channel"
         num_classes = logits.shape[1] - channel
         height, width = logits.shape[2:]
         stride = math.ceil(labels.shape[1] / height)
         fits = [math.ceil(side / stride) for side in labels.shape[1:]] == [height, width]
         where = {"stride": stride} if fits else {"size": (height, width)}
         with torch.no_grad():
-            pooled = pool_labels(labels, num_classes, ignore=self.ignore, ignore_index=self.ignore_index, **where)
+            pooled = pool_labels(labels, num_classes, ignore=ignore, ignore_index=self.ignore_index, **where)
         return cpp_loss(logits, pooled, weighting="all" if channel else "fraction")
 
 

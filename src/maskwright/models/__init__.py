@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import inspect
-from collections.abc import Callable
+from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from maskwright.errors import RecipeError, unknown_name
@@ -44,6 +44,8 @@ def create_model(
     pretrained: bool | str = False,
     in_channels: int = 3,
     backbone_options: dict[str, Any] | None = None,
+    auxiliary: Mapping[str, Sequence[int]] | None = None,
+    auxiliary_options: dict[str, Any] | None = None,
     **options: Any,
 ) -> SegmentationModel:
     """A segmenter by name.
@@ -56,6 +58,9 @@ def create_model(
         pretrained: weights of the backbone, as for `create_backbone`.
         in_channels: channels of the images.
         backbone_options: what else `create_backbone` takes, e.g. `{"drop_path_rate": 0.1}`.
+        auxiliary: heads for training on feature maps of the backbone, e.g. `{"aux": [16], "cpp": [8, 16]}`; see
+            `AuxiliaryHeads`. None: those that the model's paper has; `{}`: none.
+        auxiliary_options: what else `AuxiliaryHeads` takes, e.g. `{"channels": 512}`.
         options: what the model itself takes, e.g. `decoder_channels=128` for deeplabv3plus.
 
     Raises:
@@ -74,7 +79,9 @@ def create_model(
         for key in options:
             if key not in known:
                 own = [option for option in known if option not in ("backbone", "num_classes")]
-                raise RecipeError(unknown_name(f"option of {name}", key, [*own, "backbone_options"]))
+                raise RecipeError(
+                    unknown_name(f"option of {name}", key, [*own, "backbone_options", "auxiliary", "auxiliary_options"])
+                )
     trunk = create_backbone(
         backbone,
         pretrained=pretrained,
@@ -82,4 +89,9 @@ def create_model(
         in_channels=in_channels,
         **(backbone_options or {}),
     )
-    return MODELS[name](trunk, num_classes, **options)
+    model = MODELS[name](trunk, num_classes, **options)
+    try:
+        model.add_auxiliary(model.own_auxiliary if auxiliary is None else auxiliary, **(auxiliary_options or {}))
+    except TypeError as error:
+        raise RecipeError(f"auxiliary_options={auxiliary_options}: {error}") from error
+    return model

@@ -65,7 +65,10 @@ class Backbone(nn.Module):
         return []
 
     def use_only(self, indices: Sequence[int]) -> None:
-        """Say which feature maps a head reads, so that weights that only serve the others are not trained."""
+        """Say which feature maps a head reads, so that weights that only serve the others are not trained.
+
+        Several heads may say so; what one of them reads is trained.
+        """
 
 
 class TimmBackbone(Backbone):
@@ -91,6 +94,7 @@ class TimmBackbone(Backbone):
         self.in_channels = in_channels
         self.multiple = multiple
         self.image_size: tuple[int, ...] | None = None
+        self.branches_read: set[int] = set()
         self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -125,10 +129,9 @@ class TimmBackbone(Backbone):
             return
         # HRNet's last fusion makes every branch; weights for one that nobody reads would never get a gradient, which
         # distributed training refuses. Map 0 is the stem, map i + 1 branch i.
-        wanted = {index % len(self.strides) - 1 for index in indices}
+        self.branches_read |= {index % len(self.strides) - 1 for index in indices}
         for branch, layers in enumerate(stage[-1].fuse_layers):
-            if branch not in wanted:
-                layers.requires_grad_(False)
+            layers.requires_grad_(branch in self.branches_read)
 
 
 def create_backbone(

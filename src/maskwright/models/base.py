@@ -2,12 +2,14 @@
 
 from __future__ import annotations
 
-from typing import Any
+from collections.abc import Mapping, Sequence
+from typing import Any, ClassVar
 
 import torch
 from torch import Tensor, nn
 
 from maskwright.config import TrainSettings
+from maskwright.models.auxiliary import AuxiliaryHeads
 from maskwright.models.backbones import Backbone
 from maskwright.models.layers import resize
 
@@ -23,10 +25,14 @@ class SegmentationModel(nn.Module):
         num_classes: channels of the logits.
     """
 
+    # Auxiliary heads that `create_model` adds where none are asked for; see `AuxiliaryHeads`.
+    own_auxiliary: ClassVar[Mapping[str, Sequence[int]]] = {}
+
     def __init__(self, backbone: Backbone, num_classes: int) -> None:
         super().__init__()
         self.backbone = backbone
         self.num_classes = num_classes
+        self.auxiliary_heads: AuxiliaryHeads | None = None
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -50,13 +56,32 @@ class SegmentationModel(nn.Module):
         """
         raise NotImplementedError(f"{type(self).__name__} must implement head(features, size)")
 
-    def outputs(self, images: Tensor) -> dict[str, Tensor]:
-        """Every output, "logits" at the head's own resolution.
+    def add_auxiliary(self, heads: Mapping[str, Sequence[int]], **options: Any) -> None:
+        """Put auxiliary heads on feature maps of the backbone, in place of those that were there.
+
+        Args:
+            heads: kind of head -> feature maps, as `AuxiliaryHeads` takes it.
+            options: what else `AuxiliaryHeads` takes.
+
+        Raises:
+            RecipeError: an unknown kind of head, or a map that the backbone does not have.
+        """
+        self.auxiliary_heads = AuxiliaryHeads(self.backbone, self.num_classes, heads, **options) if heads else None
+
+    def outputs(self, images: Tensor, *, auxiliary: bool = False) -> dict[str, Tensor]:
+        """Every output of the head, "logits" at the head's own resolution.
 
         Args:
             images: `(B, 3, H, W)`, normalised.
+            auxiliary: also those of the auxiliary heads, which are not computed otherwise.
         """
-        return self.head(self.backbone(images), (images.shape[-2], images.shape[-1]))
+        features = self.backbone(images)
+        outputs = self.head(features, (images.shape[-2], images.shape[-1]))
+        return self.with_auxiliary(outputs, features) if auxiliary else outputs
+
+    def with_auxiliary(self, outputs: dict[str, Tensor], features: list[Tensor]) -> dict[str, Tensor]:
+        """The outputs and those of the auxiliary heads; for models that have their own `outputs`."""
+        return outputs if self.auxiliary_heads is None else {**outputs, **self.auxiliary_heads(features)}
 
     def forward(self, images: Tensor, *, auxiliary: bool = False, upsample: bool = True) -> Tensor | dict[str, Tensor]:
         """Logits of every class at every pixel.
@@ -69,7 +94,7 @@ class SegmentationModel(nn.Module):
         Returns:
             Logits `(B, num_classes, H, W)`, or with `auxiliary` a dictionary that holds them as "logits".
         """
-        outputs = self.outputs(images)
+        outputs = self.outputs(images, auxiliary=auxiliary)
         if upsample:
             outputs["logits"] = resize(outputs["logits"], images.shape[-2:])
         return outputs if auxiliary else outputs["logits"]
@@ -87,28 +112,28 @@ class SegmentationModel(nn.Module):
         return resize_argmax(self.outputs(images)["logits"], (images.shape[-2], images.shape[-1]))
 
 
-def resize_argmax(logits: Tensor, size: tuple[int, int], *, classes_at_once: int = 4) -> Tensor:
-    """`resize(logits, size).argmax(1)` with memory for a few classes instead of all of them.
+@torch.no_grad()
+def resize_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
+    """`resize(logits, size).argmax(1)` with one class at image size at a time instead of all of them.
 
-    Bilinear resizing treats each class by itself, so a running maximum over groups of classes gives the same labels,
-    ties included.
+    Bilinear resizing treats each class by itself, so a running maximum gives the same labels, ties included. It is also
+    faster, because a maximum over planes reads memory in order.
 
     Args:
         logits: `(B, C, h, w)`.
         size: height and width of the labels.
-        classes_at_once: classes whose full-size logits exist at the same time.
 
     Returns:
         Labels `(B, H, W)` int64, 0 to C - 1.
     """
     logits = logits.contiguous()
-    best, labels = resize(logits[:, :classes_at_once], size).max(1)
-    for first in range(classes_at_once, logits.shape[1], classes_at_once):
-        value, label = resize(logits[:, first : first + classes_at_once], size).max(1)
-        better = value > best
-        best = torch.where(better, value, best)
-        labels = torch.where(better, label + first, labels)
-    return labels
+    best = resize(logits[:, :1], size)[:, 0].clone()
+    labels = torch.zeros(best.shape, dtype=torch.uint8 if logits.shape[1] <= 256 else torch.int32, device=best.device)
+    for value in range(1, logits.shape[1]):
+        score = resize(logits[:, value : value + 1], size)[:, 0]
+        labels.masked_fill_(score > best, value)
+        torch.maximum(best, score, out=best)
+    return labels.long()
 
 
 def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str, Any]]:
