@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from maskwright.config import DataSettings
+from maskwright.data.cityscapes import open_cityscapes
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.folder import open_folder, open_voc
 from maskwright.data.images import list_images
@@ -57,8 +58,14 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "voc": open_voc,
     "folder": open_folder,
     "scenes": _open_scenes,
+    "cityscapes": open_cityscapes,
 }
 BUILT_IN = ("scenes",)
+
+# What lies in the folder of a published set and in no other: its layout is then known without being given.
+MARKS = {
+    "leftImg8bit": "cityscapes",
+}
 SCENES_OPTIONS = ("count", "size", "seed")
 
 
@@ -79,6 +86,9 @@ def reader_name(settings: DataSettings) -> str:
         raise DataError(
             f"data {settings.root} is not a folder: {unknown_name('built-in set', settings.root, BUILT_IN)}"
         )
+    mark = next((mark for mark in MARKS if (root / mark).exists()), None)
+    if mark is not None:
+        return MARKS[mark]
     lists, plain = root / "ImageSets" / "Segmentation", root / "images"
     voc = (root / "JPEGImages").is_dir() or (lists.is_dir() and not plain.is_dir())
     return "voc" if voc else "folder"
