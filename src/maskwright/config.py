@@ -159,7 +159,7 @@ class Recipe(Settings):
     data: DataSettings = DataSettings()
     classifier: ClassifierSettings = ClassifierSettings()
     seeds: SeedSettings = SeedSettings()
-    masks: MaskSettings = MaskSettings()
+    pseudo_masks: MaskSettings = MaskSettings()
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
     train: TrainSettings = TrainSettings()

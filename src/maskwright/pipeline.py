@@ -164,7 +164,7 @@ class Run:
                     "pseudo_masks",
                     "maps to pseudo-masks",
                     self.make_pseudo_masks,
-                    {"masks": _effective(recipe.masks)},
+                    {"pseudo_masks": _effective(recipe.pseudo_masks)},
                     ("seeds",),
                 ),
             ]
@@ -234,7 +234,7 @@ class Run:
             "crf": False,
             "source": self.train.source,
         }
-        scores = write_pseudo_masks(self.train, self.out / "seeds" / "maps", recipe.masks, folder, provenance)
+        scores = write_pseudo_masks(self.train, self.out / "seeds" / "maps", recipe.pseudo_masks, folder, provenance)
         if scores["miou"] is not None:
             self.say(
                 f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} "

@@ -84,7 +84,7 @@ def make_run(folder: Path, count: int = 4, size: tuple[int, int] = SIZE) -> Fake
         "data": {"root": "photos", "train": "train", "val": "val", "tags": "tags.csv", "saliency": None},
         "classifier": {"backbone": "resnet18", "pretrained": False},
         "seeds": {"method": "cam", "scales": [1.0, 0.5]},
-        "masks": {"threshold": 0.2},
+        "pseudo_masks": {"threshold": 0.2},
         "model": {"name": "deeplabv3plus", "backbone": "resnet18", "pretrained": False},
         "inference": {"scales": [1.0], "flip": False, "window": None},
     }

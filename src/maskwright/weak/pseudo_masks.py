@@ -79,7 +79,7 @@ def write_pseudo_masks(
         threshold = best
     else:
         raise RecipeError(
-            "masks.threshold=best needs true masks in the split that is labelled, found none; give a number, e.g. 0.25"
+            "pseudo_masks.threshold=best needs true masks in the split that is labelled, found none; give a number"
         )
     source, maps_record = dict(dataset.source), Path(maps_folder) / "maps.json"
     record = {
@@ -119,7 +119,7 @@ def sweep_thresholds(settings: MaskSettings) -> list[float]:
     first, last, step = settings.sweep
     if step <= 0 or last < first:
         raise RecipeError(
-            f"masks.sweep must be [first, last, step] with first <= last and step > 0, found {[*settings.sweep]}"
+            f"pseudo_masks.sweep must be [first, last, step] with first <= last and step > 0, found {[*settings.sweep]}"
         )
     return [round(first + step * number, 10) for number in range(int((last - first) / step + 1e-6) + 1)]
 
