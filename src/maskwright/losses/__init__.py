@@ -29,8 +29,8 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 }
 
 # Auxiliary outputs with a loss of their own, by the part of the output's name before the first dot: `cpp.8` is found
-# under `cpp`. It is built with `ignore_index` and `num_classes`, and gets the logits at the head's own size and the
-# labels at full size. Every other auxiliary output is resized to the labels and gets the main loss.
+# under `cpp`. It is built with what it takes of `ignore_index` and `num_classes`, and gets the logits at the head's
+# own size and the labels at full size. Every other auxiliary output is resized to the labels and gets the main loss.
 AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cpp": CPPLoss,
 }
@@ -66,7 +66,7 @@ class SegmentationLoss(nn.Module):
         auxiliary: weight of each auxiliary output. A name stands for the output of that name and for every output whose
             name begins with it and a dot (`scale` for `scale.0.5` and `scale.1`); their losses are added, not averaged.
         ignore_index: for the losses of `AUXILIARY_LOSSES`.
-        num_classes: the same.
+        num_classes: for those of them that want to know.
     """
 
     def __init__(
@@ -80,12 +80,9 @@ class SegmentationLoss(nn.Module):
         super().__init__()
         self.main = main
         self.auxiliary = dict(auxiliary or {})
+        known = {"ignore_index": ignore_index, "num_classes": num_classes}
         self.special = nn.ModuleDict(
-            {
-                name: build(ignore_index=ignore_index, num_classes=num_classes)
-                for name, build in AUXILIARY_LOSSES.items()
-                if self._wants(name)
-            }
+            {name: build(**_accepted(build, known)) for name, build in AUXILIARY_LOSSES.items() if self._wants(name)}
         )
 
     def _wants(self, kind: str) -> bool:
@@ -188,6 +185,10 @@ def class_weights_from(frequencies: Sequence[float] | Tensor, kind: str, *, larg
     result = torch.ones_like(counts)
     result[present] = weights / weights.mean()
     return result.tolist()
+
+
+def _accepted(build: Callable[..., nn.Module], arguments: Mapping[str, Any]) -> dict[str, Any]:
+    return {name: value for name, value in arguments.items() if name in inspect.signature(build).parameters}
 
 
 def _class_weights(
