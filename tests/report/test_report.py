@@ -201,7 +201,7 @@ def test_what_tuned_what_is_said(fake_run):
     assert "Threshold fixed beforehand" in page.text
     assert "Trained from scratch" in page.text
     recipe = yaml.safe_load((fake_run.folder / "recipe.yaml").read_text())
-    recipe["masks"]["threshold"] = "best"
+    recipe["pseudo_masks"]["threshold"] = "best"
     recipe["data"]["saliency"] = "salmaps/"
     recipe["classifier"]["pretrained"] = True
     recipe["inference"] = {"scales": [0.5, 1.0, 1.5], "flip": True, "window": [512, 512]}
