@@ -89,8 +89,8 @@ def test_an_id_that_does_not_exist_is_refused(root, files):
 def test_missing_folders_name_the_download(root, files, tmp_path):
     with pytest.raises(DataError, match=r"gtCoarse/val \(from gtCoarse.zip\), found only: gtCoarse, gtFine, leftImg"):
         opened(root, "val_coarse")
+    files.text("empty/note.txt", "")
     with pytest.raises(DataError, match=r"leftImg8bit/train \(from leftImg8bit_trainvaltest.zip\), gtFine/train"):
-        files.text("empty/note.txt", "")
         opened(tmp_path / "empty", layout="cityscapes")
     with pytest.raises(DataError, match="is not a folder"):
         opened(tmp_path / "none", layout="cityscapes")
@@ -98,7 +98,7 @@ def test_missing_folders_name_the_download(root, files, tmp_path):
 
 def test_an_image_without_mask_is_refused(root, files):
     files.image("leftImg8bit/train/ulm/ulm_000002_000019_leftImg8bit.png")
-    with pytest.raises(DataError, match=r"1 images have no mask in gtFine/train \(3 images and 2 masks found\)"):
+    with pytest.raises(DataError, match=r"1 image without a mask in gtFine/train \(3 images and 2 masks found\)"):
         opened(root)
 
 

@@ -9,6 +9,7 @@ from typing import Any, Protocol
 import numpy as np
 
 from maskwright.config import DataSettings
+from maskwright.data.ade20k import open_ade20k
 from maskwright.data.cityscapes import open_cityscapes
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.folder import open_folder, open_voc
@@ -59,12 +60,14 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "folder": open_folder,
     "scenes": _open_scenes,
     "cityscapes": open_cityscapes,
+    "ade20k": open_ade20k,
 }
 BUILT_IN = ("scenes",)
 
 # What lies in the folder of a published set and in no other: its layout is then known without being given.
 MARKS = {
     "leftImg8bit": "cityscapes",
+    "annotations/training": "ade20k",
 }
 SCENES_OPTIONS = ("count", "size", "seed")
 
