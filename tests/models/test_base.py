@@ -9,7 +9,7 @@ from maskwright.models.base import SegmentationModel, parameter_groups, resize_a
 from maskwright.models.layers import freeze_batchnorm, resize
 
 
-@pytest.mark.parametrize("classes", [1, 3, 4, 5, 21])
+@pytest.mark.parametrize("classes", [1, 3, 21, 300])
 @pytest.mark.parametrize("size", [(65, 97), (9, 12), (5, 7)])
 def test_resize_argmax_is_the_plain_form(classes, size):
     logits = torch.randn(2, classes, 9, 12, generator=torch.Generator().manual_seed(classes))

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
+from pathlib import Path
 from typing import Any, ClassVar
 
 import torch
@@ -15,6 +16,8 @@ from maskwright.models.layers import resize
 
 # Parameters with more than one axis that are no weights of a linear map, so weight decay does not suit them either.
 POSITION_TABLES = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")
+# Parameters that weight decay would pull to a value that means nothing.
+NEVER_DECAYED = ("log_temperature",)
 
 
 class SegmentationModel(nn.Module):
@@ -111,6 +114,14 @@ class SegmentationModel(nn.Module):
         """
         return resize_argmax(self.outputs(images)["logits"], (images.shape[-2], images.shape[-1]))
 
+    def prepare(self, dataset: Any, folder: Path) -> None:
+        """Take from the training set what the model starts with; called by all processes, before training or resuming.
+
+        Args:
+            dataset: the training set.
+            folder: of the training; what takes long to make is kept there for a resumed run.
+        """
+
 
 @torch.no_grad()
 def resize_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
@@ -153,7 +164,9 @@ def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str
         in_backbone = name.startswith("backbone.")
         last = name.rpartition(".")[2]
         is_bias = last == "bias"
-        decayed = settings.decay_norm_and_bias or (parameter.ndim > 1 and last not in POSITION_TABLES)
+        decayed = last not in NEVER_DECAYED and (
+            settings.decay_norm_and_bias or (parameter.ndim > 1 and last not in POSITION_TABLES)
+        )
         key = f"{'backbone' if in_backbone else 'head'}{' bias' if is_bias else ''}{'' if decayed else ' no decay'}"
         group = groups.setdefault(
             key,
