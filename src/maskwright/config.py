@@ -131,6 +131,9 @@ class LossSettings(Settings):
         "none", description="from the frequencies of the training masks, or one number per class"
     )
     auxiliary: dict[str, float] = Field(default_factory=dict, description="weight of each auxiliary output's loss")
+    resize: Literal["logits", "labels"] = Field(
+        "logits", description="what is brought to the other's size: logits bilinearly, or labels by the nearest pixel"
+    )
     options: dict[str, Any] = Field(default_factory=dict)
 
 

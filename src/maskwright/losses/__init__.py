@@ -9,10 +9,9 @@ from __future__ import annotations
 import inspect
 import math
 from collections.abc import Callable, Mapping, Sequence
-from typing import Any
+from typing import Any, Literal
 
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.config import LossSettings
@@ -22,6 +21,7 @@ from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss,
 from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
 from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
 from maskwright.losses.loss_max_pooling import LossMaxPooling, loss_max_pooling, loss_max_pooling_weights
+from maskwright.losses.resizing import of_one_size, resize_labels
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cross_entropy": CrossEntropy,
@@ -54,6 +54,7 @@ __all__ = [
     "mean_over_valid",
     "pool_labels",
     "pool_to",
+    "resize_labels",
     "valid_pixels",
 ]
 
@@ -67,6 +68,8 @@ class SegmentationLoss(nn.Module):
             name begins with it and a dot (`scale` for `scale.0.5` and `scale.1`); their losses are added, not averaged.
         ignore_index: for the losses of `AUXILIARY_LOSSES`.
         num_classes: for those of them that want to know.
+        resize: what is brought to the other's size where an output has not that of the labels: "logits" (bilinear) or
+            "labels" (nearest pixel, as DeepLabV2 trains). The losses of `AUXILIARY_LOSSES` see to it themselves.
     """
 
     def __init__(
@@ -76,9 +79,11 @@ class SegmentationLoss(nn.Module):
         *,
         ignore_index: int = 255,
         num_classes: int | None = None,
+        resize: Literal["logits", "labels"] = "logits",
     ) -> None:
         super().__init__()
         self.main = main
+        self.resize: Literal["logits", "labels"] = resize
         self.auxiliary = dict(auxiliary or {})
         known = {"ignore_index": ignore_index, "num_classes": num_classes}
         self.special = nn.ModuleDict(
@@ -92,8 +97,8 @@ class SegmentationLoss(nn.Module):
         """The loss to minimise and what it is made of.
 
         Args:
-            outputs: "logits" `(B, C, h, w)` and the auxiliary outputs; logits of another size than the labels are
-                resized to them bilinearly.
+            outputs: "logits" `(B, C, h, w)` and the auxiliary outputs; one of another size than the labels is
+                resized, or the labels are; see `resize`.
             labels: `(B, H, W)` integer.
 
         Returns:
@@ -102,7 +107,7 @@ class SegmentationLoss(nn.Module):
         Raises:
             DataError: an auxiliary output that the model does not give.
         """
-        loss = self.main(_resized(outputs["logits"], labels), labels)
+        loss = self.main(*of_one_size(outputs["logits"], labels, self.resize))
         parts = {"main": loss.detach()}
         for name, weight in self.auxiliary.items():
             term = loss.new_zeros(())
@@ -111,7 +116,7 @@ class SegmentationLoss(nn.Module):
                 if special in self.special:
                     term = term + self.special[special](outputs[found], labels)
                 else:
-                    term = term + self.main(_resized(outputs[found], labels), labels)
+                    term = term + self.main(*of_one_size(outputs[found], labels, self.resize))
             parts[name] = term.detach()
             loss = loss + weight * term
         return loss, parts
@@ -153,7 +158,11 @@ def create_loss(
     if wrong:
         raise RecipeError(f"loss.auxiliary weights must be finite and not negative, found {wrong}")
     return SegmentationLoss(
-        build(**arguments), settings.auxiliary, ignore_index=labels.ignore_index, num_classes=labels.num_classes
+        build(**arguments),
+        settings.auxiliary,
+        ignore_index=labels.ignore_index,
+        num_classes=labels.num_classes,
+        resize=settings.resize,
     )
 
 
@@ -225,9 +234,3 @@ def _matching(name: str, outputs: Mapping[str, Tensor]) -> list[str]:
             + " The model gives them; loss.auxiliary must name what it gives."
         )
     return found
-
-
-def _resized(logits: Tensor, labels: Tensor) -> Tensor:
-    if logits.ndim != 4 or labels.ndim != 3 or logits.shape[2:] == labels.shape[1:]:
-        return logits  # what does not fit is refused by the loss, with the reason
-    return F.interpolate(logits, size=labels.shape[1:], mode="bilinear", align_corners=False)
