@@ -10,6 +10,7 @@ import numpy as np
 
 from maskwright.config import DataSettings
 from maskwright.data.ade20k import open_ade20k
+from maskwright.data.camvid import open_camvid
 from maskwright.data.cityscapes import open_cityscapes
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.folder import open_folder, open_voc
@@ -61,6 +62,7 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "scenes": _open_scenes,
     "cityscapes": open_cityscapes,
     "ade20k": open_ade20k,
+    "camvid": open_camvid,
 }
 BUILT_IN = ("scenes",)
 
@@ -68,6 +70,8 @@ BUILT_IN = ("scenes",)
 MARKS = {
     "leftImg8bit": "cityscapes",
     "annotations/training": "ade20k",
+    "701_StillsRaw_full": "camvid",
+    "trainannot": "camvid",
 }
 SCENES_OPTIONS = ("count", "size", "seed")
 

@@ -183,7 +183,7 @@ def complain_unlisted(complain: Complain, listed: Sequence[str], images: Mapping
         complain(
             Finding(
                 "error",
-                f"{len(missing)} of {number_of(len(listed), 'listed image')} do not exist in {where} "
+                f"{len(missing)} of {len(listed)} images listed are not in {where} "
                 f"({number_of(len(images), 'image')} there)",
                 missing,
                 len(missing),
