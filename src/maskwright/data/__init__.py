@@ -16,6 +16,7 @@ from maskwright.data.finding import Complain, refuse
 from maskwright.data.folder import open_folder, open_voc
 from maskwright.data.images import list_images
 from maskwright.data.masks import check_values, read_mask
+from maskwright.data.pascal_context import open_pascal_context
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, unknown_name
 
@@ -63,6 +64,7 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "cityscapes": open_cityscapes,
     "ade20k": open_ade20k,
     "camvid": open_camvid,
+    "pascal_context": open_pascal_context,
 }
 BUILT_IN = ("scenes",)
 
@@ -72,6 +74,7 @@ MARKS = {
     "annotations/training": "ade20k",
     "701_StillsRaw_full": "camvid",
     "trainannot": "camvid",
+    "SegmentationClassContext": "pascal_context",
 }
 SCENES_OPTIONS = ("count", "size", "seed")
 
