@@ -16,6 +16,7 @@ from maskwright.data.finding import Complain, refuse
 from maskwright.data.folder import open_folder, open_voc
 from maskwright.data.images import list_images
 from maskwright.data.masks import check_values, read_mask
+from maskwright.data.nyu_depth import open_nyu_depth
 from maskwright.data.pascal_context import open_pascal_context
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, unknown_name
@@ -65,6 +66,7 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "ade20k": open_ade20k,
     "camvid": open_camvid,
     "pascal_context": open_pascal_context,
+    "nyu_depth": open_nyu_depth,
 }
 BUILT_IN = ("scenes",)
 
@@ -75,6 +77,8 @@ MARKS = {
     "701_StillsRaw_full": "camvid",
     "trainannot": "camvid",
     "SegmentationClassContext": "pascal_context",
+    "label40": "nyu_depth",
+    "nyu_depth_v2_labeled.mat": "nyu_depth",
 }
 SCENES_OPTIONS = ("count", "size", "seed")
 
