@@ -303,7 +303,7 @@ def _moment(patches: LabelPatches, centred: bool) -> tuple[Callable[[np.ndarray]
             return out
 
         with ThreadPoolExecutor(threads) as pool:
-            steps = sum(pool.map(part, range(threads))).reshape(pixels + 1, classes, width)
+            steps = np.sum(list(pool.map(part, range(threads))), 0).reshape(pixels + 1, classes, width)
         steps[:] = steps[::-1].cumsum(0)[::-1]
         product = steps[1:].reshape(-1, width)
         if centred:
