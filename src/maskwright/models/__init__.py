@@ -11,6 +11,7 @@ from maskwright.models.backbones import BACKBONES, Backbone, create_backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.classifier import ImageTagClassifier, create_classifier
 from maskwright.models.deeplabv3plus import DeepLabV3Plus
+from maskwright.models.dupsampling import DUpsampling
 
 __all__ = [
     "BACKBONES",
@@ -27,6 +28,7 @@ __all__ = [
 # Called as MODELS[name](backbone, num_classes, **options).
 MODELS: dict[str, Callable[..., SegmentationModel]] = {
     "deeplabv3plus": DeepLabV3Plus,
+    "dupsampling": DUpsampling,
 }
 
 
