@@ -45,6 +45,7 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
         pretrained=recipe.model.pretrained,
         **recipe.model.options,
     )
+    model.prepare(train, folder)
     frequencies = None
     if recipe.loss.class_weights in ("inverse", "sqrt_inverse"):
         frequencies = class_frequencies(train)
