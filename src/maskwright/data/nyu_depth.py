@@ -33,15 +33,13 @@ IMAGE_FOLDERS = ("image", "images", "RGB", "rgb")
 MASK_FOLDERS = ("label40", "labels40", "seg40", "Label", "label", "labels")
 LABELED, SPLIT_FILE, MAPPING = "nyu_depth_v2_labeled.mat", "splits.mat", "classMapping40.mat"
 COUNT = 1449
-_PARTS = {
-    name: Part(name, count, "image", "label40", "the PNG files of the set")
-    for name, count in (("train", 795), ("test", 654))
-}
+_FILES = "the PNG files of the set"
+_TRAIN, _TEST = Part("train", 795, "image", "label40", _FILES), Part("test", 654, "image", "label40", _FILES)
 SPLITS = {
-    "train": (_PARTS["train"],),
-    "test": (_PARTS["test"],),
-    "val": (_PARTS["test"],),
-    "all": (_PARTS["train"], _PARTS["test"]),
+    "train": (_TRAIN,),
+    "test": (_TEST,),
+    "val": (_TEST,),
+    "all": (_TRAIN, _TEST),
 }
 
 
@@ -143,6 +141,7 @@ class NyuLabeled:
             "layout": "nyu_depth",
             "split": split,
             "count": len(self.names),
+            "published_count": sum(part.count for part in SPLITS[split]),
             "classes": "nyu_depth",
             "masks": self.path,
             "mask_count": len(self.names),
@@ -171,9 +170,7 @@ class NyuLabeled:
         """
         numbers = self._arrays()["labels"][self._numbers[index]].T
         if numbers.max() >= len(self._values):
-            raise DataError(
-                f"{self.path}: image {self.names[index]} has label {numbers.max()}, {MAPPING} ends before it"
-            )
+            raise DataError(f"{self.path}: {self.names[index]} has label {numbers.max()}, {MAPPING} ends before it")
         mask = self._values[numbers]
         check_values(mask, self.labels, self.path)
         return mask
