@@ -16,23 +16,33 @@ class ImagePooling(nn.Module):
     """Mean over the image, 1x1 convolution, batch normalisation, ReLU, spread over all positions again.
 
     A batch of one image has no batch statistics here (one value per channel): the running ones are used for it.
+
+    Args:
+        in_channels: channels of the input.
+        out_channels: channels of the output.
+        cells: means over this many rows and columns of the image instead of one, spread bilinearly.
     """
 
-    def __init__(self, in_channels: int, out_channels: int) -> None:
+    def __init__(self, in_channels: int, out_channels: int, cells: int = 1) -> None:
         super().__init__()
+        self.cells = cells
         self.conv = nn.Conv2d(in_channels, out_channels, 1, bias=False)
         self.norm = nn.BatchNorm2d(out_channels)
 
     def forward(self, features: Tensor) -> Tensor:
-        pooled = self.conv(features.mean((2, 3), keepdim=True))
-        if self.norm.training and len(pooled) == 1:
+        if self.cells == 1:
+            pooled = self.conv(features.mean((2, 3), keepdim=True))
+        else:
+            pooled = self.conv(nn.functional.adaptive_avg_pool2d(features, self.cells))
+        if self.norm.training and pooled.numel() == pooled.shape[1]:
             norm = self.norm
             pooled = nn.functional.batch_norm(
                 pooled, norm.running_mean, norm.running_var, norm.weight, norm.bias, False, 0.0, norm.eps
             )
         else:
             pooled = self.norm(pooled)
-        return pooled.relu().expand(-1, -1, *features.shape[-2:])
+        pooled = pooled.relu()
+        return pooled.expand(-1, -1, *features.shape[-2:]) if self.cells == 1 else resize(pooled, features.shape[-2:])
 
 
 class ASPP(nn.Module):
