@@ -29,7 +29,7 @@ SCALES = (1.0, 0.5, 1.5, 2.0)
 SeedMethod = Callable[..., list[SeedMaps]]
 
 # Pixels of the largest scale, mirrors included, that go through the network at once: enough to keep it busy.
-BATCH_PIXELS = {"cpu": 2**20, "cuda": 2**25}
+BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
 LARGEST_BATCH = 64
 
 
@@ -158,7 +158,8 @@ def extract_folder(
 
     Args:
         dataset: images and tags; masks are never read here.
-        network: a tag classifier on `device` with `mean` and `std`; runs in inference mode.
+        network: a tag classifier on `device` with `mean` and `std`; runs in inference mode, and its weights are laid
+            out channels last.
         settings: `size`, `scales` and `flip` are read.
         folder: gets the files (`keys` int64, `cam` and `high_res` float16, not compressed) and `maps.json`, which says
             what they were made with.
@@ -179,7 +180,7 @@ def extract_folder(
     jobs = list(_batches(dataset, missing, settings.size, limit / per_pixel))
     jobs = jobs[distributed.rank() :: distributed.world_size()]
     was_training = network.training
-    network.eval()
+    network.eval().to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
     try:
         done = _maps(dataset, network, settings, jobs, folder, device, method, options or {})
         for _ in track(done, title="seed maps", total=sum(len(indices) for _, indices in jobs)):
