@@ -55,7 +55,8 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
     mean, std = model.mean, model.std
 
     def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        outputs = network(normalise(batch["image"], mean, std), auxiliary=True)
+        images = normalise(batch["image"], mean, std)
+        outputs = network(images, auxiliary=True, upsample=recipe.loss.resize == "logits")
         return criterion(outputs, batch["mask"].long())
 
     def validate(network: torch.nn.Module) -> dict[str, Any]:

@@ -10,8 +10,13 @@ from maskwright.errors import RecipeError, unknown_name
 from maskwright.models.backbones import BACKBONES, Backbone, create_backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.classifier import ImageTagClassifier, create_classifier
+from maskwright.models.deeplabv2 import DeepLabV2
+from maskwright.models.deeplabv3 import DeepLabV3
 from maskwright.models.deeplabv3plus import DeepLabV3Plus
 from maskwright.models.dupsampling import DUpsampling
+from maskwright.models.fcn import FCN
+from maskwright.models.pspnet import PSPNet
+from maskwright.models.upernet import UperNet
 
 __all__ = [
     "BACKBONES",
@@ -27,8 +32,13 @@ __all__ = [
 
 # Called as MODELS[name](backbone, num_classes, **options).
 MODELS: dict[str, Callable[..., SegmentationModel]] = {
+    "deeplabv2": DeepLabV2,
+    "deeplabv3": DeepLabV3,
     "deeplabv3plus": DeepLabV3Plus,
     "dupsampling": DUpsampling,
+    "fcn": FCN,
+    "pspnet": PSPNet,
+    "upernet": UperNet,
 }
 
 
