@@ -22,15 +22,18 @@ from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
 from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
 from maskwright.losses.loss_max_pooling import LossMaxPooling, loss_max_pooling, loss_max_pooling_weights
 from maskwright.losses.resizing import of_one_size, resize_labels
+from maskwright.losses.rmi import RMI, rmi_loss
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cross_entropy": CrossEntropy,
     "loss_max_pooling": LossMaxPooling,
+    "rmi": RMI,
 }
 
 # Auxiliary outputs with a loss of their own, by the part of the output's name before the first dot: `cpp.8` is found
 # under `cpp`. It is built with what it takes of `ignore_index` and `num_classes`, and gets the logits at the head's
-# own size and the labels at full size. Every other auxiliary output is resized to the labels and gets the main loss.
+# own size and the labels at full size. Every other auxiliary output is resized to the labels and gets the main loss, or
+# what the main loss has as `auxiliary_loss(logits, labels)` for this.
 AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cpp": CPPLoss,
 }
@@ -38,6 +41,7 @@ AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
 __all__ = [
     "AUXILIARY_LOSSES",
     "LOSSES",
+    "RMI",
     "CPPLoss",
     "CrossEntropy",
     "LossMaxPooling",
@@ -55,6 +59,7 @@ __all__ = [
     "pool_labels",
     "pool_to",
     "resize_labels",
+    "rmi_loss",
     "valid_pixels",
 ]
 
@@ -109,6 +114,7 @@ class SegmentationLoss(nn.Module):
         """
         loss = self.main(*of_one_size(outputs["logits"], labels, self.resize))
         parts = {"main": loss.detach()}
+        plain = getattr(self.main, "auxiliary_loss", self.main)
         for name, weight in self.auxiliary.items():
             term = loss.new_zeros(())
             for found in _matching(name, outputs):
@@ -116,7 +122,7 @@ class SegmentationLoss(nn.Module):
                 if special in self.special:
                     term = term + self.special[special](outputs[found], labels)
                 else:
-                    term = term + self.main(*of_one_size(outputs[found], labels, self.resize))
+                    term = term + plain(*of_one_size(outputs[found], labels, self.resize))
             parts[name] = term.detach()
             loss = loss + weight * term
         return loss, parts

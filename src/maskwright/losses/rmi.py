@@ -61,7 +61,7 @@ def rmi_loss(
     Args:
         logits: `(B, C, H, W)`; half precision is computed in float32.
         labels: `(B, H, W)`, values `0..C-1` or `ignore_index`.
-        ce: pixel term; "sigmoid" as in the released code (`sigmoid_cross_entropy`), "softmax" as SeeThroughNet writes it.
+        ce: pixel term; "sigmoid" as in the released code (`sigmoid_cross_entropy`), "softmax" for SeeThroughNet.
         pool: how truth and prediction are reduced before neighbourhoods are looked at.
         pool_size: side and step of the pooling in pixels.
         radius: side of the neighbourhood in (pooled) positions; called so in the paper.
@@ -117,8 +117,8 @@ def region_term(
     """Negated bound on the mutual information of truth and prediction, up to a constant: to be minimised.
 
     `sum_c mean_b (1 / 2d) logdet(S_yy - S_yp (S_pp + eps)^-1 S_py + eps)` with the scatter matrices S of the
-    d-dimensional neighbourhoods of one-hot truth y and sigmoid prediction p. Ignored pixels carry truth 0 and probability
-    1e-6, so they agree and have no gradient.
+    d-dimensional neighbourhoods of one-hot truth y and sigmoid prediction p. Ignored pixels carry truth 0 and
+    probability 1e-6, so they agree and have no gradient.
 
     Args:
         logits: `(B, C, H, W)`; half precision is computed in float32, covariances always in float64.
@@ -147,38 +147,43 @@ def region_term(
         present.scatter_(1, labels.long().masked_fill(~valid, classes).flatten(1), True)
         image, label = present[:, :classes].nonzero(as_tuple=True)
 
+        _check_positions(logits, pool, pool_size, radius)
         terms = _RegionTerms.apply(logits, labels, valid, image, label, pool, pool_size, radius)
         constant = 0.5 * math.log(EPSILON)
-        total = terms.sum() + (batch * classes - len(terms)) * constant * valid.any()
+        total = terms.sum() + valid.any().double() * (constant * (batch * classes - len(terms)))
         return (total / batch).to(logits.dtype)
 
 
-def conditional_logdet(gram: Tensor, epsilon: float = EPSILON) -> Tensor:
+def conditional_logdet(cross: Tensor, own: Tensor, epsilon: float = EPSILON) -> Tensor:
     """`logdet(S_yy - S_yp (S_pp + eps)^-1 S_py + eps)` by one joint Cholesky factor.
 
     The matrix is the Schur complement of `S_pp + eps` in `[[S_pp + eps, S_py], [S_yp, S_yy + eps]]`, so its Cholesky
     factor is that one's last block.
 
     Args:
-        gram: `(K, 2d + 1, 2d + 1)` float64, uncentred products of the rows [p, y, 1]; its last entry counts positions.
+        cross: `(K, d, 2d + 1)` float64, uncentred products of the rows p with the rows [p, y, 1].
+        own: `(K, d + 1, d + 1)` float64, uncentred products of the rows [y, 1] with themselves.
         epsilon: added to the diagonal of the scatter matrices.
 
     Returns:
-        `(K,)` float64.
+        `(K,)` float64; NaN where a product is not finite.
     """
-    size = gram.shape[-1] - 1
-    sums = gram[:, :size, size:]
-    scatter = gram[:, :size, :size] - sums @ sums.transpose(1, 2) / gram[:, size:, size:]
-    scatter = scatter + epsilon * torch.eye(size, dtype=gram.dtype, device=gram.device)
-    diagonal = torch.linalg.cholesky(scatter).diagonal(dim1=1, dim2=2)[:, size // 2 :]
-    return 2 * diagonal.log().sum(1)
+    d = cross.shape[1]
+    products = torch.cat([cross[:, :, :-1], torch.cat([cross[:, :, d:-1].transpose(1, 2), own[:, :d, :d]], 2)], 1)
+    sums = torch.cat([cross[:, :, -1], own[:, :d, -1]], 1).unsqueeze(2)
+    scatter = products - sums @ sums.transpose(1, 2) / own[:, -1:, -1:]
+    scatter = scatter + epsilon * torch.eye(2 * d, dtype=cross.dtype, device=cross.device)
+    # Without its check the factorisation needs no answer from the device.
+    factor, failed = torch.linalg.cholesky_ex(scatter)
+    logdet = 2 * factor.diagonal(dim1=1, dim2=2)[:, d:].log().sum(1)
+    return torch.where(failed == 0, logdet, torch.nan)
 
 
 class _RegionTerms(torch.autograd.Function):
     """The region term of K pairs of image and class, `(K,)` float64.
 
-    The pairs have nothing to do with each other, so each one's gradient is made right after its value, while all that it
-    needs is at hand; what is kept for the backward pass is one plane per pair.
+    The pairs have nothing to do with each other, so each one's gradient is made right after its value, while all that
+    it needs is at hand; what is kept for the backward pass is one plane per pair.
     """
 
     @staticmethod
@@ -196,64 +201,74 @@ class _RegionTerms(torch.autograd.Function):
         wanted = ctx.needs_input_grad[0]
         terms = logits.new_empty(len(image), dtype=torch.float64)
         gradients = logits.new_empty((len(image) if wanted else 0, *logits.shape[2:]))
+        # In the logits' own type, where comparing and masking are several times as fast as on integers and booleans.
+        seen, label_of = valid.to(logits.dtype), label.to(logits.dtype)[:, None, None]
+        marked = labels.masked_fill(~valid, -1).to(logits.dtype)
         at_once = VALUES_AT_ONCE["cpu" if logits.device.type == "cpu" else "accelerator"]
         step = max(1, at_once // (logits[0, 0].numel() * (1 if pool_size > 1 and pool != "none" else 2 * radius**2)))
         for first in range(0, len(image), step):
             part = slice(first, first + step)
-            planes = logits[image[part], label[part]].requires_grad_(wanted)
+            probability = logits[image[part], label[part]].sigmoid_().mul_(seen[image[part]])
+            true = torch.eq(marked[image[part]], label_of[part], out=torch.empty_like(probability))
             with torch.set_grad_enabled(wanted):
-                found = valid[image[part]]
-                predicted = planes.sigmoid() * found + PROBABILITY_EPSILON
-                true = (labels[image[part]] == label[part, None, None]).to(planes.dtype)
-                predicted, true = (_pooled(maps, pool, pool_size) for maps in (predicted, true))
-                value = conditional_logdet(_NeighbourhoodGram.apply(predicted, true, radius)) / (2 * radius**2)
+                predicted = _pooled(probability.requires_grad_(wanted) + PROBABILITY_EPSILON, pool, pool_size)
+                products = _NeighbourhoodProducts.apply(predicted, _pooled(true, pool, pool_size), radius)
+                value = conditional_logdet(*products) / (2 * radius**2)
             terms[part] = value.detach()
             if wanted:
-                (gradients[part],) = torch.autograd.grad(value.sum(), planes)
+                (slope,) = torch.autograd.grad(value, probability, torch.ones_like(value))
+                probability = probability.detach()
+                slope = slope.mul_(probability)
+                torch.addcmul(
+                    slope, slope, probability, value=-1, out=gradients[part]
+                )  # times p (1 - p), 0 where masked
         ctx.save_for_backward(gradients, image, label)
         ctx.shape = logits.shape
         return terms
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         gradients, image, label = ctx.saved_tensors
         result = gradients.new_zeros(ctx.shape)
         result[image, label] = gradients * gradient[:, None, None].to(gradients.dtype)
         return result, *[None] * 7
 
 
-class _NeighbourhoodGram(torch.autograd.Function):
-    """Products of all shifted views of two maps and of ones: maps `(K, h, w)` twice -> `(K, 2d + 1, 2d + 1)` float64.
+class _NeighbourhoodProducts(torch.autograd.Function):
+    """Products over all positions of the shifted views p and y of two maps `(K, h, w)`, and of ones.
 
-    Only the first map has a gradient.
+    Returns `(K, d, 2d + 1)`, p with [p, y, 1], and `(K, d + 1, d + 1)`, [y, 1] with itself; both float64. Only the
+    first map has a gradient.
     """
 
     @staticmethod
-    def forward(ctx: Any, predicted: Tensor, true: Tensor, radius: int) -> Tensor:
+    def forward(ctx: Any, predicted: Tensor, true: Tensor, radius: int) -> tuple[Tensor, Tensor]:
         height, width = (side - radius + 1 for side in predicted.shape[1:])
-        area = radius**2
-        rows = predicted.new_empty(len(predicted), 2 * area + 1, height, width, dtype=torch.float64)
+        d = radius**2
+        rows = predicted.new_empty(len(predicted), 2 * d + 1, height, width, dtype=torch.float64)
         for number, maps in enumerate((predicted, true)):
             views = maps.unfold(1, height, 1).unfold(2, width, 1)
-            rows[:, number * area : (number + 1) * area].unflatten(1, (radius, radius)).copy_(views)
+            rows[:, number * d : (number + 1) * d].unflatten(1, (radius, radius)).copy_(views)
         rows[:, -1] = 1
         ctx.save_for_backward(rows)
         ctx.dtype = predicted.dtype
         flat = rows.flatten(2)
-        return flat @ flat.transpose(1, 2)
+        cross, own = flat[:, :d] @ flat.transpose(1, 2), flat[:, d:] @ flat[:, d:].transpose(1, 2)
+        ctx.mark_non_differentiable(own)
+        return cross, own
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
         (rows,) = ctx.saved_tensors
         pairs, channels, height, width = rows.shape
-        area = channels // 2
-        radius = math.isqrt(area)
-        symmetric = (gradient + gradient.transpose(1, 2))[:, :area]
-        views = (symmetric @ rows.flatten(2)).unflatten(2, (height, width))
+        d = channels // 2
+        radius = math.isqrt(d)
+        gradient = gradient + F.pad(gradient[:, :, :d].transpose(1, 2), (0, d + 1))
+        views = (gradient @ rows.flatten(2)).unflatten(2, (height, width))
         result = rows.new_zeros(pairs, height + radius - 1, width + radius - 1)
-        for shift in range(area):
+        for shift in range(d):
             y, x = divmod(shift, radius)
             result[:, y : y + height, x : x + width] += views[:, shift]
         return result.to(ctx.dtype), None, None
@@ -275,7 +290,7 @@ class _SigmoidCrossEntropySum(torch.autograd.Function):
 
     @staticmethod
     @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:  # type: ignore[override]
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
         logits, labels, valid = ctx.saved_tensors
         result = logits.sigmoid()
         result.scatter_add_(1, labels.unsqueeze(1), -torch.ones_like(result[:, :1]))
@@ -287,6 +302,17 @@ def _pooled(maps: Tensor, pool: Pool, size: int) -> Tensor:
         return maps
     function = F.avg_pool2d if pool == "avg" else F.max_pool2d
     return function(maps.unsqueeze(1), size, stride=size, padding=size // 2).squeeze(1)
+
+
+def _check_positions(logits: Tensor, pool: Pool, pool_size: int, radius: int) -> None:
+    height, width = logits.shape[2:]
+    if pool != "none":
+        height, width = ((side + 2 * (pool_size // 2) - pool_size) // pool_size + 1 for side in (height, width))
+    if min(height, width) < radius:
+        raise DataError(
+            f"the RMI loss needs at least {radius} x {radius} positions, found {height} x {width} from images of "
+            f"{logits.shape[2]} x {logits.shape[3]} pixels; take larger crops, a smaller pool_size or a smaller radius"
+        )
 
 
 def _known(kind: str, name: str, names: tuple[str, ...]) -> None:
