@@ -12,6 +12,7 @@ from maskwright.config import DataSettings
 from maskwright.data.ade20k import open_ade20k
 from maskwright.data.camvid import open_camvid
 from maskwright.data.cityscapes import open_cityscapes
+from maskwright.data.coco import open_coco
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.folder import open_folder, open_voc
 from maskwright.data.images import list_images
@@ -67,6 +68,7 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "camvid": open_camvid,
     "pascal_context": open_pascal_context,
     "nyu_depth": open_nyu_depth,
+    "coco": open_coco,
 }
 BUILT_IN = ("scenes",)
 
@@ -79,6 +81,8 @@ MARKS = {
     "SegmentationClassContext": "pascal_context",
     "label40": "nyu_depth",
     "nyu_depth_v2_labeled.mat": "nyu_depth",
+    "annotations/instances_train2014.json": "coco",
+    "annotations/instances_val2014.json": "coco",
 }
 SCENES_OPTIONS = ("count", "size", "seed")
 
