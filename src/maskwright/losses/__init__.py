@@ -21,12 +21,18 @@ from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss,
 from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
 from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
 from maskwright.losses.loss_max_pooling import LossMaxPooling, loss_max_pooling, loss_max_pooling_weights
+from maskwright.losses.ohem import OHEM, ohem_cross_entropy
+from maskwright.losses.region import Dice, Focal, LovaszSoftmax, dice_loss, focal_loss, lovasz_softmax_loss
 from maskwright.losses.resizing import of_one_size, resize_labels
 from maskwright.losses.rmi import RMI, rmi_loss
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cross_entropy": CrossEntropy,
+    "dice": Dice,
+    "focal": Focal,
     "loss_max_pooling": LossMaxPooling,
+    "lovasz_softmax": LovaszSoftmax,
+    "ohem": OHEM,
     "rmi": RMI,
 }
 
@@ -41,10 +47,14 @@ AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
 __all__ = [
     "AUXILIARY_LOSSES",
     "LOSSES",
+    "OHEM",
     "RMI",
     "CPPLoss",
     "CrossEntropy",
+    "Dice",
+    "Focal",
     "LossMaxPooling",
+    "LovaszSoftmax",
     "SegmentationLoss",
     "cell_counts",
     "class_weights_from",
@@ -52,10 +62,14 @@ __all__ = [
     "cpp_loss",
     "create_loss",
     "cross_entropy",
+    "dice_loss",
     "flatten_valid",
+    "focal_loss",
     "loss_max_pooling",
     "loss_max_pooling_weights",
+    "lovasz_softmax_loss",
     "mean_over_valid",
+    "ohem_cross_entropy",
     "pool_labels",
     "pool_to",
     "resize_labels",
