@@ -122,6 +122,23 @@ def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> 
     typer.echo(str(report_run(run_folder)))
 
 
+@app.command()
+def ceiling(
+    root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")], settings: Overrides = None
+) -> None:
+    """The most that upsampling allows: bilinear against DUpsampling on true masks. ratio=8,16,32 dim=256 out=FOLDER."""
+    from maskwright.ceiling import ceiling as measure
+    from maskwright.config import apply_override, build_recipe
+
+    defaults = {"ratio": "8,16,32", "dim": 256, "max_patches": 50_000, "out": None}
+    overrides, options = _split(settings, defaults)
+    fields: dict[str, Any] = {"data": {"root": root}}
+    for override in overrides:
+        apply_override(fields, override)
+    for line in measure(build_recipe(fields, source="ceiling").data, **options):
+        typer.echo(line)
+
+
 @data_app.command("check")
 def data_check(
     root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")],
