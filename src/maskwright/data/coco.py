@@ -183,6 +183,8 @@ def read_annotations(path: str, changed: int, length: int) -> Annotations:
     row_of: dict[int, int] = {}
     images, kinds = array("q"), array("q")
     parts, corners, numbers = array("q", [0]), array("q", [0]), array("d")
+    grid: list[np.ndarray] = []
+    done = 0  # corners in `grid`; those in `numbers` wait
     runs: dict[int, np.ndarray] = {}
     for key, item in _items(path, ("images", "annotations", "categories")):
         try:
@@ -205,8 +207,11 @@ def read_annotations(path: str, changed: int, length: int) -> Annotations:
                     shape = []
                 for polygon in shape:
                     numbers.extend(polygon)
-                    corners.append(len(numbers) // 2)
+                    corners.append(done + len(numbers) // 2)
                 parts.append(len(corners) - 1)
+                if len(numbers) > CHUNK // 4:
+                    grid.append(_corners(numbers))
+                    done, numbers = done + len(grid[-1]), array("d")
         except (KeyError, TypeError) as error:
             raise DataError(
                 f"{path}: an entry of {key} is not as expected ({type(error).__name__}: {error}): {str(item)[:200]}. "
@@ -220,8 +225,7 @@ def read_annotations(path: str, changed: int, length: int) -> Annotations:
         if unknown:
             raise DataError(f"{path}: annotations have the {name} {min(unknown)}, which the file does not describe")
     rows = np.array([row_of[identity] for identity in images], np.int64)
-    grid = to_grid(np.frombuffer(numbers, np.float64).reshape(-1, 2))
-    small = not grid.size or np.abs(grid).max() < 2**15
+    grid.append(_corners(numbers))
     return Annotations(
         tuple(categories[identity] for identity in sorted(categories)),
         tuple(files),
@@ -231,9 +235,15 @@ def read_annotations(path: str, changed: int, length: int) -> Annotations:
         np.array([values[identity] for identity in kinds], np.uint8),
         np.array(parts),
         np.array(corners),
-        grid.astype(np.int16) if small else grid,
+        np.concatenate(grid),
         runs,
     )
+
+
+def _corners(numbers: array) -> np.ndarray:
+    """x, y, x, y, ... -> `(n, 2)` corners on the grid, in 16 bits where they fit."""
+    grid = to_grid(np.frombuffer(numbers, np.float64).reshape(-1, 2))
+    return grid.astype(np.int16) if np.abs(grid).max(initial=0) < 2**15 else grid
 
 
 def _part(name: str, place: str) -> Part:
