@@ -45,6 +45,9 @@ class AugmentSettings(Settings):
     long_side: tuple[int, int] | None = Field(None, description="first resize the long side to a random value in here")
     scale: tuple[float, float] = Field((1.0, 1.0), description="random scale, uniform in here")
     crop: tuple[int, int] | None = Field(None, description="random crop, padded with mean colour and ignore")
+    class_uniform: float = Field(
+        0.0, ge=0, le=1, description="probability of a crop around an evenly drawn class; for training on masks"
+    )
     flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
     color_jitter: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast, saturation changes")
     hue: float = Field(0.0, ge=0, le=0.5, description="strength of hue changes")
@@ -88,6 +91,12 @@ class TrainSettings(Settings):
 class ClassifierSettings(Settings):
     """The image-tag classifier whose head gives class activation maps."""
 
+    @model_validator(mode="after")
+    def _no_masks_here(self) -> ClassifierSettings:
+        if self.train.augment.class_uniform:
+            raise ValueError("train.augment.class_uniform needs masks, which the classifier is trained without")
+        return self
+
     backbone: str = "resnet50"
     pretrained: bool | str = Field(False, description="true, a timm tag, or a local file")
     output_stride: int | None = 16
@@ -118,7 +127,9 @@ class ModelSettings(Settings):
 
     name: str = "deeplabv3plus"
     backbone: str = "resnet18"
-    pretrained: bool | str = False
+    pretrained: bool | str = Field(
+        False, description="true, a timm tag, a local file, or classifier: the recipe's own tag classifier"
+    )
     output_stride: int | None = 16
     options: dict[str, Any] = Field(default_factory=dict)
 

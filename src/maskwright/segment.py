@@ -11,6 +11,7 @@ import torch
 from maskwright import __version__
 from maskwright.config import InferenceSettings, Recipe
 from maskwright.data.augment import Augment, normalise
+from maskwright.data.class_uniform import ClassIndex, ClassUniformSet, class_index, load_index, save_index
 from maskwright.data.loading import TrainingSet
 from maskwright.engine import distributed
 from maskwright.engine.fit import fit
@@ -82,10 +83,13 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
         "maskwright": __version__,
     }
     augment = Augment(settings.augment, train.labels, mean=mean)
+    examples = TrainingSet(train, augment, settings.seed + recipe.seed)
+    if settings.augment.class_uniform:
+        examples = ClassUniformSet(examples, stage_index(train, folder), settings.augment.class_uniform)
     return fit(
         model,
         step,
-        TrainingSet(train, augment, settings.seed + recipe.seed),
+        examples,
         settings,
         folder,
         parameter_groups=parameter_groups(model, settings),
@@ -94,6 +98,15 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
         device=device,
         title=folder.name,
     )
+
+
+def stage_index(dataset: Any, folder: Path) -> ClassIndex:
+    """Where each class lies in the masks of a dataset; made once, by the first process, and kept in the folder."""
+    path = folder / "class_index.npz"
+    if distributed.is_main() and not path.is_file():
+        save_index(path, class_index(dataset, track(range(len(dataset)), title="finding classes")))
+    distributed.barrier()
+    return load_index(path)
 
 
 def class_frequencies(dataset: Any) -> list[float]:

@@ -80,12 +80,16 @@ class Augment:
         self.labels = labels
         self.padding = np.rint(np.asarray(mean) * 255).astype(np.uint8)
 
-    def __call__(self, sample: Sample, rng: np.random.Generator) -> dict[str, torch.Tensor]:
+    def __call__(
+        self, sample: Sample, rng: np.random.Generator, *, center: tuple[int, int] | None = None
+    ) -> dict[str, torch.Tensor]:
         """Augment one example.
 
         Args:
             sample: as a reader gives it.
             rng: the only source of randomness.
+            center: (row, column) of a pixel of the image that the crop must cover; the crop is drawn evenly from those
+                that do, so that the pixel lies in its middle on average.
 
         Returns:
             `image` (3, h, w) uint8 RGB; `mask` (h, w) uint8, all ignore where the sample has none; `tags` (K,) float32
@@ -102,8 +106,12 @@ class Augment:
         size = _target_size(settings, (height, width), draws)
         flip = draws.flip < settings.flip
         crop_height, crop_width = settings.crop or size
-        rows = _window(size[0], crop_height, draws.top)
-        columns = _window(size[1], crop_width, draws.left)
+        if center is None:
+            rows = _window(size[0], crop_height, draws.top)
+            columns = _window(size[1], crop_width, draws.left)
+        else:
+            rows = _window_around(size[0], crop_height, draws.top, (center[0] + 0.5) / height)
+            columns = _window_around(size[1], crop_width, draws.left, (center[1] + 0.5) / width)
 
         pixels = resize_window(sample.image, size, rows, columns, Image.Resampling.BICUBIC)
         pixels = jitter_colors(pixels, *self._factors(draws))
@@ -353,6 +361,15 @@ def _window(size: int, crop: int, draw: float) -> Window:
     if size >= crop:
         return Window(place, crop, 0, crop)
     return Window(0, size, place, crop)
+
+
+def _window_around(size: int, crop: int, draw: float, point: float) -> Window:
+    """As `_window`, for crops that cover a point, given as a share of the axis; where all is seen, any crop does."""
+    if size <= crop:
+        return _window(size, crop, draw)
+    pixel = min(int(point * size), size - 1)
+    first, last = max(0, pixel - crop + 1), min(pixel, size - crop)
+    return Window(first + int(draw * (last - first + 1)), crop, 0, crop)
 
 
 def _place(channels: np.ndarray, rows: Window, columns: Window, flip: bool, padding: int | np.ndarray) -> np.ndarray:

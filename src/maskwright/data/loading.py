@@ -41,9 +41,7 @@ class TrainingSet(TorchDataset):
         DataError: an empty dataset.
     """
 
-    def __init__(
-        self, dataset: SampleSource, augment: Callable[[Sample, np.random.Generator], Batch], seed: int = 0
-    ) -> None:
+    def __init__(self, dataset: SampleSource, augment: Callable[..., Batch], seed: int = 0) -> None:
         if len(dataset) == 0:
             raise DataError(
                 "there is nothing to train on: the training set has 0 images; check data.root and data.train"
@@ -68,13 +66,19 @@ class TrainingSet(TorchDataset):
         Raises:
             DataError: the image or its labels cannot be read or do not fit; the message names the example.
         """
-        epoch, index = key
-        place = index % len(self.dataset)
+        return self.example(key[1] % len(self.dataset), key)
+
+    def example(self, place: int, key: Key, **options: Any) -> Batch:
+        """The image at `place` with the random numbers of `key`; `options` go to `augment`.
+
+        Raises:
+            DataError: as `__getitem__`.
+        """
         try:
             sample = self.dataset[place]
         except OSError as error:
             raise DataError(f"{self.dataset.names[place]}: cannot be read: {error}") from error
-        example = self.augment(sample, _generator(self.seed, epoch, index))
+        example = self.augment(sample, generator_for(self.seed, *key), **options)
         example["index"] = torch.tensor(place)
         return example
 
@@ -162,7 +166,7 @@ class EpochSampler:
 
     def _order(self, epoch: int, count: int) -> np.ndarray:
         """The first `count` indices of an epoch; a further round through a small set goes on counting at `length`."""
-        generator = _generator(self.seed, epoch)
+        generator = generator_for(self.seed, epoch)
         rounds = []
         for number in range(-(-count // self.length)):
             order = generator.permutation(self.length) if self.shuffle else np.arange(self.length)
@@ -321,6 +325,6 @@ def _unchanged(batch: Any) -> Any:
     return batch
 
 
-def _generator(*keys: int) -> np.random.Generator:
+def generator_for(*keys: int) -> np.random.Generator:
     """A generator for these numbers; a negative seed stands for its 64-bit pattern."""
     return np.random.default_rng([key % 2**64 for key in keys])
