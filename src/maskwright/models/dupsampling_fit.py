@@ -6,11 +6,11 @@ centred, since the model has no bias. The paper trains W and its inverse map by 
 in closed form.
 
 Neither the vectors nor the moment exist in memory (at r = 32 and 21 classes the moment alone is 3.7 GB). What is kept:
-at most `2 * max_patches` cells of `r*r` bytes while masks stream by, and about three times the basis itself. Three
-things make it fast. Cells of one class (two thirds and more of them) are only counted. Along a row of pixels labels
-come in runs, so with running sums a product costs one look-up for each change of label instead of one for each pixel.
-And eigenvectors are found by block Lanczos steps with thick restarts, which needs far fewer products than subspace
-iteration, whose speed suffers from the slow decay of these spectra.
+a few times `max_patches` cells of `r*r` bytes while masks stream by (50 MB per 50,000 at r = 32), and about three times
+the basis in float64. Three things make it fast. Cells of one class (often two thirds of all) are only counted. Along a
+row of pixels labels come in runs, so with running sums a product costs one look-up for each change of label instead of
+one for each pixel. And eigenvectors are found by block Lanczos steps with thick restarts, which needs far fewer
+products than subspace iteration, whose speed suffers from the slow decay of these spectra.
 """
 
 from __future__ import annotations
