@@ -174,6 +174,13 @@ class Run:
             "train": _effective(recipe.train),
             "seed": recipe.seed,
         }
+        from_classifier = recipe.model.pretrained == "classifier"
+        if from_classifier and (not weak or recipe.model.backbone != recipe.classifier.backbone):
+            raise RecipeError(
+                "model.pretrained=classifier starts the segmenter from the tag classifier's backbone: it needs a "
+                f"recipe with tags, and model.backbone={recipe.classifier.backbone}; found supervision: "
+                f"{recipe.supervision}, model.backbone={recipe.model.backbone}"
+            )
         judging = {"data": data["val"], "inference": _effective(recipe.inference)}
         settings = {**training, "real_masks": fingerprint(self.real)} if weak else {**training, "data": data["train"]}
         stages += [
@@ -189,6 +196,7 @@ class Run:
                     "train the same model on true masks, for comparison",
                     self.train_oracle,
                     {**training, "data": data["train"]},
+                    ("classifier",) if from_classifier else (),
                 ),
                 Stage("oracle_evaluation", "judge the comparison", self.evaluate_oracle, judging, ("oracle",)),
             ]
@@ -266,7 +274,11 @@ class Run:
     def _train_model(self, train: Any, folder: Path) -> None:
         from maskwright.segment import train_segmenter
 
-        train_segmenter(self.recipe, train, self.val, folder, self.device)
+        recipe = self.recipe
+        if recipe.model.pretrained == "classifier":
+            start = {"pretrained": str(self.out / "classifier" / "model.safetensors")}
+            recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=start)})
+        train_segmenter(recipe, train, self.val, folder, self.device)
 
     def evaluate_segmenter(self, folder: Path) -> None:
         self._evaluate(self.out / "segmenter", folder)
