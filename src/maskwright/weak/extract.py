@@ -320,7 +320,8 @@ def _maps(
                 found = method(network, views, **options)
             for index, maps in zip(indices, found, strict=True):
                 writes.append(pool.submit(write, index, at_image_size(maps, dataset.size(index))))
-            while len(writes) > 2 * LARGEST_BATCH:  # maps wait in memory until they are written
+            # Maps wait in memory until they are written, so not too many may.
+            while writes and (writes[0].done() or len(writes) > 2 * LARGEST_BATCH):
                 yield writes.popleft().result()
         while writes:
             yield writes.popleft().result()
