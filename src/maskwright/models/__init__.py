@@ -15,7 +15,10 @@ from maskwright.models.deeplabv3 import DeepLabV3
 from maskwright.models.deeplabv3plus import DeepLabV3Plus
 from maskwright.models.dupsampling import DUpsampling
 from maskwright.models.fcn import FCN
+from maskwright.models.multiscale_attention import HierarchicalAttention
+from maskwright.models.ocr import OCRNet
 from maskwright.models.pspnet import PSPNet
+from maskwright.models.seethrough import SeeThroughNet
 from maskwright.models.upernet import UperNet
 
 __all__ = [
@@ -37,7 +40,10 @@ MODELS: dict[str, Callable[..., SegmentationModel]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "dupsampling": DUpsampling,
     "fcn": FCN,
+    "hmsa": HierarchicalAttention,
+    "ocrnet": OCRNet,
     "pspnet": PSPNet,
+    "seethrough": SeeThroughNet,
     "upernet": UperNet,
 }
 
