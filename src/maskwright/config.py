@@ -70,6 +70,7 @@ class TrainSettings(Settings):
     decay_norm_and_bias: bool = Field(True, description="weight decay also on biases and normalisation")
     schedule: Literal["poly", "onecycle", "constant"] = "poly"
     power: float = Field(0.9, ge=0)
+    update_every: int = Field(1, gt=0, description="steps between changes of the poly rate; 10 in DeepLab's releases")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
     warmup_start: float = Field(0.0, ge=0, le=1, description="factor on lr at the first warm-up step")
     clip: float | None = Field(None, gt=0, description="largest gradient norm")
@@ -179,6 +180,11 @@ class Recipe(Settings):
     train: TrainSettings = TrainSettings()
     inference: InferenceSettings = InferenceSettings()
     oracle: bool = Field(False, description="also train the same model on true masks, as the ceiling to compare with")
+    source: str = Field("", description="paper, table and row that the recipe follows, and how sure its numbers are")
+    expected: dict[str, float] = Field(
+        default_factory=dict,
+        description="published scores, 0 to 1; `miou` is what a run's own evaluation compares with",
+    )
     notes: str = ""
 
     @model_validator(mode="before")

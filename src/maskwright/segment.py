@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -13,14 +14,49 @@ from maskwright.config import InferenceSettings, Recipe
 from maskwright.data.augment import Augment, normalise
 from maskwright.data.class_uniform import ClassIndex, ClassUniformSet, class_index, load_index, save_index
 from maskwright.data.loading import TrainingSet
+from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
-from maskwright.engine.fit import fit
+from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.files import write_json
 from maskwright.inference import evaluate
 from maskwright.losses import create_loss
 from maskwright.models import create_model
-from maskwright.models.base import parameter_groups
+from maskwright.models.base import SegmentationModel, parameter_groups
+
+
+def build_segmenter(
+    recipe: Recipe, labels: LabelSpace, device: torch.device, class_frequencies: Sequence[float] | None = None
+) -> tuple[SegmentationModel, Step]:
+    """The recipe's network, as it is before training, and the step that trains it with the recipe's loss.
+
+    Args:
+        recipe: `model`, `loss` and `seed` are read.
+        labels: what the masks mean.
+        device: where the step will run.
+        class_frequencies: `(C,)`, where the loss weighs classes by how often they occur.
+
+    Raises:
+        RecipeError: a model, an option, weights or a loss that cannot be had.
+    """
+    torch.manual_seed(recipe.seed)
+    model = create_model(
+        recipe.model.name,
+        backbone=recipe.model.backbone,
+        num_classes=labels.num_classes,
+        output_stride=recipe.model.output_stride,
+        pretrained=recipe.model.pretrained,
+        **recipe.model.options,
+    )
+    criterion = create_loss(recipe.loss, labels, class_frequencies).to(device)
+    mean, std = model.mean, model.std
+
+    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images = normalise(batch["image"], mean, std)
+        outputs = network(images, auxiliary=True, upsample=recipe.loss.resize == "logits")
+        return criterion(outputs, batch["mask"].long())
+
+    return model, step
 
 
 def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: torch.device) -> dict[str, Any]:
@@ -37,28 +73,9 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
         What `fit` returns: the last numbers of the log.
     """
     settings = recipe.train
-    torch.manual_seed(recipe.seed)
-    model = create_model(
-        recipe.model.name,
-        backbone=recipe.model.backbone,
-        num_classes=train.labels.num_classes,
-        output_stride=recipe.model.output_stride,
-        pretrained=recipe.model.pretrained,
-        **recipe.model.options,
-    )
+    counted = recipe.loss.class_weights in ("inverse", "sqrt_inverse")
+    model, step = build_segmenter(recipe, train.labels, device, class_frequencies(train) if counted else None)
     model.prepare(train, folder)
-    frequencies = None
-    if recipe.loss.class_weights in ("inverse", "sqrt_inverse"):
-        frequencies = class_frequencies(train)
-    criterion = create_loss(recipe.loss, train.labels, frequencies)
-    if isinstance(criterion, torch.nn.Module):
-        criterion.to(device)
-    mean, std = model.mean, model.std
-
-    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        images = normalise(batch["image"], mean, std)
-        outputs = network(images, auxiliary=True, upsample=recipe.loss.resize == "logits")
-        return criterion(outputs, batch["mask"].long())
 
     def validate(network: torch.nn.Module) -> dict[str, Any]:
         confusion, _ = evaluate(network, val, recipe.inference, device)
@@ -78,11 +95,11 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
             "num_classes": train.labels.num_classes,
         },
         "labels": train.labels.to_dict(),
-        "preprocessing": {"mean": list(mean), "std": list(std)},
+        "preprocessing": {"mean": list(model.mean), "std": list(model.std)},
         "recipe": recipe.model_dump(mode="json"),
         "maskwright": __version__,
     }
-    augment = Augment(settings.augment, train.labels, mean=mean)
+    augment = Augment(settings.augment, train.labels, mean=model.mean)
     examples = TrainingSet(train, augment, settings.seed + recipe.seed)
     if settings.augment.class_uniform:
         examples = ClassUniformSet(examples, stage_index(train, folder), settings.augment.class_uniform)

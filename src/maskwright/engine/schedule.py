@@ -65,7 +65,8 @@ def linear_warmup(step: int, warmup: int, start: float = 0.0) -> float:
 def rate_factor(settings: TrainSettings, step: int, total: int) -> float:
     """The factor that `settings.schedule` gives before step `step` (from 0) of `total`."""
     if settings.schedule == "poly":
-        return poly(step, total, settings.power, settings.warmup, settings.warmup_start)
+        every = settings.update_every
+        return poly(step, total, settings.power, settings.warmup, settings.warmup_start, update_every=every)
     if settings.schedule == "onecycle":
         return onecycle(step, total, settings.warmup or None, settings.warmup_start or 0.04)
     return linear_warmup(step, settings.warmup, settings.warmup_start)

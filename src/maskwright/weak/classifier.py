@@ -14,18 +14,48 @@ from maskwright.config import Recipe
 from maskwright.data import subset
 from maskwright.data.augment import Augment, normalise
 from maskwright.data.loading import TrainingSet
+from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
-from maskwright.engine.fit import fit
+from maskwright.engine.fit import Step, fit
 from maskwright.errors import DataError
-from maskwright.models import create_classifier
+from maskwright.models import ImageTagClassifier, create_classifier
 from maskwright.models.base import parameter_groups
+
+
+def build_classifier(recipe: Recipe, labels: LabelSpace) -> tuple[ImageTagClassifier, Step]:
+    """The recipe's classifier, as it is before training, and the step that trains it.
+
+    The loss is the multi-label soft margin: mean over batch and classes of binary cross-entropy on logits.
+
+    Args:
+        recipe: `classifier` and `seed` are read.
+        labels: gives the tags.
+
+    Raises:
+        RecipeError: a backbone, an option or weights that cannot be had.
+    """
+    torch.manual_seed(recipe.seed)
+    network = create_classifier(
+        backbone=recipe.classifier.backbone,
+        num_tags=len(labels.foreground),
+        pretrained=recipe.classifier.pretrained,
+        output_stride=recipe.classifier.output_stride,
+        **recipe.classifier.options,
+    )
+    mean, std = network.mean, network.std
+
+    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        logits = network(normalise(batch["image"], mean, std))
+        loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
+        return loss, {"tags": loss.detach()}
+
+    return network, step
 
 
 def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device: torch.device) -> dict[str, Any]:
     """Train the tag classifier on every image whose tags are known; resumes where it was stopped.
 
-    The loss is the multi-label soft margin: mean over batch and classes of binary cross-entropy on logits. Images that
-    are known to have no tag are negatives for every class.
+    Images that are known to have no tag are negatives for every class.
 
     Args:
         recipe: `classifier` and `seeds.size` are read.
@@ -46,21 +76,7 @@ def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device:
         raise DataError(
             f"no image of split {recipe.data.train!r} has a tag; give tags=FILE (CSV or JSON) or tags=masks"
         )
-    torch.manual_seed(recipe.seed)
-    network = create_classifier(
-        backbone=recipe.classifier.backbone,
-        num_tags=len(train.labels.foreground),
-        pretrained=recipe.classifier.pretrained,
-        output_stride=recipe.classifier.output_stride,
-        **recipe.classifier.options,
-    )
-    mean, std = network.mean, network.std
-
-    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
-        logits = network(normalise(batch["image"], mean, std))
-        loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
-        return loss, {"tags": loss.detach()}
-
+    network, step = build_classifier(recipe, train.labels)
     known = [index for index in range(len(val)) if val.tags(index) is not None]
 
     def validate(network: torch.nn.Module) -> dict[str, Any]:
@@ -73,11 +89,11 @@ def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device:
             "num_tags": len(train.labels.foreground),
         },
         "labels": train.labels.to_dict(),
-        "preprocessing": {"mean": list(mean), "std": list(std)},
+        "preprocessing": {"mean": list(network.mean), "std": list(network.std)},
         "recipe": recipe.model_dump(mode="json"),
         "maskwright": __version__,
     }
-    augment = Augment(settings.augment, train.labels, mean=mean)
+    augment = Augment(settings.augment, train.labels, mean=network.mean)
     return fit(
         network,
         step,
