@@ -115,6 +115,37 @@ def predict(
 
 
 @app.command()
+def explain(
+    run_folder: Annotated[Path, typer.Argument(help="a run folder, or a model file")],
+    images: Annotated[
+        list[str],
+        typer.Argument(
+            help="files, folders or globs; and class=NAMES region=all|predicted|MASK layer=MODULE out=FOLDER"
+        ),
+    ],
+) -> None:
+    """Where the model found the evidence for a class (Grad-CAM), as overlays. Exit code 1 if an image failed."""
+    from maskwright.explain import explain_files
+    from maskwright.hub import load
+
+    out = run_folder / "explanations" if run_folder.is_dir() else Path("explanations")
+    paths, options = _split(images, {"class": None, "region": "all", "layer": None, "out": str(out)})
+    done, failures = explain_files(
+        load(run_folder),
+        paths,
+        options["out"],
+        classes=options["class"],
+        region=options["region"],
+        layer=options["layer"],
+    )
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    typer.echo(f"{len(done)} overlays in {options['out']}, {len(failures)} failed")
+    if failures:
+        raise typer.Exit(1)
+
+
+@app.command()
 def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
     """Write a run's report.html anew."""
     from maskwright.judge import report_run
