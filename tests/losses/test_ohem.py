@@ -28,7 +28,6 @@ class TestOHEMWithWeights(LossContract):
         return OHEM(**{"threshold": 0.6, "min_kept": 20, "class_weights": [1.0, 2.0, 0.5, 3.0], **arguments})
 
 
-
 def by_sorting(losses, valid, threshold, count):
     """The definition: all up to the threshold, or the hardest `count` and what is as hard as the last of them."""
     values = losses[valid].sort(descending=True).values
