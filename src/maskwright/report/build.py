@@ -13,6 +13,7 @@ from maskwright import __version__
 from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
 from maskwright.report import content, results
+from maskwright.report.explanations import explanation_gallery
 from maskwright.report.gallery import (
     Ranked,
     Row,
@@ -128,7 +129,8 @@ def _galleries(
             validation_rows(run, dataset_val, labels, select(validation, for_validation), side),
         ),
     ]
-    return [gallery for gallery in found if gallery["rows"]]
+    explained = explanation_gallery(run.folder, labels, side)
+    return [gallery for gallery in found if gallery["rows"]] + ([explained] if explained else [])
 
 
 def _gallery(key: str, title: str, ranked: list[Ranked], rows: list[Row]) -> dict[str, Any]:
