@@ -9,7 +9,9 @@ import torch
 
 from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
+from maskwright.engine.checkpoint import save_model
 from maskwright.errors import RecipeError
+from maskwright.hub import load
 from maskwright.losses import create_loss
 from maskwright.models import create_model
 
@@ -127,3 +129,25 @@ def test_hrnet_branch_that_only_an_auxiliary_head_reads_is_trained():
 def test_wrong_names_are_explained(auxiliary, options, message):
     with pytest.raises(RecipeError, match=message):
         make(auxiliary, auxiliary_options=options)
+
+
+@torch.no_grad()
+def test_a_saved_model_comes_back_with_them(tmp_path):
+    options = {"decoder_channels": 16, "auxiliary": {"aux": [16], "cpp": [8, -1]}}
+    torch.manual_seed(0)
+    model = create_model("deeplabv3plus", backbone="resnet10t", num_classes=CLASSES, output_stride=16, **options).eval()
+    described = {"name": "deeplabv3plus", "backbone": "resnet10t", "output_stride": 16, "options": options}
+    metadata = {
+        "kind": "segmenter",
+        "model": {**described, "num_classes": CLASSES},
+        "labels": LABELS.to_dict(),
+        "preprocessing": {"mean": list(model.mean), "std": list(model.std)},
+        "recipe": {},
+        "maskwright": "0.0",
+    }
+    save_model(tmp_path / "model.safetensors", model, metadata)
+    loaded = load(tmp_path, device="cpu").model
+    images = torch.randn(1, 3, 64, 64)
+    expected, found = (network(images, auxiliary=True) for network in (model, loaded))
+    assert set(found) == {"logits", "aux.16", "cpp.8", "cpp.-1"}
+    assert all(torch.equal(found[name], expected[name]) for name in found)
