@@ -26,6 +26,9 @@ app.add_typer(recipes_app, name="recipes")
 
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name (see `maskwright recipes ls`) or a YAML file")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, e.g. data=photos/ tags=tags.csv")]
+DryRun = Annotated[
+    bool, typer.Option("--dry-run", help="only build the networks, run two steps, and say what a run will need")
+]
 
 
 def main() -> None:
@@ -45,9 +48,9 @@ def version(show: Annotated[bool, typer.Option("--version", help="print the vers
 
 
 @app.command()
-def run(recipe: RecipeName, settings: Overrides = None) -> None:
+def run(recipe: RecipeName, settings: Overrides = None, dry_run: DryRun = False) -> None:
     """A recipe end to end: data, masks, model, report. The same command again goes on where it was stopped."""
-    _run(recipe, settings, until=None)
+    _run(recipe, settings, until=None, dry=dry_run)
 
 
 @app.command()
@@ -57,16 +60,21 @@ def label(recipe: RecipeName, settings: Overrides = None) -> None:
 
 
 @app.command()
-def train(recipe: RecipeName, settings: Overrides = None) -> None:
+def train(recipe: RecipeName, settings: Overrides = None, dry_run: DryRun = False) -> None:
     """A recipe up to the trained segmenter."""
-    _run(recipe, settings, until="segmenter")
+    _run(recipe, settings, until="segmenter", dry=dry_run)
 
 
-def _run(recipe: str, settings: list[str] | None, until: str | None) -> None:
+def _run(recipe: str, settings: list[str] | None, until: str | None, dry: bool = False) -> None:
     from maskwright.config import load_recipe
 
-    overrides, options = _split(settings, {"plan": False})
+    overrides, options = _split(settings, {"plan": False, "dry_run": dry})
     resolved = load_recipe(recipe, overrides)
+    if options["dry_run"]:
+        from maskwright.dryrun import dry_run
+
+        dry_run(resolved, say=typer.echo)
+        return
     from maskwright import pipeline
     from maskwright.engine import distributed
 
