@@ -1,0 +1,76 @@
+"""Certain labels for IRN from class activation maps (Ahn, Cho, Kwak, CVPR 2019, section 3.2; its released code).
+
+Two label maps are made, with a high and with a low score for the background, and each is refined by a dense CRF on hard
+labels. A class is certain where the strict map shows it, the background where both maps do; the rest is undecided.
+Thresholds of the released codes (foreground, background): IRN 0.30, 0.05; ReCAM 0.35, 0.10; AdvCAM 0.35, 0.15.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+
+import numpy as np
+import torch
+
+from maskwright.errors import DataError
+from maskwright.weak.dense_crf import crf_labels
+from maskwright.weak.seeds import seed_labels
+
+UNDECIDED = 255
+
+
+def ir_labels(
+    high_res: np.ndarray,
+    keys: Sequence[int] | np.ndarray,
+    image: np.ndarray,
+    foreground_threshold: float,
+    background_threshold: float,
+    crf: bool = True,
+    *,
+    mode: str = "lattice",
+    device: torch.device | str = "cpu",
+) -> np.ndarray:
+    """Certain classes, certain background, and undecided pixels of one image.
+
+    The CRF can delete a small object from both maps, which then becomes certain background.
+
+    Args:
+        high_res: `(n, H, W)` maps in 0..1.
+        keys: tag position of each map, `(n,)`.
+        image: `(H, W, 3)` uint8 RGB.
+        foreground_threshold: score of the background where classes are to be certain.
+        background_threshold: score of the background where it is to be certain itself; the lower of the two.
+        crf: whether both maps go through the CRF (preset "irn", confidence 0.7).
+        mode: of the CRF, see `dense_crf`.
+        device: where the CRF is computed.
+
+    Returns:
+        `(H, W)` uint8: 0 background, key + 1 a class, 255 undecided; all 0 without maps.
+
+    Raises:
+        DataError: image and maps differ in size, or a key is above 253.
+    """
+    keys = np.asarray(keys, np.int64)
+    if image.shape != (*high_res.shape[1:], 3) or len(keys) != len(high_res):
+        raise DataError(
+            f"image {image.shape}, maps {high_res.shape}, {len(keys)} keys: expected (H, W, 3), (n, H, W) and n keys"
+        )
+    if len(keys) == 0:
+        return np.zeros(high_res.shape[1:], np.uint8)
+    if keys.max() + 1 >= UNDECIDED:
+        raise DataError(f"key {keys.max()} is too high: label {UNDECIDED} stands for undecided pixels")
+    count = len(keys) + 1
+    maps = np.stack(
+        [
+            seed_labels(high_res, np.arange(len(keys)), threshold, 0, range(1, count))
+            for threshold in (foreground_threshold, background_threshold)
+        ]
+    )
+    if crf:
+        both = torch.from_numpy(np.stack([image, image])).to(device)
+        labels = torch.from_numpy(maps.astype(np.int64)).to(device)
+        maps = crf_labels(both, labels, count, preset="irn", mode=mode).cpu().numpy()
+    foreground, background = maps
+    result = np.append(0, keys + 1).astype(np.uint8)[foreground]
+    result[(foreground == 0) & (background != 0)] = UNDECIDED
+    return result

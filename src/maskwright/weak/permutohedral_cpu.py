@@ -1,0 +1,302 @@
+"""Compiled CPU kernels of the permutohedral lattice and of the mean-field update; import them where they are needed.
+
+Everything works on groups of four labels, because a row of four float32 is one vector register: values of G groups at N
+pixels are `(G, N, 4)`. Rows are spelled out (`a0 .. a3`), since the compiler keeps them in registers only then.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+import numba
+import numpy as np
+
+BLOCK = 256
+HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring keys land far apart
+f32 = np.float32
+
+
+def jit(function: Callable) -> Any:
+    """Compile, and keep the result on disk where some folder can be written."""
+    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+    try:
+        return numba.njit(cache=True, **options)(function)
+    except RuntimeError:  # no folder for the cache
+        return numba.njit(**options)(function)
+
+
+@jit
+def build(features, scale, strides, origin):
+    """Enclosing simplex of every pixel, and the lattice points in order of first use.
+
+    Args:
+        features: `(d, N)` float32, in standard deviations.
+        scale: of each feature axis, `(d,)` float32.
+        strides: of the first d lattice coordinates in a key, `(d + 1,)` int64, the last 0.
+        origin: key of the lattice point 0.
+
+    Returns:
+        Index `(N, d + 1)` int32 and barycentric weight `(N, d + 1)` float32 of each vertex, keys `(M,)` int64, and
+        hash table.
+    """
+    d, n = features.shape
+    d1 = d + 1
+    up, down = f32(d1), f32(1) / f32(d1)
+    vertices = np.empty((n, d1), np.int32)
+    weights = np.empty((n, d1), np.float32)
+    keys = np.empty(max(1024, n), np.int64)
+    table = np.full(4096, -1, np.int32)
+    shift = np.uint64(64 - 12)
+    found = 0
+    total_stride = strides.sum()
+
+    position = np.empty((d1, BLOCK), np.float32)
+    remainder = np.empty((d1, BLOCK), np.float32)
+    rank = np.empty((d1, BLOCK), np.float32)
+    total = np.empty(BLOCK, np.float32)
+    key = np.empty(BLOCK, np.int64)
+    ranked = np.empty((d1, BLOCK), np.float32)
+    step = np.empty((d1, BLOCK), np.int64)
+    last_key = np.full(d1, np.iinfo(np.int64).min, np.int64)
+    last = np.zeros(d1, np.int32)
+
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        # Pixels run innermost, so that each of these loops is vector code.
+        total[:] = 0
+        for j in range(d, 0, -1):
+            axis, times = scale[j - 1], f32(j)
+            for p in range(m):
+                c = features[j - 1, start + p] * axis
+                position[j, p] = total[p] - times * c
+                total[p] += c
+        for p in range(m):
+            position[0, p] = total[p]
+        total[:] = 0
+        for i in range(d1):
+            for p in range(m):
+                v = np.floor(position[i, p] * down + f32(0.5))
+                total[p] += v
+                remainder[i, p] = v * up
+                position[i, p] -= v * up
+                rank[i, p] = 0
+        for i in range(d):
+            for j in range(i + 1, d1):
+                for p in range(m):
+                    less = f32(1) if position[i, p] < position[j, p] else f32(0)
+                    rank[i, p] += less
+                    rank[j, p] += f32(1) - less
+        key[:] = origin
+        for i in range(d1):
+            stride = strides[i]
+            for p in range(m):
+                r = rank[i, p] + total[p]
+                wrap = up if r < f32(0) else (-up if r > f32(d) else f32(0))
+                rank[i, p] = r + wrap
+                position[i, p] -= wrap
+                key[p] += np.int64(remainder[i, p] + wrap) * stride
+        for p in range(m):
+            for i in range(d1):
+                r = np.int32(rank[i, p])
+                ranked[r, p] = position[i, p]
+                step[r, p] = strides[i]
+        for p in range(m):
+            k = key[p]
+            row = start + p
+            for r in range(d1):
+                if r == 0:
+                    weights[row, 0] = f32(1) + (ranked[d, p] - ranked[0, p]) * down
+                else:
+                    weights[row, r] = (ranked[d - r, p] - ranked[d1 - r, p]) * down
+                if k != last_key[r]:  # neighbouring pixels often share vertices
+                    slot = np.int64((np.uint64(k) * HASH) >> shift)
+                    e = table[slot]
+                    while e >= 0 and keys[e] != k:
+                        slot = (slot + 1) & (table.size - 1)
+                        e = table[slot]
+                    if e < 0:
+                        e = np.int32(found)
+                        table[slot] = e
+                        if found == keys.size:
+                            grown = np.empty(2 * found, np.int64)
+                            grown[:found] = keys
+                            keys = grown
+                        keys[found] = k
+                        found += 1
+                        if 2 * found > table.size:
+                            table = np.full(4 * table.size, -1, np.int32)
+                            shift -= np.uint64(2)
+                            for other in range(found):
+                                slot = np.int64((np.uint64(keys[other]) * HASH) >> shift)
+                                while table[slot] >= 0:
+                                    slot = (slot + 1) & (table.size - 1)
+                                table[slot] = other
+                    last_key[r], last[r] = k, e
+                vertices[row, r] = last[r]
+                k += total_stride - d1 * step[d - r, p]
+    return vertices, weights, keys[:found].copy(), table
+
+
+@jit
+def chains(keys, table, strides):
+    """Lattice points in order along each blur direction, those without a neighbour there left out.
+
+    Args:
+        keys: `(M,)`.
+        table: hash table of `build`.
+        strides: see `build`.
+
+    Returns:
+        Indices, int32, in which the last of a chain is stored as its complement, and where each direction begins.
+    """
+    m, d1 = keys.size, strides.size
+    bits = 0
+    while (1 << bits) < table.size:
+        bits += 1
+    shift = np.uint64(64 - bits)
+    total_stride = strides.sum()
+    following = np.empty(m, np.int32)
+    inside = np.empty(m, np.bool_)
+    order = np.empty(m * d1, np.int32)
+    begins = np.zeros(d1 + 1, np.int64)
+    end = 0
+    for j in range(d1):
+        delta = d1 * strides[j] - total_stride
+        inside[:] = False
+        for p in range(m):
+            k = keys[p] + delta
+            slot = np.int64((np.uint64(k) * HASH) >> shift)
+            e = table[slot]
+            while e >= 0 and keys[e] != k:
+                slot = (slot + 1) & (table.size - 1)
+                e = table[slot]
+            following[p] = e
+            if e >= 0:
+                inside[e] = True
+        for p in range(m):
+            e = following[p]
+            if e >= 0 and not inside[p]:
+                order[end] = p
+                end += 1
+                while following[e] >= 0:
+                    order[end] = e
+                    end += 1
+                    e = following[e]
+                order[end] = ~e
+                end += 1
+        begins[j + 1] = end
+    return order[:end].copy(), begins
+
+
+@jit
+def splat(q, vertices, weights, values):
+    """Spread pixels `(N, 4)` over the lattice `(M, 4)`."""
+    values[:] = 0
+    n, d1 = vertices.shape
+    for p in range(n):
+        a0, a1, a2, a3 = q[p, 0], q[p, 1], q[p, 2], q[p, 3]
+        for r in range(d1):
+            e, w = vertices[p, r], weights[p, r]
+            b0 = values[e, 0] + w * a0
+            b1 = values[e, 1] + w * a1
+            b2 = values[e, 2] + w * a2
+            b3 = values[e, 3] + w * a3
+            values[e, 0], values[e, 1], values[e, 2], values[e, 3] = b0, b1, b2, b3
+
+
+@jit
+def blur(values, order):
+    """Filter by (1/2, 1, 1/2) along one direction, in place: along a chain, only the value before is still needed."""
+    half = f32(0.5)
+    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = f32(0)
+    begin, p = True, 0
+    for i in range(order.size):
+        e = order[i]
+        last = e < 0
+        if last:
+            e = ~e
+        c0, c1, c2, c3 = values[e, 0], values[e, 1], values[e, 2], values[e, 3]
+        if begin:
+            a0 = a1 = a2 = a3 = f32(0)
+        else:
+            y0 = b0 + half * (a0 + c0)
+            y1 = b1 + half * (a1 + c1)
+            y2 = b2 + half * (a2 + c2)
+            y3 = b3 + half * (a3 + c3)
+            values[p, 0], values[p, 1], values[p, 2], values[p, 3] = y0, y1, y2, y3
+            a0, a1, a2, a3 = b0, b1, b2, b3
+        b0, b1, b2, b3 = c0, c1, c2, c3
+        p, begin = e, last
+        if last:
+            y0 = b0 + half * a0
+            y1 = b1 + half * a1
+            y2 = b2 + half * a2
+            y3 = b3 + half * a3
+            values[p, 0], values[p, 1], values[p, 2], values[p, 3] = y0, y1, y2, y3
+
+
+@jit
+def gather(values, vertices, weights, base, out):
+    """Slice: `out = base +` the lattice `(M, 4)` read at the pixels `(N, 4)`; out may be base."""
+    n, d1 = vertices.shape
+    for p in range(n):
+        a0, a1, a2, a3 = base[p, 0], base[p, 1], base[p, 2], base[p, 3]
+        for r in range(d1):
+            e, w = vertices[p, r], weights[p, r]
+            a0 += w * values[e, 0]
+            a1 += w * values[e, 1]
+            a2 += w * values[e, 2]
+            a3 += w * values[e, 3]
+        out[p, 0], out[p, 1], out[p, 2], out[p, 3] = a0, a1, a2, a3
+
+
+@jit
+def softmax(logits, out):
+    """Softmax over the 4 G labels of `(G, N, 4)`.
+
+    The exponential is a polynomial (Cephes' coefficients, relative error 3e-7), which vectorises where a call to the
+    mathematics library does not.
+    """
+    groups, n, _ = logits.shape
+    buffer = np.empty((groups, 4 * BLOCK), np.float32)
+    total = np.empty(BLOCK, np.float32)
+    magic = f32(12582912)  # adding it leaves the rounded value in the low bits
+    for start in range(0, n, BLOCK):
+        m = min(BLOCK, n - start)
+        total[:] = -np.inf
+        for g in range(groups):
+            for p in range(m):
+                row = logits[g, start + p]
+                total[p] = max(total[p], max(max(row[0], row[1]), max(row[2], row[3])))
+        for g in range(groups):
+            for p in range(m):
+                top, row = total[p], logits[g, start + p]
+                x0, x1, x2, x3 = row[0] - top, row[1] - top, row[2] - top, row[3] - top
+                buffer[g, 4 * p], buffer[g, 4 * p + 1], buffer[g, 4 * p + 2], buffer[g, 4 * p + 3] = x0, x1, x2, x3
+            for i in range(4 * m):
+                x = max(buffer[g, i], f32(-87))
+                rounded = x * f32(1.44269504) + magic
+                k = rounded - magic
+                x = (x - k * f32(0.693359375)) + k * f32(2.12194440e-4)
+                y = f32(1.9875691500e-4)
+                y = y * x + f32(1.3981999507e-3)
+                y = y * x + f32(8.3334519073e-3)
+                y = y * x + f32(4.1665795894e-2)
+                y = y * x + f32(1.6666665459e-1)
+                y = y * x + f32(5.0000001201e-1)
+                y = y * x * x + x + f32(1)
+                power = np.int32((f32(rounded).view(np.int32) << np.int32(23)) + np.int32(0x3F800000))
+                buffer[g, i] = y * np.int32(power).view(np.float32)
+        total[:] = 0
+        for g in range(groups):
+            for p in range(m):
+                i = 4 * p
+                total[p] += (buffer[g, i] + buffer[g, i + 1]) + (buffer[g, i + 2] + buffer[g, i + 3])
+        for p in range(m):
+            total[p] = f32(1) / total[p]
+        for g in range(groups):
+            for p in range(m):
+                t, i, row = total[p], 4 * p, out[g, start + p]
+                x0, x1, x2, x3 = buffer[g, i] * t, buffer[g, i + 1] * t, buffer[g, i + 2] * t, buffer[g, i + 3] * t
+                row[0], row[1], row[2], row[3] = x0, x1, x2, x3
