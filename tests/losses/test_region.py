@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+from itertools import pairwise
+
 import pytest
 import torch
 
@@ -106,7 +108,7 @@ def test_lovasz_of_hard_predictions_is_the_jaccard_loss():
 
 
 def test_lovasz_is_the_integral_over_level_sets():
-    """For one class the extension is the integral over t of `1 - IoU` of the prediction {error > t} differs there."""
+    """Per class: the integral over t of `1 - IoU` of the prediction that is wrong where the error is above t."""
     logits, labels = example(4, batch=1, height=3, width=4, dtype=torch.float64)
     valid = labels != 255
     truth = labels[valid]
@@ -117,7 +119,7 @@ def test_lovasz_is_the_integral_over_level_sets():
         errors = torch.where(mine, 1 - p, p)
         edges = torch.cat([torch.zeros(1, dtype=torch.float64), errors.sort().values])
         total = 0.0
-        for low, high in zip(edges[:-1], edges[1:]):
+        for low, high in pairwise(edges):
             guess = mine ^ (errors > low)  # the pixels with larger errors are wrong
             union = (mine | guess).sum()
             total = total + (high - low) * (1 - (mine & guess).sum() / union)
