@@ -102,7 +102,43 @@ class ClassifierSettings(Settings):
     pretrained: bool | str = Field(False, description="true, a timm tag, or a local file")
     output_stride: int | None = 16
     options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
+    loss: Literal["bce", "sce", "sce_single"] = Field(
+        "bce", description="the last two are ablations of ReCAM's study; see `maskwright.weak.recam.first_head_loss`"
+    )
     train: TrainSettings = TrainSettings()
+
+
+# The momentum is that of the released code, which hands the weight decay over in its place.
+PAPER_RECAM = {
+    "epochs": 4,
+    "lr": 5e-4,
+    "backbone_lr": 0.1,
+    "momentum": 1e-4,
+    "weight_decay": 1e-4,
+    "freeze_batchnorm": True,
+}
+
+
+class RecamSettings(Settings):
+    """ReCAM's training, which goes on from the trained tag classifier; what is not said of `train` is the paper's."""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("train", {}), dict):
+            values = {**values, "train": {**PAPER_RECAM, **values.get("train", {})}}
+        return values
+
+    @model_validator(mode="after")
+    def _no_masks_here(self) -> RecamSettings:
+        if self.train.augment.class_uniform:
+            raise ValueError("train.augment.class_uniform needs masks, which ReCAM is trained without")
+        return self
+
+    lam: float = Field(1.0, ge=0, description="weight of the new head's loss; 1 on VOC, 0.1 on COCO in the paper")
+    train: TrainSettings = Field(
+        TrainSettings(), description="lr is the new head's rate, backbone_lr the factor on it for everything else"
+    )
 
 
 class SeedSettings(Settings):
@@ -173,6 +209,7 @@ class Recipe(Settings):
     seed: int = 0
     data: DataSettings = DataSettings()
     classifier: ClassifierSettings = ClassifierSettings()
+    recam: RecamSettings | None = Field(None, description="train ReCAM's second head as well; `{}` as in the paper")
     seeds: SeedSettings = SeedSettings()
     pseudo_masks: MaskSettings = MaskSettings()
     model: ModelSettings = ModelSettings()

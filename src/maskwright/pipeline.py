@@ -153,12 +153,18 @@ class Run:
                     self.train_classifier,
                     {"data": data["train"], "classifier": _effective(recipe.classifier), "seed": recipe.seed},
                 ),
+            ]
+            if recipe.recam is not None:
+                second = {"recam": _effective(recipe.recam), "seed": recipe.seed}
+                title = "train ReCAM's second head"
+                stages += [Stage("recam", title, self.train_recam, second, ("classifier",))]
+            stages += [
                 Stage(
                     "seeds",
                     f"maps from the classifier ({recipe.seeds.method})",
                     self.make_seeds,
                     {"seeds": _effective(recipe.seeds)},
-                    ("classifier",),
+                    (self.seed_network,),
                 ),
                 Stage(
                     "pseudo_masks",
@@ -217,11 +223,22 @@ class Run:
 
         train_classifier(self.recipe, self.train, self.val, folder, self.device)
 
+    @property
+    def seed_network(self) -> str:
+        """The stage whose network the maps come from."""
+        return "classifier" if self.recipe.recam is None else "recam"
+
+    def train_recam(self, folder: Path) -> None:
+        from maskwright.weak.recam_training import train_recam
+
+        classifier = self.out / "classifier" / "model.safetensors"
+        train_recam(self.recipe, classifier, self.train, self.val, folder, self.device)
+
     def make_seeds(self, folder: Path) -> None:
         from maskwright.models.classifier import load_classifier
         from maskwright.weak import extract_seeds
 
-        classifier = load_classifier(self.out / "classifier" / "model.safetensors").to(self.device)
+        classifier = load_classifier(self.out / self.seed_network / "model.safetensors").to(self.device)
         extract_seeds(self.train, classifier, self.recipe.seeds, folder, self.device)
 
     def make_pseudo_masks(self, folder: Path) -> None:
@@ -236,7 +253,7 @@ class Run:
             "method": recipe.seeds.method,
             "seeds": recipe.seeds.model_dump(mode="json"),
             "classifier": recipe.classifier.backbone,
-            "weights": weights_hash(self.out / "classifier" / "model.safetensors"),
+            "weights": weights_hash(self.out / self.seed_network / "model.safetensors"),
             "pretrained": recipe.classifier.pretrained,
             "saliency": recipe.data.saliency,
             "crf": False,

@@ -22,15 +22,17 @@ class ImageTagClassifier(nn.Module):
     Args:
         backbone: only its coarsest feature map is used.
         num_tags: number of classes that an image can be tagged with (without background).
+        recam_head: also have the second head, of the same shape, that ReCAM trains; `forward` does not use it.
     """
 
-    def __init__(self, backbone: Backbone, num_tags: int) -> None:
+    def __init__(self, backbone: Backbone, num_tags: int, *, recam_head: bool = False) -> None:
         super().__init__()
         backbone.use_only([len(backbone.strides) - 1])
         self.backbone = backbone
         self.num_tags = num_tags
         self.classifier = nn.Conv2d(backbone.channels[-1], num_tags, 1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
+        self.recam_head = nn.Conv2d(backbone.channels[-1], num_tags, 1, bias=False) if recam_head else None
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -50,16 +52,18 @@ class ImageTagClassifier(nn.Module):
         """Tag logits `(B, num_tags)` of a feature map `(B, D, h, w)`."""
         return self.classifier(features.mean((2, 3), keepdim=True)).flatten(1)
 
-    def forward(self, images: Tensor) -> Tensor:
+    def forward(self, images: Tensor, *, features: bool = False) -> Tensor:
         """Tag logits.
 
         Args:
             images: `(B, 3, H, W)`, normalised.
+            features: give the feature map instead, for losses on it; wrapped networks must be called, not reached into.
 
         Returns:
-            `(B, num_tags)`.
+            `(B, num_tags)`, or `(B, D, h, w)`.
         """
-        return self.logits(self.features(images))
+        found = self.features(images)
+        return found if features else self.logits(found)
 
     def class_maps(self, features: Tensor, weight: Tensor | None = None) -> Tensor:
         """Score of every class at every position, before any ReLU.
@@ -86,6 +90,7 @@ def create_classifier(
     dilate: bool = False,
     freeze_stem: bool | None = None,
     stop_grad_after_layer2: bool = False,
+    recam_head: bool = False,
     **options: Any,
 ) -> ImageTagClassifier:
     """An image-tag classifier on a new backbone, by default the ResNet-50 of the image-tag papers.
@@ -101,6 +106,7 @@ def create_classifier(
         freeze_stem: the stem keeps its weights, as in the papers; by default where they are pre-trained.
         stop_grad_after_layer2: nothing up to and including stride 8 is trained, as in IRN's released code (AdvCAM's and
             ReCAM's train it).
+        recam_head: see `ImageTagClassifier`.
         options: passed to `create_backbone`.
 
     Raises:
@@ -120,7 +126,7 @@ def create_classifier(
         layers.freeze_stem(trunk)
     if stop_grad_after_layer2:
         layers.freeze_stages(trunk, stride=8)
-    return ImageTagClassifier(trunk, num_tags)
+    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head)
 
 
 def load_classifier(path: str | Path) -> ImageTagClassifier:
@@ -142,6 +148,7 @@ def load_classifier(path: str | Path) -> ImageTagClassifier:
         backbone=made["backbone"],
         num_tags=made["num_tags"],
         output_stride=made["output_stride"],
+        recam_head=made.get("recam_head", False),
         **made.get("options", {}),
     )
     load_into(model, load_weights(path), path)

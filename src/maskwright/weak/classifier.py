@@ -7,10 +7,9 @@ from typing import Any
 
 import numpy as np
 import torch
-from torch.nn import functional as F
 
 from maskwright import __version__
-from maskwright.config import Recipe
+from maskwright.config import Recipe, TrainSettings
 from maskwright.data import subset
 from maskwright.data.augment import Augment, normalise
 from maskwright.data.loading import TrainingSet
@@ -20,12 +19,11 @@ from maskwright.engine.fit import Step, fit
 from maskwright.errors import DataError
 from maskwright.models import ImageTagClassifier, create_classifier
 from maskwright.models.base import parameter_groups
+from maskwright.weak.recam import first_head_loss
 
 
 def build_classifier(recipe: Recipe, labels: LabelSpace) -> tuple[ImageTagClassifier, Step]:
-    """The recipe's classifier, as it is before training, and the step that trains it.
-
-    The loss is the multi-label soft margin: mean over batch and classes of binary cross-entropy on logits.
+    """The recipe's classifier, as it is before training, and the step that trains it with `classifier.loss`.
 
     Args:
         recipe: `classifier` and `seed` are read.
@@ -46,7 +44,7 @@ def build_classifier(recipe: Recipe, labels: LabelSpace) -> tuple[ImageTagClassi
 
     def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = network(normalise(batch["image"], mean, std))
-        loss = F.multilabel_soft_margin_loss(logits.float(), batch["tags"])
+        loss = first_head_loss(logits, batch["tags"], recipe.classifier.loss)
         return loss, {"tags": loss.detach()}
 
     return network, step
@@ -70,13 +68,59 @@ def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device:
     Raises:
         DataError: no image of the split has known tags.
     """
-    settings = recipe.classifier.train
+    network, step = build_classifier(recipe, train.labels)
+    return fit_tags(
+        network,
+        step,
+        recipe,
+        recipe.classifier.train,
+        train,
+        val,
+        folder,
+        device,
+        parameter_groups=parameter_groups(network, recipe.classifier.train),
+        title="classifier",
+    )
+
+
+def fit_tags(
+    network: ImageTagClassifier,
+    step: Step,
+    recipe: Recipe,
+    settings: TrainSettings,
+    train: Any,
+    val: Any,
+    folder: Path,
+    device: torch.device,
+    *,
+    parameter_groups: list[dict[str, Any]],
+    title: str,
+) -> dict[str, Any]:
+    """What all training on tags shares: the images, the score that is logged, and what the model file says of itself.
+
+    Args:
+        network: trained in place.
+        step: as for `fit`.
+        recipe: `classifier`, `seeds.size` and `seed` are read.
+        settings: how to train.
+        train: as for `train_classifier`.
+        val: as for `train_classifier`.
+        folder: as for `train_classifier`.
+        device: where to train.
+        parameter_groups: as for `fit`.
+        title: what the progress line says.
+
+    Returns:
+        What `fit` returns.
+
+    Raises:
+        DataError: no image of the split has a tag.
+    """
     tagged = [index for index in range(len(train)) if train.tags(index) is not None]
     if not any(train.tags(index) for index in tagged):
         raise DataError(
             f"no image of split {recipe.data.train!r} has a tag; give tags=FILE (CSV or JSON) or tags=masks"
         )
-    network, step = build_classifier(recipe, train.labels)
     known = [index for index in range(len(val)) if val.tags(index) is not None]
 
     def validate(network: torch.nn.Module) -> dict[str, Any]:
@@ -85,8 +129,9 @@ def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device:
     metadata = {
         "kind": "classifier",
         "model": {
-            **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "train"}),
+            **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "loss", "train"}),
             "num_tags": len(train.labels.foreground),
+            "recam_head": network.recam_head is not None,
         },
         "labels": train.labels.to_dict(),
         "preprocessing": {"mean": list(network.mean), "std": list(network.std)},
@@ -100,11 +145,11 @@ def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device:
         TrainingSet(subset(train, tagged), augment, settings.seed + recipe.seed),
         settings,
         folder,
-        parameter_groups=parameter_groups(network, settings),
+        parameter_groups=parameter_groups,
         validate=validate if known else None,
         metadata=metadata,
         device=device,
-        title="classifier",
+        title=title,
     )
 
 

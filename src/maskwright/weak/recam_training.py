@@ -1,0 +1,100 @@
+"""The stage `recam`: from a converged tag classifier to one with ReCAM's second head."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskwright.config import Recipe
+from maskwright.data.augment import normalise
+from maskwright.engine.checkpoint import load_into, load_weights
+from maskwright.errors import RecipeError
+from maskwright.models import ImageTagClassifier, create_classifier, layers
+from maskwright.models.base import parameter_groups
+from maskwright.weak.classifier import fit_tags
+from maskwright.weak.recam import recam_loss
+
+# Called with the classifier, normalised images `(B, 3, H, W)`, their features `(B, D, h, w)` and tags `(B, K)`;
+# gives soft masks `(B, K, h, w)` in 0..1.
+SoftMasks = Callable[[ImageTagClassifier, Tensor, Tensor, Tensor], Tensor]
+
+
+def train_recam(
+    recipe: Recipe,
+    classifier: str | Path,
+    train: Any,
+    val: Any,
+    folder: Path,
+    device: torch.device,
+    *,
+    masks: SoftMasks | None = None,
+) -> dict[str, Any]:
+    """Train backbone, first head and a new second head on `L_bce + lam * L_sce`; resumes where it was stopped.
+
+    Args:
+        recipe: `recam`, `classifier`, `seeds.size` and `seed` are read.
+        classifier: `model.safetensors` of the trained classifier.
+        train: dataset with tags.
+        val: dataset whose tags, where known, give the average precision of the first head that is logged.
+        folder: gets `log.jsonl`, `state.pt` and `model.safetensors`, which `load_classifier` reads; the second head is
+            `recam_head.weight` in it.
+        device: where to train.
+        masks: gives the soft masks of another seed method, in place of the classifier's activation maps.
+
+    Returns:
+        What `fit` returns.
+
+    Raises:
+        RecipeError: the recipe has no `recam`.
+        DataError: no image has a tag, or the file holds another model than the recipe's classifier.
+    """
+    if recipe.recam is None:
+        raise RecipeError("recam: the recipe does not say how to train it; recam={} takes the paper's settings")
+    settings, lam = recipe.recam.train, recipe.recam.lam
+    network = _network(recipe, classifier, len(train.labels.foreground))
+    second = network.recam_head
+    assert second is not None
+    mean, std = network.mean, network.std
+
+    def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        images = normalise(batch["image"], mean, std)
+        features = runner(images, features=True)
+        chosen = None if masks is None else masks(network, images, features, batch["tags"])
+        return recam_loss(features, network.classifier.weight, second.weight, batch["tags"], lam, masks=chosen)
+
+    # The trunk and the first head, which are trained already, count as the backbone; the new head is what is new.
+    parts = nn.ModuleDict({"backbone": nn.ModuleList([network.backbone, network.classifier]), "head": second})
+    return fit_tags(
+        network,
+        step,
+        recipe,
+        settings,
+        train,
+        val,
+        folder,
+        device,
+        parameter_groups=parameter_groups(parts, settings),
+        title="recam",
+    )
+
+
+def _network(recipe: Recipe, path: str | Path, num_tags: int) -> ImageTagClassifier:
+    """The trained classifier with a fresh second head; its stem is frozen where it was in the first training."""
+    torch.manual_seed(recipe.seed)
+    made = recipe.classifier
+    network = create_classifier(
+        backbone=made.backbone,
+        num_tags=num_tags,
+        output_stride=made.output_stride,
+        recam_head=True,
+        **made.options,
+    )
+    if made.options.get("freeze_stem") is None and made.pretrained and layers.has_stem(network.backbone):
+        layers.freeze_stem(network.backbone)
+    fresh = {name: value for name, value in network.state_dict().items() if name.startswith("recam_head.")}
+    load_into(network, {**load_weights(path), **fresh}, path)
+    return network
