@@ -13,7 +13,7 @@ from maskwright.engine.checkpoint import save_model
 from maskwright.errors import RecipeError
 from maskwright.hub import load
 from maskwright.losses import create_loss
-from maskwright.models import create_model
+from maskwright.models import create_model, list_models
 
 from .contract import BACKBONES, CLASSES, ModelContract, backbone  # noqa: F401
 
@@ -151,3 +151,19 @@ def test_a_saved_model_comes_back_with_them(tmp_path):
     expected, found = (network(images, auxiliary=True) for network in (model, loaded))
     assert set(found) == {"logits", "aux.16", "cpp.8", "cpp.-1"}
     assert all(torch.equal(found[name], expected[name]) for name in found)
+
+
+@pytest.mark.parametrize("name", list_models())
+def test_every_model_takes_them(name):
+    """The paper did it on seven segmenters."""
+    torch.manual_seed(0)
+    trunk = {"backbone": "resnet10t", "output_stride": 16}
+    own = name == "seethrough"  # has such heads as a part of itself
+    model = create_model(name, num_classes=CLASSES, auxiliary={} if own else {"cpp": [8, 16]}, **trunk).train()
+    outputs = model(torch.randn(2, 3, 64, 64), auxiliary=True)
+    assert {"cpp.8", "cpp.16"} < set(outputs)
+    assert {outputs["cpp.8"].shape, outputs["cpp.16"].shape} == {(2, 6, 8, 8), (2, 6, 4, 4)}
+    labels = torch.randint(0, CLASSES, (2, 64, 64))
+    loss, _ = create_loss(LossSettings(auxiliary={"cpp": 1.0}), LABELS)(outputs, labels)
+    loss.backward()
+    assert all(value.grad is not None for part, value in model.named_parameters() if ".cpp" in part)
