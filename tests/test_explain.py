@@ -121,6 +121,8 @@ def test_a_layer_before_one_that_works_in_place(model):
         ("deeplabv2", "resnet10t", None, {}),
         ("upernet", "resnet10t", "laterals.0", {"channels": 8}),
         ("upernet", "swin_tiny_patch4_window7_224", "backbone.network.layers_1", {"backbone_options": SWIN}),
+        ("ocrnet", "resnet10t", None, {}),
+        ("seethrough", "resnet10t", "reduce", {}),
         ("fcn", "swin_tiny_patch4_window7_224", None, {"channels": 8, "backbone_options": SWIN}),
     ],
 )
@@ -130,6 +132,20 @@ def test_every_kind_of_model(name, backbone, layer, options):
     assert torch.isfinite(found).all()
     assert 0.5 < found.amax() <= 1
     assert found.amin() >= 0
+
+
+def test_default_layer_is_what_the_classifier_reads():
+    model = build("ocrnet")
+    widths = []
+    handle = model.ocr.classifier.register_forward_pre_hook(lambda module, inputs: widths.append(inputs[0]))
+    default = explain(model, images(), 1, normalised=False)
+    handle.remove()
+    weights = model.ocr.classifier.weight[1, :, 0, 0]
+    expected = torch.einsum("c,bchw->bhw", weights, widths[0]).relu()
+    expected = expected / expected.amax((1, 2), keepdim=True)
+    expected = F.interpolate(expected[:, None], size=(40, 56), mode="bilinear")[:, 0]
+    scaled = default / default.amax((1, 2), keepdim=True) * expected.amax((1, 2), keepdim=True)
+    torch.testing.assert_close(scaled, expected, rtol=1e-3, atol=1e-4)
 
 
 def test_leaves_the_model_as_it_was():

@@ -158,8 +158,9 @@ def _recorded(model: nn.Module, layer: str | None) -> Iterator[list[Tensor]]:
         kept = keep(output)
         return kept if isinstance(output, list | tuple) else kept[0]
 
-    if layer is None and "classifier" in modules:
-        handle = modules["classifier"].register_forward_pre_hook(lambda module, inputs: keep(tuple(inputs)))
+    classifier = next((module for name, module in modules.items() if name in ("classifier", "ocr.classifier")), None)
+    if layer is None and classifier is not None:
+        handle = classifier.register_forward_pre_hook(lambda module, inputs: keep(tuple(inputs)))
     else:
         name = layer or "backbone"
         if name not in modules or not name:
