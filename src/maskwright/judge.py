@@ -79,15 +79,15 @@ def report_run(run_folder: Path) -> Path:
     path = run_folder / "recipe.yaml"
     if not path.is_file():
         raise DataError(f"{run_folder} is not a run folder: {path} does not exist")
-    data = build_recipe(yaml.safe_load(path.read_text(encoding="utf-8")), source=str(path)).data
+    data = recipe_with(yaml.safe_load(path.read_text(encoding="utf-8")), []).data
     return build_report(
         run_folder, dataset_train=open_dataset(data, data.train), dataset_val=open_dataset(data, data.val)
     )
 
 
 def recipe_with(fields: dict[str, Any], overrides: list[str]) -> Recipe:
-    """A run's recipe with overrides applied; naming another data set drops what belonged to the old one only."""
-    fields = dict(fields)
+    """What of a stored recipe says how to judge, with overrides applied; the rest may be from another version."""
+    kept = {key: fields[key] for key in ("data", "inference") if key in fields}
     for override in overrides:
-        apply_override(fields, override)
-    return build_recipe(fields, source="evaluate")
+        apply_override(kept, override)
+    return build_recipe(kept, source="evaluate")

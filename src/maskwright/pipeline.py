@@ -358,8 +358,12 @@ def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:
 
 
 def _effective(settings: ModelSettings | TrainSettings | Any) -> dict[str, Any]:
-    """Settings as JSON, without those that cannot change a result."""
-    return _without(json.loads(settings.model_dump_json()))
+    """Settings as JSON, without those that cannot change a result, and without defaults.
+
+    Settings that a later version adds thus leave finished stages as they are; where a version changes what a default
+    does, it raises `stages.FORMAT`.
+    """
+    return _without(json.loads(settings.model_dump_json(exclude_defaults=True)))
 
 
 def _without(value: Any) -> Any:

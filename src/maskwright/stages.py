@@ -19,6 +19,9 @@ from typing import Any
 from maskwright.errors import MaskwrightError
 from maskwright.files import read_json, write_json
 
+# Raised when the same settings come to mean another result, so that what older versions made is noticed as stale.
+FORMAT = 1
+
 
 @dataclass
 class Stage:
@@ -48,7 +51,7 @@ def fingerprints(stages: list[Stage]) -> dict[str, str]:
     """Each stage's hash over its settings and the hashes of the stages that it needs."""
     found: dict[str, str] = {}
     for stage in stages:
-        found[stage.name] = fingerprint([stage.name, stage.settings, [found[name] for name in stage.needs]])
+        found[stage.name] = fingerprint([FORMAT, stage.name, stage.settings, [found[name] for name in stage.needs]])
     return found
 
 
