@@ -122,7 +122,7 @@ def test_a_layer_before_one_that_works_in_place(model):
         ("upernet", "resnet10t", "laterals.0", {"channels": 8}),
         ("upernet", "swin_tiny_patch4_window7_224", "backbone.network.layers_1", {"backbone_options": SWIN}),
         ("ocrnet", "resnet10t", None, {}),
-        ("seethrough", "resnet10t", "reduce", {}),
+        ("seethrough", "resnet10t", None, {}),
         ("fcn", "swin_tiny_patch4_window7_224", None, {"channels": 8, "backbone_options": SWIN}),
     ],
 )
