@@ -87,7 +87,7 @@ def report_run(run_folder: Path) -> Path:
 
 def recipe_with(fields: dict[str, Any], overrides: list[str]) -> Recipe:
     """What of a stored recipe says how to judge, with overrides applied; the rest may be from another version."""
-    kept = {key: fields[key] for key in ("data", "inference") if key in fields}
+    kept: dict[str, Any] = {key: fields[key] for key in ("data", "inference") if key in fields}
     for override in overrides:
         apply_override(kept, override)
     return build_recipe(kept, source="evaluate")
