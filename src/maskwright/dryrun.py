@@ -23,15 +23,15 @@ from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 
 from maskwright.config import DataSettings, Recipe, TrainSettings
-from maskwright.data import BUILT_IN, ade20k, camvid, cityscapes, nyu_depth, open_dataset, pascal_context
+from maskwright.data import BUILT_IN, open_dataset
 from maskwright.data.augment import Augment, collate
-from maskwright.data.classes import VOC_CLASSES, read_classes
 from maskwright.data.loading import TrainingSet, generator_for
+from maskwright.data.published import published_labels
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.engine.device import choose_device, memory_mb
 from maskwright.engine.fit import Step, fit, total_steps
 from maskwright.engine.progress import in_words
-from maskwright.errors import DataError, RecipeError
+from maskwright.errors import RecipeError
 from maskwright.models import BACKBONES
 from maskwright.models.backbones import import_timm
 from maskwright.models.base import parameter_groups
@@ -43,7 +43,6 @@ STEPS = 2
 CPU_PIXELS = 2**17  # of a batch, so that a step takes seconds
 GPU_PIXELS = 2**19  # where the whole batch does not fit
 USUAL_SIZE = (375, 500)  # of a photograph of PASCAL VOC, where neither the recipe nor the data say a size
-VOC_COUNTS = {"train": 1464, "val": 1449, "trainval": 2913, "trainaug": 10582}
 
 
 @dataclass
@@ -154,38 +153,6 @@ def look_at_data(settings: DataSettings) -> tuple[LabelSpace, int | None, tuple[
     return labels, known, USUAL_SIZE, where
 
 
-def published_labels(settings: DataSettings) -> tuple[LabelSpace, dict[str, int]]:
-    """Classes of a published set that need not be there, and images in its splits.
-
-    Raises:
-        DataError: a layout without classes of its own.
-    """
-    ignore = settings.ignore_index
-    if isinstance(settings.classes, str) and Path(settings.classes).is_file():
-        return _with_names(read_classes(Path(settings.classes)), ignore), {}
-    if isinstance(settings.classes, list):
-        return _with_names(settings.classes, ignore), {}
-    if settings.layout == "voc":
-        return _with_names(VOC_CLASSES, ignore), VOC_COUNTS
-    if settings.layout == "coco":
-        return _with_names(["background", *(f"class_{value}" for value in range(1, 81))], ignore), {}
-    if settings.layout == "cityscapes":
-        return _with_names([name for name, _, _ in cityscapes.CLASSES], ignore), _counts(cityscapes.SPLITS)
-    if settings.layout == "ade20k":
-        return _with_names(ade20k.CLASSES, ignore), _counts(ade20k.SPLITS)
-    if settings.layout == "nyu_depth":
-        return _with_names(nyu_depth.CLASSES, ignore), _counts(nyu_depth.SPLITS)
-    if settings.layout == "camvid":
-        return _with_names(camvid.GROUPS, ignore), {}
-    if settings.layout == "pascal_context":
-        rest = ["background"] if settings.options.get("classes") == len(pascal_context.CLASSES) + 1 else []
-        return _with_names([*rest, *pascal_context.CLASSES], ignore), _counts(pascal_context.SPLITS)
-    raise DataError(
-        f"data {settings.root} is not here, and layout {settings.layout!r} does not tell the classes. "
-        "Fix: give data=FOLDER, or data.layout=voc (cityscapes, ade20k, ...), or data.classes='[name, name]'"
-    )
-
-
 def weights_lines(backbone: str, pretrained: bool | str) -> Iterable[str]:
     """What is to be said of pre-trained weights: a file is loaded, others are only looked for."""
     if pretrained in (False, "classifier") or _loadable(pretrained) or backbone in BACKBONES:
@@ -201,15 +168,6 @@ def weights_lines(backbone: str, pretrained: bool | str) -> Iterable[str]:
 
 def _loadable(pretrained: bool | str) -> bool | str:
     return pretrained if isinstance(pretrained, str) and pretrained.endswith(SUFFIXES) else False
-
-
-def _with_names(names: Iterable[str], ignore_index: int) -> LabelSpace:
-    names = tuple(names)
-    return LabelSpace(names, names.index("background") if "background" in names else None, ignore_index)
-
-
-def _counts(splits: dict[str, Any]) -> dict[str, int]:
-    return {name: sum(part.count for part in parts) for name, parts in splits.items()}
 
 
 class GeneratedSet:
@@ -299,7 +257,7 @@ def _try(
     for budget in budgets:
         measured = reduced(batch, budget)
         try:
-            watch, most = _measure(network, step, settings, labels, measured, steps, device)
+            watch, most = _measure(network, step, settings, labels, measured, device)
         except torch.OutOfMemoryError:
             if budget == budgets[-1]:
                 raise
@@ -332,7 +290,6 @@ def _measure(
     settings: TrainSettings,
     labels: LabelSpace,
     measured: tuple[int, int, int],
-    steps: int | None,
     device: torch.device,
 ) -> tuple[_Watch, int]:
     """Train for two steps as `fit` does, with a smaller batch; gives the most bytes used on a GPU."""
@@ -341,7 +298,7 @@ def _measure(
     changes = {
         "batch_size": images,
         "accumulate": 1,
-        "steps": max(STEPS + 1, steps or 1000),
+        "steps": STEPS + 1,
         "workers": 0,
         "compile": False,
         "log_every": 1,
@@ -421,10 +378,10 @@ def _lines(trial: Trial, settings: TrainSettings, device: torch.device) -> Itera
     losses = " then ".join(f"{loss:.4g}" for loss in trial.losses)
     yield f"  measured {STEPS} steps at {_shape(trial.measured)} on {device}{single}: loss {losses}{scaled}"
     length = f"{trial.steps} steps: {_long(trial.step_seconds * trial.steps)}" if trial.steps else _epochs(settings)
-    yield f"  time     {trial.step_seconds:.3g} s a step ({trial.seconds:.3g} s measured); {length}"
+    yield f"  time     {_long(trial.step_seconds)} a step ({_long(trial.seconds)} measured); {length}"
     yield (
-        f"  memory   {_gigabytes(trial.memory)} for the batch on one device, {_gigabytes(trial.fixed)} of them weights, "
-        f"gradients and optimiser; the most used so far is {_gigabytes(memory_mb(device) * 2**20)}"
+        f"  memory   {_gigabytes(trial.memory)} for the batch on one device, {_gigabytes(trial.fixed)} of it weights, "
+        f"gradients and optimiser; most used so far: {_gigabytes(memory_mb(device) * 2**20)}"
     )
 
 
@@ -437,6 +394,8 @@ def _shape(batch: tuple[int, int, int]) -> str:
 
 
 def _long(seconds: float) -> str:
+    if seconds < 90:
+        return f"{seconds:.3g} s"
     return in_words(seconds) if seconds < 3 * 86400 else f"{seconds / 86400:.0f} days"
 
 
