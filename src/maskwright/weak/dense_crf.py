@@ -14,6 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
+from copy import copy
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import Any
@@ -232,33 +233,38 @@ def _lattice_cpu(images: Tensor, unary: Tensor, gaussian, bilateral, iterations:
     batch, labels, height, width = unary.shape
     groups = -(-labels // LANES)
 
-    def solve(index: int) -> Tensor:
-        kernels = [_gaussian_cpu(height, width, *gaussian)] if gaussian[1] else []
+    result = np.empty((batch, labels, height * width), np.float32)
+
+    def solve(index: int) -> None:
+        kernels = [copy(_gaussian_cpu(height, width, *gaussian))] if gaussian[1] else []
         if bilateral[2]:
             features = _bilateral_features(images[index : index + 1], *bilateral[:2])[0]
             kernels.append(CpuLattice(features.numpy(), bilateral[2]))
-        negative = -unary[index].flatten(1)
+        energies = unary[index].flatten(1)
         # Labels that hardly occur share groups, which the kernels then leave out.
-        order = negative[:, ::16].softmax(0).sum(1).argsort(descending=True)
+        order = (-energies[:, ::16]).softmax(0).sum(1).argsort(descending=True).tolist()
         # Labels that fill the last group up have no probability.
-        negative = F.pad(negative[order], (0, 0, 0, groups * LANES - labels), value=-math.inf)
-        state = negative.reshape(groups, LANES, -1).transpose(1, 2).contiguous().numpy()
-        q, logits = np.empty_like(state), np.empty_like(state)
+        negative = np.full((groups, height * width, LANES), -np.inf, np.float32)
+        for place, label in enumerate(order):
+            np.negative(energies[label].numpy(), out=negative[place // LANES, :, place % LANES])
+        q, logits = np.empty_like(negative), np.empty_like(negative)
 
         def update(logits: np.ndarray) -> np.ndarray:
             softmax(logits, q)
             return q
 
-        _mean_field(state, kernels, iterations, update, logits)
-        result = torch.empty(labels, height, width)
-        result[order] = torch.from_numpy(q).transpose(1, 2).reshape(-1, height, width)[:labels]
-        return result
+        _mean_field(negative, kernels, iterations, update, logits)
+        for place, label in enumerate(order):
+            result[index, label] = q[place // LANES, :, place % LANES]
 
     threads = min(batch, torch.get_num_threads())
     if threads == 1:
-        return torch.stack([solve(index) for index in range(batch)])
-    with ThreadPoolExecutor(threads) as pool:  # the kernels hold no interpreter lock
-        return torch.stack(list(pool.map(solve, range(batch))))
+        for index in range(batch):
+            solve(index)
+    else:
+        with ThreadPoolExecutor(threads) as pool:  # the kernels hold no interpreter lock
+            list(pool.map(solve, range(batch)))
+    return torch.from_numpy(result).reshape(unary.shape)
 
 
 class _ExactKernels:

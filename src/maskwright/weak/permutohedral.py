@@ -12,7 +12,6 @@ is symmetrically normalised, K_ij / sqrt(n_i n_j) with n the row sums, self incl
 from __future__ import annotations
 
 import math
-from itertools import pairwise
 
 import numpy as np
 import torch
@@ -24,8 +23,9 @@ from maskwright.errors import DataError
 LANES = 4
 """Labels per row of the CPU kernels; state is `(G, N, LANES)`."""
 
-NEGLIGIBLE = 1e-7
-"""A group whose values lie below it everywhere is taken as zero: of 21 labels, few occur in an image."""
+NEGLIGIBLE = 1e-3
+"""Groups whose values lie below it everywhere are taken as zero: of 21 labels, few occur in an image. As the message to
+such a label is below weight x 1e-3, so is the relative error of a probability that is below 1e-3 itself."""
 
 
 def axis_scale(d: int) -> list[float]:
@@ -34,36 +34,40 @@ def axis_scale(d: int) -> list[float]:
 
 
 def key_layout(low: list[float], high: list[float]) -> tuple[list[int], int, int]:
-    """How d lattice coordinates make one integer.
+    """How the d + 1 lattice coordinates make one integer, linearly.
+
+    Coordinates are turned back to feature axes, the second of which counts most, then the first, then the others. So
+    points sorted by key lie in the order of the pixels' rows where the second axis is vertical. As a step in one
+    direction adds the same to every key, neighbours of sorted points are sorted too: the blur reads memory in streams.
 
     Args:
         low, high: range of each feature.
 
     Returns:
-        Stride of each of the d + 1 coordinates (0 for the last, which the others determine), the key of the point 0,
-        and the number of keys.
+        Stride of each of the d + 1 coordinates, the key of the point 0, and the number of keys.
 
     Raises:
         DataError: the keys do not fit into 62 bits.
     """
     d = len(low)
-    scale = axis_scale(d)
-    low = [a * s for a, s in zip(low, scale)]
-    high = [b * s for b, s in zip(high, scale)]
-    strides, origin, count = [], 0, 1
-    for j in range(d):
-        # Coordinate j is sum_{i >= j} c_i - j c_{j-1}; corners and their neighbours lie within 3 (d + 1) of it.
-        least = math.floor(sum(low[j:]) - j * high[j - 1]) - 3 * (d + 1)
-        most = math.ceil(sum(high[j:]) - j * low[j - 1]) + 3 * (d + 1)
-        strides.append(count)
+    strides, origin, count = [0] * (d + 1), 0, 1
+    for i in [*range(d - 1, 1, -1), 0, 1][-d:]:
+        # Along axis i a point has (sum of its coordinates up to i) - (i + 1) (the next); a corner or a neighbour of one
+        # lies within 3 (d + 1) of the pixel in each coordinate.
+        cells = axis_scale(d)[i] * (i + 1) * (i + 2)
+        margin = 6 * (d + 1) * (i + 1)
+        least, most = math.floor(low[i] * cells) - margin, math.ceil(high[i] * cells) + margin
+        for j in range(i + 1):
+            strides[j] += count
+        strides[i + 1] -= (i + 1) * count
         origin -= least * count
         count *= most - least + 1
     if count >= 2**62:
         raise DataError(
             f"the lattice would have {count:.1e} cells, more than 2^62: features range over "
-            f"{[round(b - a) for a, b in zip(low, high)]} cells; use larger standard deviations"
+            f"{[round(b - a) for a, b in zip(low, high)]} standard deviations; use larger ones"
         )
-    return [*strides, 0], origin, count
+    return strides, origin, count
 
 
 class CpuLattice:
@@ -82,17 +86,22 @@ class CpuLattice:
         layout, origin, _ = key_layout(features.min(1).tolist(), features.max(1).tolist())
         strides = np.array(layout, np.int64)
         scale = np.array(axis_scale(len(features)), np.float32)
-        self.vertices, self.weights, keys, table = kernels.build(features, scale, strides, origin)
-        order, begins = kernels.chains(keys, table, strides)
-        self.chains = [order[a:b] for a, b in pairwise(begins)]
+        vertices, self.weights, keys = kernels.build(features, scale, strides, origin)
+        order = np.argsort(keys)
+        place = np.empty(len(keys), np.uint32)
+        place[order] = np.arange(len(keys), dtype=np.uint32)
+        self.vertices = place[vertices]
+        self.neighbours = kernels.neighbours(keys[order], strides)
         self.points = len(keys)
+        self.work: np.ndarray | None = None
         # The same weights serve for splatting and for slicing, so each takes the root of the norm and of the factor.
         ones = np.ones((1, features.shape[1], LANES), np.float32)
         norm = self.add(np.zeros_like(ones), ones, np.empty_like(ones))[0, :, :1]
         self.weights *= math.sqrt(weight) / np.sqrt(norm + 1e-20)
+        self.work = None
 
     def add(self, base: np.ndarray, q: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """`out = base + K q`.
+        """`out = base + K q`. Not for two threads at once: each takes a copy, which shares all but the work space.
 
         Args:
             base: `(G, N, LANES)` float32, contiguous.
@@ -102,15 +111,18 @@ class CpuLattice:
         Returns:
             out.
         """
-        values = np.empty((self.points, LANES), np.float32)
+        if self.work is None:
+            self.work = np.zeros((2, self.points + 1, LANES), np.float32)
+        values, other = self.work
         for group in range(len(q)):
-            if q[group].max() < NEGLIGIBLE:
+            if len(q) > 1 and q[group].max() < NEGLIGIBLE:
                 if out is not base:
                     out[group] = base[group]
                 continue
             self.kernels.splat(q[group], self.vertices, self.weights, values)
-            for chain in self.chains:
-                self.kernels.blur(values, chain)
+            for before, after in self.neighbours:
+                self.kernels.blur(values, before, after, other)
+                values, other = other, values
             self.kernels.gather(values, self.vertices, self.weights, base[group], out[group])
         return out
 

@@ -17,33 +17,45 @@ HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring
 f32 = np.float32
 
 
-def jit(function: Callable) -> Any:
-    """Compile, and keep the result on disk where some folder can be written."""
-    options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
-    try:
-        return numba.njit(cache=True, **options)(function)
-    except RuntimeError:  # no folder for the cache
-        return numba.njit(**options)(function)
+settings: Any = numba.config
 
 
-@jit
+def jit(signature: str) -> Callable[[Callable], Any]:
+    """Compile for one signature, and keep the result on disk where some folder can be written.
+
+    Rows of four become vector instructions only by LLVM's superword pass, which numba leaves out unless told globally.
+    """
+
+    def compiled(function: Callable) -> Any:
+        options: dict[str, Any] = {"nogil": True, "error_model": "numpy", "fastmath": {"contract"}}
+        before, settings.SLP_VECTORIZE = settings.SLP_VECTORIZE, 1
+        try:
+            return numba.njit(signature, cache=True, **options)(function)
+        except RuntimeError:  # no folder for the cache
+            return numba.njit(signature, **options)(function)
+        finally:
+            settings.SLP_VECTORIZE = before
+
+    return compiled
+
+
+@jit("Tuple((u4[:,::1], f4[:,::1], i8[::1]))(f4[:,::1], f4[::1], i8[::1], i8)")
 def build(features, scale, strides, origin):
     """Enclosing simplex of every pixel, and the lattice points in order of first use.
 
     Args:
         features: `(d, N)` float32, in standard deviations.
         scale: of each feature axis, `(d,)` float32.
-        strides: of the first d lattice coordinates in a key, `(d + 1,)` int64, the last 0.
+        strides: of the lattice coordinates in a key, `(d + 1,)` int64.
         origin: key of the lattice point 0.
 
     Returns:
-        Index `(N, d + 1)` int32 and barycentric weight `(N, d + 1)` float32 of each vertex, keys `(M,)` int64, and
-        hash table.
+        Index `(N, d + 1)` uint32 and barycentric weight `(N, d + 1)` float32 of each vertex, and keys `(M,)` int64.
     """
     d, n = features.shape
     d1 = d + 1
     up, down = f32(d1), f32(1) / f32(d1)
-    vertices = np.empty((n, d1), np.int32)
+    vertices = np.empty((n, d1), np.uint32)
     weights = np.empty((n, d1), np.float32)
     keys = np.empty(max(1024, n), np.int64)
     table = np.full(4096, -1, np.int32)
@@ -135,63 +147,40 @@ def build(features, scale, strides, origin):
                     last_key[r], last[r] = k, e
                 vertices[row, r] = last[r]
                 k += total_stride - d1 * step[d - r, p]
-    return vertices, weights, keys[:found].copy(), table
+    return vertices, weights, keys[:found].copy()
 
 
-@jit
-def chains(keys, table, strides):
-    """Lattice points in order along each blur direction, those without a neighbour there left out.
+@jit("u4[:,:,::1](i8[::1], i8[::1])")
+def neighbours(keys, strides):
+    """The points before and after each point along each blur direction; M where there is none.
 
     Args:
-        keys: `(M,)`.
-        table: hash table of `build`.
+        keys: `(M,)`, ascending.
         strides: see `build`.
 
     Returns:
-        Indices, int32, in which the last of a chain is stored as its complement, and where each direction begins.
+        `(d + 1, 2, M)` uint32.
     """
     m, d1 = keys.size, strides.size
-    bits = 0
-    while (1 << bits) < table.size:
-        bits += 1
-    shift = np.uint64(64 - bits)
+    result = np.full((d1, 2, m), m, np.uint32)
     total_stride = strides.sum()
-    following = np.empty(m, np.int32)
-    inside = np.empty(m, np.bool_)
-    order = np.empty(m * d1, np.int32)
-    begins = np.zeros(d1 + 1, np.int64)
-    end = 0
     for j in range(d1):
         delta = d1 * strides[j] - total_stride
-        inside[:] = False
+        before, after = result[j]
+        e = 0
         for p in range(m):
             k = keys[p] + delta
-            slot = np.int64((np.uint64(k) * HASH) >> shift)
-            e = table[slot]
-            while e >= 0 and keys[e] != k:
-                slot = (slot + 1) & (table.size - 1)
-                e = table[slot]
-            following[p] = e
-            if e >= 0:
-                inside[e] = True
-        for p in range(m):
-            e = following[p]
-            if e >= 0 and not inside[p]:
-                order[end] = p
-                end += 1
-                while following[e] >= 0:
-                    order[end] = e
-                    end += 1
-                    e = following[e]
-                order[end] = ~e
-                end += 1
-        begins[j + 1] = end
-    return order[:end].copy(), begins
+            while e < m and keys[e] < k:
+                e += 1
+            if e < m and keys[e] == k:
+                after[p] = e
+                before[e] = p
+    return result
 
 
-@jit
+@jit("void(f4[:,::1], u4[:,::1], f4[:,::1], f4[:,::1])")
 def splat(q, vertices, weights, values):
-    """Spread pixels `(N, 4)` over the lattice `(M, 4)`."""
+    """Spread pixels `(N, 4)` over the lattice `(M + 1, 4)`."""
     values[:] = 0
     n, d1 = vertices.shape
     for p in range(n):
@@ -205,40 +194,22 @@ def splat(q, vertices, weights, values):
             values[e, 0], values[e, 1], values[e, 2], values[e, 3] = b0, b1, b2, b3
 
 
-@jit
-def blur(values, order):
-    """Filter by (1/2, 1, 1/2) along one direction, in place: along a chain, only the value before is still needed."""
+@jit("void(f4[:,::1], u4[::1], u4[::1], f4[:,::1])")
+def blur(values, before, after, out):
+    """Filter `(M + 1, 4)`, whose last row is 0, by (1/2, 1, 1/2) along one direction."""
     half = f32(0.5)
-    a0 = a1 = a2 = a3 = b0 = b1 = b2 = b3 = f32(0)
-    begin, p = True, 0
-    for i in range(order.size):
-        e = order[i]
-        last = e < 0
-        if last:
-            e = ~e
-        c0, c1, c2, c3 = values[e, 0], values[e, 1], values[e, 2], values[e, 3]
-        if begin:
-            a0 = a1 = a2 = a3 = f32(0)
-        else:
-            y0 = b0 + half * (a0 + c0)
-            y1 = b1 + half * (a1 + c1)
-            y2 = b2 + half * (a2 + c2)
-            y3 = b3 + half * (a3 + c3)
-            values[p, 0], values[p, 1], values[p, 2], values[p, 3] = y0, y1, y2, y3
-            a0, a1, a2, a3 = b0, b1, b2, b3
-        b0, b1, b2, b3 = c0, c1, c2, c3
-        p, begin = e, last
-        if last:
-            y0 = b0 + half * a0
-            y1 = b1 + half * a1
-            y2 = b2 + half * a2
-            y3 = b3 + half * a3
-            values[p, 0], values[p, 1], values[p, 2], values[p, 3] = y0, y1, y2, y3
+    for p in range(before.size):
+        i, j = before[p], after[p]
+        a0, a1, a2, a3 = values[p, 0], values[p, 1], values[p, 2], values[p, 3]
+        b0, b1, b2, b3 = values[i, 0], values[i, 1], values[i, 2], values[i, 3]
+        c0, c1, c2, c3 = values[j, 0], values[j, 1], values[j, 2], values[j, 3]
+        y0, y1, y2, y3 = a0 + half * (b0 + c0), a1 + half * (b1 + c1), a2 + half * (b2 + c2), a3 + half * (b3 + c3)
+        out[p, 0], out[p, 1], out[p, 2], out[p, 3] = y0, y1, y2, y3
 
 
-@jit
+@jit("void(f4[:,::1], u4[:,::1], f4[:,::1], f4[:,::1], f4[:,::1])")
 def gather(values, vertices, weights, base, out):
-    """Slice: `out = base +` the lattice `(M, 4)` read at the pixels `(N, 4)`; out may be base."""
+    """Slice: `out = base +` the lattice `(M + 1, 4)` read at the pixels `(N, 4)`; out may be base."""
     n, d1 = vertices.shape
     for p in range(n):
         a0, a1, a2, a3 = base[p, 0], base[p, 1], base[p, 2], base[p, 3]
@@ -251,7 +222,7 @@ def gather(values, vertices, weights, base, out):
         out[p, 0], out[p, 1], out[p, 2], out[p, 3] = a0, a1, a2, a3
 
 
-@jit
+@jit("void(f4[:,:,::1], f4[:,:,::1])")
 def softmax(logits, out):
     """Softmax over the 4 G labels of `(G, N, 4)`.
 
