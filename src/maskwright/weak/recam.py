@@ -44,7 +44,7 @@ def soft_masks(features: Tensor, weight: Tensor, classes: Tensor, eps: float = 1
     """Class activation maps of chosen classes, each divided by its own maximum plus `eps` (also differentiated).
 
     Args:
-        features: `(B, D, h, w)`.
+        features: `(B, D, h, w)`, or `(B, D, positions)` as everywhere here.
         weight: of the first head, `(K, D)` or `(K, D, 1, 1)`.
         classes: per image, `(B, n)` int64; rows of negative entries mean nothing.
 
@@ -52,7 +52,7 @@ def soft_masks(features: Tensor, weight: Tensor, classes: Tensor, eps: float = 1
         `(B, n, h, w)` in 0..1, at least float32 also under autocast.
     """
     chosen = weight.flatten(1)[classes.clamp(min=0)]
-    scores = (chosen @ features.flatten(2)).relu()
+    scores = torch.bmm(chosen, features.flatten(2)).relu()
     scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
     return (scores / (scores.amax(2, keepdim=True) + eps)).unflatten(2, features.shape[2:])
 
@@ -68,7 +68,8 @@ def class_features(features: Tensor, masks: Tensor) -> Tensor:
         `(B, n, D)`.
     """
     flat = features.flatten(2)
-    return (masks.flatten(2) / flat.shape[2]).to(features.dtype) @ flat.mT
+    means = (masks.flatten(2) / flat.shape[2]).to(features.dtype)
+    return torch.bmm(flat, means.mT).mT  # in this order the gradient is laid out as the features are
 
 
 def sce_loss(logits: Tensor, classes: Tensor) -> Tensor:
@@ -104,15 +105,18 @@ def recam_loss(
         The loss, and its parts for the log: `tags`, `sce` and `second_accuracy`, the share of class features that the
         second head tells rightly.
     """
-    logits = features.mean((2, 3)) @ w1.flatten(1).mT
-    bce = F.multilabel_soft_margin_loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), tags)
     classes = positive_classes(tags)
+    # Flat once for all, since gradients of one tensor are added up in place, those of two views of it are not.
+    flat = features.flatten(2)
     if masks is None:
-        chosen = soft_masks(features, w1, classes)
+        chosen = soft_masks(flat, w1, classes)
     else:
-        index = classes.clamp(min=0)[:, :, None, None].expand(-1, -1, *masks.shape[2:])
-        chosen = masks.gather(1, index)
-    second = class_features(features, chosen) @ w2.flatten(1).mT
+        chosen = masks.flatten(2).gather(1, classes.clamp(min=0)[:, :, None].expand(-1, -1, flat.shape[2]))
+    # The plain mean of the features is the mean under a mask of ones: they are read, and get a gradient, once for both.
+    whole = chosen.new_ones(len(chosen), 1, flat.shape[2])
+    means = class_features(flat, torch.cat([whole, chosen], 1))
+    logits, second = means[:, 0] @ w1.flatten(1).mT, means[:, 1:] @ w2.flatten(1).mT
+    bce = F.multilabel_soft_margin_loss(logits.to(torch.promote_types(logits.dtype, torch.float32)), tags)
     sce = sce_loss(second, classes)
     right = (second.detach().argmax(2) == classes).sum() / (classes >= 0).sum().clamp(min=1)
     return bce + lam * sce, {"tags": bce.detach(), "sce": sce.detach(), "second_accuracy": right}
