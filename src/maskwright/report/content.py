@@ -97,7 +97,9 @@ def inference_words(run: Run, score: dict[str, Any]) -> str:
 
 def tuned_on_truth(run: Run) -> bool:
     """Whether true masks chose the threshold."""
-    return run.setting("pseudo_masks.threshold") == "best" or "threshold" in (run.provenance.get("ground_truth_tuned") or ())
+    return run.setting("pseudo_masks.threshold") == "best" or "threshold" in (
+        run.provenance.get("ground_truth_tuned") or ()
+    )
 
 
 def trained_on(run: Run) -> list[tuple[str, str]]:
