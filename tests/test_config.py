@@ -30,6 +30,13 @@ def test_short_keys_and_yaml_values():
     assert recipe.train.clip is None
 
 
+def test_none_is_a_word_where_a_setting_has_it():
+    recipe = load_recipe("deeplabv3plus-quick", ["loss.class_weights=none", "train.autocast=none", "train.steps=none"])
+    assert recipe.loss.class_weights == "none"
+    assert recipe.train.autocast == "none"
+    assert recipe.train.steps is None
+
+
 @pytest.mark.parametrize(
     ("override", "words"),
     [

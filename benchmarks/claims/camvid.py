@@ -20,11 +20,41 @@ RESULTS = Path(__file__).parent / "results"
 RARE = ("pole", "sign_symbol", "fence", "pedestrian", "bicyclist")
 THIN = ("pole", "sign_symbol")
 
+PLAIN = "loss.class_weights=none"
+HRNET = ["backbone=hrnet_w18_small", "model.output_stride=none"]
+CPP = "model.options={auxiliary: {cpp: [8, 16]}}"
+
 ROWS: dict[str, list[str]] = {
-    "cross-entropy": ["loss.class_weights=none"],
+    # losses, on DeepLabV3+
+    "cross-entropy": [PLAIN],
     "class weights 1/sqrt(f)": [],
-    "loss max-pooling p 1.7": ["loss.name=loss_max_pooling", "loss.class_weights=none"],
-    "loss max-pooling p 1.3": ["loss.name=loss_max_pooling", "loss.class_weights=none", "loss.options={p: 1.3}"],
+    "loss max-pooling p 1.7": [PLAIN, "loss.name=loss_max_pooling"],
+    "loss max-pooling p 1.3": [PLAIN, "loss.name=loss_max_pooling", "loss.options={p: 1.3}"],
+    "OHEM": [PLAIN, "loss.name=ohem"],
+    "focal": [PLAIN, "loss.name=focal"],
+    "Dice": [PLAIN, "loss.name=dice"],
+    "Lovasz-softmax": [PLAIN, "loss.name=lovasz_softmax"],
+    "RMI": [PLAIN, "loss.name=rmi", "loss.options={ce: softmax}"],
+    "CPP at 8 and 16": [PLAIN, CPP, "loss.auxiliary={cpp: 0.4}"],
+    "class-uniform crops": [PLAIN, "train.augment.class_uniform=0.5"],
+    # decoders, with cross-entropy
+    "FCN": [PLAIN, "model.name=fcn"],
+    "DeepLabV2": [PLAIN, "model.name=deeplabv2", "loss.auxiliary={scale: 1.0}", "loss.resize=labels"],
+    "DeepLabV3": [PLAIN, "model.name=deeplabv3"],
+    "PSPNet": [PLAIN, "model.name=pspnet", "loss.auxiliary={aux: 0.4}"],
+    "UperNet": [PLAIN, "model.name=upernet", "model.output_stride=none", "loss.auxiliary={aux: 0.4}"],
+    "bilinear, decoder of DUpsampling": [PLAIN, "model.name=dupsampling", "model.options={upsampling: bilinear}"],
+    "DUpsampling": [PLAIN, "model.name=dupsampling"],
+    "OCR on HRNet": [PLAIN, "model.name=ocrnet", *HRNET, "loss.auxiliary={aux: 0.4}"],
+    "hierarchical attention": [PLAIN, "model.name=hmsa", *HRNET, "loss.auxiliary={aux: 0.4, scale: 0.05}"],
+    "SeeThroughNet": [
+        PLAIN,
+        "model.name=seethrough",
+        *HRNET,
+        "loss.name=rmi",
+        "loss.options={ce: softmax}",
+        "loss.auxiliary={cpp: 0.4, scale: 0.05}",
+    ],
 }
 
 

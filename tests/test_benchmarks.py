@@ -1,0 +1,49 @@
+"""The rows of the claims tables name settings that exist: each resolves, builds, and gives a loss on a small batch."""
+
+from __future__ import annotations
+
+import importlib.util
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskwright.config import load_recipe
+from maskwright.data.sample import LabelSpace
+from maskwright.losses import create_loss
+from maskwright.models import create_model
+
+ROOT = Path(__file__).parent.parent
+LABELS = LabelSpace(tuple("abcde"), background=None)
+
+
+def rows():
+    sys.path.insert(0, str(ROOT))
+    try:
+        spec = importlib.util.spec_from_file_location("claims_camvid", ROOT / "benchmarks" / "claims" / "camvid.py")
+        module = importlib.util.module_from_spec(spec)
+        spec.loader.exec_module(module)
+    finally:
+        sys.path.remove(str(ROOT))
+    return module.ROWS
+
+
+@pytest.mark.parametrize("name", list(rows()))
+def test_row_gives_a_loss(name):
+    torch.set_num_threads(1)
+    recipe = load_recipe("deeplabv3plus-quick", rows()[name])
+    backbone = recipe.model.backbone if "hrnet" in recipe.model.backbone else "resnet10t"
+    model = create_model(
+        recipe.model.name,
+        backbone=backbone,
+        num_classes=LABELS.num_classes,
+        output_stride=recipe.model.output_stride,
+        **recipe.model.options,
+    )
+    criterion = create_loss(recipe.loss, LABELS, [5.0, 4.0, 3.0, 2.0, 1.0])
+    size = 128 if "hrnet" in backbone else 64
+    outputs = model(torch.randn(2, 3, size, size), auxiliary=True, upsample=recipe.loss.resize == "logits")
+    loss, parts = criterion(outputs, torch.randint(0, LABELS.num_classes, (2, size, size)))
+    assert torch.isfinite(loss)
+    assert set(parts) == {"main", *recipe.loss.auxiliary}
