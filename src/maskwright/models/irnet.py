@@ -46,8 +46,8 @@ class IRNet(nn.Module):
         fine = [channels for channels, stride in zip(backbone.channels, strides) if stride == STRIDE]
         if not 1 <= len(fine) <= len(FINE_WIDTHS) or len(fine) == len(strides) or min(backbone.strides) < 2:
             raise RecipeError(
-                f"IRNet needs a backbone with one or two feature maps of stride 2 to 4 and coarser ones; {backbone.name} "
-                f"has strides {backbone.strides}. Take a ResNet"
+                f"IRNet needs a backbone with one or two feature maps of stride 2 to 4 and coarser ones; "
+                f"{backbone.name} has strides {backbone.strides}. Take a ResNet"
             )
         coarse = backbone.channels[len(fine) :]
         # The coarse displacement maps meet at the finest coarse stride.
@@ -175,9 +175,7 @@ def load_irnet(path: str | Path) -> IRNet:
     if metadata.get("kind") != "irnet":
         raise DataError(f"{path} holds a {metadata.get('kind')}, expected an irnet")
     made = metadata["model"]
-    network = create_irnet(
-        backbone=made["backbone"], output_stride=made["output_stride"], **made.get("options", {})
-    )
+    network = create_irnet(backbone=made["backbone"], output_stride=made["output_stride"], **made.get("options", {}))
     load_into(network, load_weights(path), path)
     return network.eval()
 
