@@ -154,6 +154,8 @@ class Run:
                     {"data": data["train"], "classifier": _effective(recipe.classifier), "seed": recipe.seed},
                 ),
             ]
+            if recipe.seeds.method == "recam" and recipe.recam is None:
+                raise RecipeError("seeds.method=recam needs the second head that `recam` trains; add recam={}")
             if recipe.recam is not None:
                 second = {"recam": _effective(recipe.recam), "seed": recipe.seed}
                 title = "train ReCAM's second head"

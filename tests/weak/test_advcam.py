@@ -9,9 +9,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
+from maskwright.config import SeedSettings
 from maskwright.errors import RecipeError
+from maskwright.weak import extract_seeds
 from maskwright.weak.advcam import advcam, climb, grad_cam, merge_views, steps_at, summed_maps
 from maskwright.weak.cam import class_activation_maps, finish, normalise_maps
+from maskwright.weak.extract import extract_maps, load_maps
 
 from .contract import SeedMethodContract, picture, trained_like, views_of
 
@@ -216,3 +219,21 @@ def test_wrong_options_say_so():
         advcam(Tiny(), views, steps=0)
     with pytest.raises(RecipeError, match="second head"):
         advcam(Tiny(), views, weight="product")
+
+
+def test_an_unknown_option_of_a_recipe_is_named_before_anything_is_written(memory_set, network, tmp_path):
+    settings = SeedSettings(method="advcam", options={"penalti": 7.0})
+    with pytest.raises(RecipeError, match="Did you mean 'penalty'"):
+        extract_seeds(memory_set(), network, settings, tmp_path, "cpu")
+    assert not list(tmp_path.iterdir())
+
+
+def test_a_folder_of_maps(memory_set, network, tmp_path):
+    dataset = memory_set(tags=((1,), (), (2, 3), None))
+    settings = SeedSettings(method="advcam", options={"steps": 2}, scales=(1.0, 0.5))
+    folder = extract_seeds(dataset, network, settings, tmp_path, "cpu")
+    assert [len(load_maps(folder, name)[0]) for name in dataset.names[:3]] == [1, 0, 2]
+    alone = extract_maps(network, dataset.images[2], (1, 2), method=advcam, scales=(1.0, 0.5), steps=2)
+    torch.testing.assert_close(
+        torch.from_numpy(load_maps(folder, dataset.names[2])[1]).float(), alone.high_res, rtol=0, atol=3e-3
+    )

@@ -337,6 +337,8 @@ def test_the_stage_stands_between_classifier_and_seeds(tmp_path):
     other = {stage.name: stage for stage in job.stages()}
     assert stages["recam"].settings != other["recam"].settings
     assert stages["classifier"].settings == other["classifier"].settings
+    with pytest.raises(RecipeError, match="add recam="):
+        Run(build_recipe({**fields, "seeds": {"method": "recam"}}), tmp_path, print).stages()
 
 
 @pytest.mark.distributed

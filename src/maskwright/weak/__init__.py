@@ -6,6 +6,7 @@ entry per image. A new method is one new file and one line in `SEED_METHODS`.
 
 from __future__ import annotations
 
+import inspect
 from pathlib import Path
 from typing import Any
 
@@ -59,11 +60,16 @@ def extract_seeds(
         The folder of the maps.
 
     Raises:
-        RecipeError: unknown seed method.
+        RecipeError: unknown seed method, or an option that it does not have.
         DataError: the folder holds maps made with other settings or another network.
     """
     if settings.method not in SEED_METHODS:
         raise RecipeError(unknown_name("seed method", settings.method, SEED_METHODS))
+    method = SEED_METHODS[settings.method]
+    known = list(inspect.signature(method).parameters)[2:]  # after the network and the views
+    for name in settings.options:
+        if name not in known:
+            raise RecipeError(unknown_name(f"option of seeds {settings.method}", name, known))
     maps = Path(folder) / "maps"
     extract_folder(
         dataset,
@@ -71,7 +77,7 @@ def extract_seeds(
         settings,
         maps,
         device,
-        method=SEED_METHODS[settings.method],
+        method=method,
         options=settings.options,
     )
     return maps
