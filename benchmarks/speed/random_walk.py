@@ -124,10 +124,9 @@ def main() -> None:
         difference = (ours(*single, t).double() - released_steps(*(s.double() for s in single), t)).abs().max().item()
         assert difference < DIFFERENCE, f"the forms differ by {difference:.1e} on a grid of {grid}"
         dense_seconds, dense_memory = found["dense"][1], peak_memory("dense", grid, options)
-        print(
-            f"| {grid} x {grid} | {dense_seconds:.3f} | {found['ours'][1]:.3f} "
-            f"| {dense_seconds / found['ours'][1]:.0f} | {difference:.0e} | {dense_memory:.1f} | {peak_memory('ours', grid, options):.1f} |"
-        )
+        cells = [f"{grid} x {grid}", f"{dense_seconds:.3f}", f"{found['ours'][1]:.3f}"]
+        cells += [f"{dense_seconds / found['ours'][1]:.0f}", f"{difference:.0e}", f"{dense_memory:.1f}"]
+        print("|", " | ".join([*cells, f"{peak_memory('ours', grid, options):.1f}"]), "|")
 
     full = example(side, options.classes)
     found = medians({"ours": lambda: ours(*full, t), "series": lambda: ours(*full, t, 1e-7)}, max(3, options.rounds))

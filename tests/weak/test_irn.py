@@ -14,8 +14,9 @@ import torch
 
 from maskwright.config import IRNSettings, MaskSettings, Recipe, TrainSettings
 from maskwright.data.masks import write_mask
-from maskwright.engine.checkpoint import load_metadata
+from maskwright.engine.checkpoint import load_metadata, save_model
 from maskwright.errors import DataError, RecipeError
+from maskwright.models.classifier import create_classifier
 from maskwright.models.irnet import create_irnet, infer_edges, load_irnet, merge_edges
 from maskwright.weak.extract import load_maps
 from maskwright.weak.irn import (
@@ -263,6 +264,14 @@ def test_training_stage_says_what_is_missing(memory_set, settings, tmp_path):
         train_irnet(Recipe(), dataset, tmp_path / "empty", tmp_path / "irnet", "cpu")
     with pytest.raises(RecipeError, match="classifier"):
         build_irnet(IRNSettings(backbone="resnet18"))
+
+
+def test_trunk_of_the_classifier(settings, tmp_path):
+    classifier = create_classifier(backbone="resnet18", num_tags=3)
+    save_model(tmp_path / "model.safetensors", classifier, {"kind": "classifier"})
+    settings.pretrained = "classifier"
+    network = build_irnet(settings, classifier=tmp_path / "model.safetensors")
+    torch.testing.assert_close(network.backbone.state_dict(), classifier.backbone.state_dict(), rtol=0, atol=0)
 
 
 @pytest.fixture
