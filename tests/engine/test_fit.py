@@ -246,7 +246,8 @@ class TestStops:
             toy.train(tmp_path, step=bad)
         assert not (tmp_path / "state.pt").exists()
 
-    def test_only_background_at_the_end(self, toy, tmp_path):
+    def test_only_background_at_the_end(self, toy, tmp_path, monkeypatch):
+        monkeypatch.setattr("maskwright.engine.guards.LEAST_STEPS", 14)
         scores = {"predicted_classes": 1, "true_classes": 2}
         with pytest.raises(TrainingStopped, match="step 14 of 14: the model predicts a single class on every"):
             toy.train(tmp_path, validate=lambda _: scores)
@@ -265,6 +266,7 @@ class TestStops:
         check_collapse({"predicted_classes": 2, "true_classes": 2}, None, 100, 100)
         check_collapse({"predicted_classes": 1, "true_classes": 1}, None, 100, 100)
         check_collapse({"miou": 0.1}, None, 100, 100)
+        check_collapse(scores, None, 99, 99)  # too short to be judged
         with pytest.raises(TrainingStopped):
             check_collapse({"predicted_classes": 1}, None, 100, 100)
 

@@ -88,8 +88,14 @@ def test_altered_array_fails(half: str, name: str):
             continue
         if indifferent(key, arrays):
             continue
+        case, separator, _ = key.partition("__")  # the other cases of a file cannot notice
+        kept = {
+            name: value
+            for name, value in arrays.items()
+            if not separator or "__" not in name or name.startswith(f"{case}__")
+        }
         try:
-            module.check({**arrays, key: changed})
+            module.check({**kept, key: changed})
         except Exception:  # a shape or range error notices the change as well
             continue
         unnoticed.append(key)

@@ -175,6 +175,7 @@ def extract_folder(
     _claim(folder, {"seeds": settings.model_dump(mode="json"), "weights": weights_digest(network)})
     known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     missing = [index for index in known if not (folder / f"{dataset.names[index]}.npz").is_file()]
+    distributed.barrier()  # every process has listed what is missing before any of them writes
     limit = batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])
     per_pixel = max(settings.scales) ** 2 * (2 if settings.flip else 1)
     jobs = list(_batches(dataset, missing, settings.size, limit / per_pixel))
