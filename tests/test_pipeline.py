@@ -2,6 +2,7 @@
 
 import json
 import os
+import shutil
 import signal
 import subprocess
 import sys
@@ -180,6 +181,38 @@ def test_mixed_labels_train_on_the_real_masks_named(tmp_path):
     assert len(Run(recipe, tmp_path / "run", print).real) == 24
     listed = load_recipe("demo", [*TINY, "supervision=mixed", f"mixed_list={tmp_path / 'real.txt'}"])
     assert Run(listed, tmp_path / "run", print).real == []
+
+
+IRN = (
+    "irn={backbone: resnet10t, options: {dilate: false}, train_radius: 4, "
+    "train: {steps: 2, batch_size: 4, augment: {crop: [64, 64]}}}"
+)
+
+
+def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninterrupted, tmp_path):
+    whole, _ = uninterrupted
+    out = tmp_path / "irn"
+    shutil.copytree(whole, out)
+    label = [sys.executable, "-m", "maskwright", "label", "demo", f"out={out}", *TINY, IRN]
+    printed = finish(label)
+    assert printed.count("done already") == 2  # classifier and seeds are those of the run without IRN
+    assert len(list((out / "refined" / "maps").rglob("*.npz"))) == 24
+    record = read_json(out / "pseudo_masks" / "provenance.json")
+    assert record["crf"] == "IR labels: irn"
+    assert record["refinement"]["beta"] == 10
+    again = finish([*label, "irn.beta=5"])
+    assert again.count("done already") == 5
+    assert "beta absent -> 5" in again
+
+
+def test_irn_with_another_backbone_is_refused_before_anything_runs(tmp_path):
+    from maskwright.config import load_recipe
+    from maskwright.errors import RecipeError
+    from maskwright.pipeline import plan
+
+    recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "irn={backbone: resnet18}"])
+    with pytest.raises(RecipeError, match=r"irn\.backbone=resnet10t"):
+        plan(recipe)
 
 
 @pytest.mark.distributed

@@ -168,12 +168,18 @@ class Run:
                     {"seeds": _effective(recipe.seeds)},
                     (self.seed_network,),
                 ),
+            ]
+            if recipe.irn is not None:
+                from maskwright.refine import irn_stages
+
+                stages += irn_stages(self, _effective(recipe.irn))
+            stages += [
                 Stage(
                     "pseudo_masks",
                     "maps to pseudo-masks",
                     self.make_pseudo_masks,
                     {"pseudo_masks": _effective(recipe.pseudo_masks)},
-                    ("seeds",),
+                    (self.map_stage,),
                 ),
             ]
         training = {
@@ -230,6 +236,11 @@ class Run:
         """The stage whose network the maps come from."""
         return "classifier" if self.recipe.recam is None else "recam"
 
+    @property
+    def map_stage(self) -> str:
+        """The stage whose maps become pseudo-masks."""
+        return "seeds" if self.recipe.irn is None else "refined"
+
     def train_recam(self, folder: Path) -> None:
         from maskwright.weak.recam_training import train_recam
 
@@ -258,10 +269,13 @@ class Run:
             "weights": weights_hash(self.out / self.seed_network / "model.safetensors"),
             "pretrained": recipe.classifier.pretrained,
             "saliency": recipe.data.saliency,
-            "crf": False,
+            "crf": False if recipe.irn is None or recipe.irn.crf is None else f"IR labels: {recipe.irn.crf}",
+            "refinement": None if recipe.irn is None else recipe.irn.model_dump(mode="json"),
             "source": self.train.source,
         }
-        scores = write_pseudo_masks(self.train, self.out / "seeds" / "maps", recipe.pseudo_masks, folder, provenance)
+        scores = write_pseudo_masks(
+            self.train, self.out / self.map_stage / "maps", recipe.pseudo_masks, folder, provenance
+        )
         if scores["miou"] is not None:
             self.say(
                 f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} "

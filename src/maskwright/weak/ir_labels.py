@@ -8,12 +8,18 @@ Thresholds of the released codes (foreground, background): IRN 0.30, 0.05; ReCAM
 from __future__ import annotations
 
 from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
 
+from maskwright.data.masks import write_mask
+from maskwright.engine import distributed
+from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.weak.dense_crf import crf_labels
+from maskwright.weak.extract import load_maps
 from maskwright.weak.seeds import seed_labels
 
 UNDECIDED = 255
@@ -74,3 +80,65 @@ def ir_labels(
     result = np.append(0, keys + 1).astype(np.uint8)[foreground]
     result[(foreground == 0) & (background != 0)] = UNDECIDED
     return result
+
+
+def write_ir_labels(
+    dataset: Any,
+    maps_folder: str | Path,
+    folder: str | Path,
+    *,
+    foreground_threshold: float,
+    background_threshold: float,
+    crf: bool = True,
+    device: torch.device | str = "cpu",
+) -> dict[str, int]:
+    """IR labels of every image that has maps, as palette PNG in the data set's values; goes on where it was stopped.
+
+    Args:
+        dataset: images and labels; true masks are never read.
+        maps_folder: of `NAME.npz` maps.
+        folder: gets `NAME.png`: background, classes, and the ignore value where undecided.
+        foreground_threshold: see `ir_labels`.
+        background_threshold: see `ir_labels`.
+        crf: see `ir_labels`.
+        device: where the CRF is computed.
+
+    Returns:
+        How often a tagged class has no certain pixel: class name -> images. Only what this process made is counted.
+
+    Raises:
+        DataError: the labels have no background class, or a map is missing or does not fit.
+    """
+    labels = dataset.labels
+    if labels.background is None:
+        raise DataError(
+            f"IR labels need a background class, the classes are {', '.join(labels.names)}; give background=NAME, or "
+            "leave irn out"
+        )
+    values = np.full(256, labels.ignore_index, np.uint8)
+    values[0] = labels.background
+    values[1 : 1 + len(labels.foreground)] = labels.foreground
+    lost: dict[str, int] = {}
+    known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
+    mine = known[distributed.rank() :: distributed.world_size()]
+    for index in track(mine, title="IR labels"):
+        path = Path(folder) / f"{dataset.names[index]}.png"
+        if path.is_file():
+            continue
+        keys, high_res = load_maps(maps_folder, dataset.names[index])
+        found = ir_labels(
+            np.asarray(high_res, np.float32),
+            keys,
+            dataset[index].image,
+            foreground_threshold,
+            background_threshold,
+            crf,
+            device=device,
+        )
+        for key in keys:
+            if not (found == key + 1).any():
+                name = labels.tag_names[key]
+                lost[name] = lost.get(name, 0) + 1
+        write_mask(path, values[found], labels)
+    distributed.barrier()
+    return lost
