@@ -200,6 +200,13 @@ def test_what_tuned_what_is_said(fake_run):
     page, _ = build(fake_run)
     assert "Threshold fixed beforehand" in page.text
     assert "Trained from scratch" in page.text
+    assert "starts from this run" not in page.text
+    recipe = yaml.safe_load((fake_run.folder / "recipe.yaml").read_text())
+    recipe["model"] = {**recipe.get("model", {}), "pretrained": "classifier"}
+    (fake_run.folder / "recipe.yaml").write_text(yaml.safe_dump(recipe))
+    page, _ = build(fake_run)
+    assert "Trained from scratch" in page.text
+    assert "starts from this run" in page.text
     recipe = yaml.safe_load((fake_run.folder / "recipe.yaml").read_text())
     recipe["pseudo_masks"]["threshold"] = "best"
     recipe["data"]["saliency"] = "salmaps/"

@@ -172,11 +172,13 @@ def cautions(run: Run) -> list[dict[str, str]]:
         text = f"Maps from {saliency}: more supervision than tags. Compare with other runs that use them."
         note("warn", "Saliency maps used", text)
     if run.provenance.get("crf"):
-        note("fact", "Dense CRF", "The pseudo-masks went through a dense CRF; its settings belong to the score.")
+        where = run.provenance["crf"]
+        text = "The pseudo-masks" if where is True else f"Part of making the pseudo-masks ({where})"
+        note("fact", "Dense CRF", f"{text} went through a dense CRF; its settings belong to the score.")
     pretrained = {
         name: run.setting(f"{part}.pretrained")
-        for name, part in (("classifier", "classifier"), ("model", "model"))
-        if run.setting(f"{part}.pretrained") and (weak or part == "model")
+        for name, part in (("classifier", "classifier"), ("IRNet", "irn"), ("model", "model"))
+        if run.setting(f"{part}.pretrained") not in (None, False, "classifier") and (weak or part == "model")
     }
     if run.provenance.get("pretrained"):
         pretrained["classifier"] = run.provenance["pretrained"]
@@ -185,7 +187,10 @@ def cautions(run: Run) -> list[dict[str, str]]:
         text = f"{named}. What those weights had seen is part of the result."
         note("warn", "Pre-trained weights", text)
     elif run.recipe:
-        note("good", "Trained from scratch", "No pre-trained weights, so no images and labels beyond these.")
+        text = "No pre-trained weights, so no images and labels beyond these."
+        if run.setting("model.pretrained") == "classifier":
+            text += " The segmenter starts from this run's tag classifier."
+        note("good", "Trained from scratch", text)
     unsure = pseudo.get("unsure_share")
     if unsure:
         text = f"{percent(unsure)} % of the pixels have no label in the pseudo-masks and are left out of their score."
