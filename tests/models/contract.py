@@ -37,6 +37,7 @@ class ModelContract:
     options: ClassVar[dict] = {}
     skipped: tuple[str, ...] = ()
     auxiliary: tuple[str, ...] = ()  # names of the outputs beside "logits"
+    one_image_size = (64, 64)  # height and width at which a batch of one is trained on
 
     def make(self, backbone: str, **changes):
         if backbone in self.skipped:
@@ -136,7 +137,11 @@ class ModelContract:
         assert torch.equal(labels, model(images).argmax(1))
 
     def test_one_image_can_be_trained_on(self, backbone):
-        self.make(backbone).train()(self.images(1)).sum().backward()
+        model = self.make(backbone).train()
+        model(self.images(1, *self.one_image_size)).sum().backward()
+        gradients = [parameter.grad for parameter in model.parameters() if parameter.grad is not None]
+        assert gradients
+        assert all(gradient.isfinite().all() for gradient in gradients)
 
     @torch.no_grad()
     def test_starts_undecided(self, backbone):

@@ -20,10 +20,8 @@ class TestHierarchicalAttention(ModelContract):
     name = "hmsa"
     options: ClassVar = SMALL
     auxiliary = ("aux", "scale.0.5", "scale.1", "attention.0.5")
-
-    def test_one_image_can_be_trained_on(self, backbone):  # noqa: F811
-        # At scale 0.5 the coarsest map of 64 pixels would be a single value, which has no batch statistics.
-        self.make(backbone).train()(self.images(1, 128, 128)).sum().backward()
+    # At scale 0.5 the coarsest map of 64 pixels would be a single value, which has no batch statistics.
+    one_image_size = (128, 128)
 
 
 def small(**options):
@@ -126,7 +124,7 @@ def test_any_scales_with_one_at_inference(scales):
 
 
 def test_inference_scales_do_not_change_the_weights():
-    small(inference_scales=(0.5, 1.0, 2.0)).load_state_dict(small().state_dict(), strict=True)
+    assert list(small(inference_scales=(0.5, 1.0, 2.0)).state_dict()) == list(small().state_dict())
 
 
 def test_one_training_scale_has_no_attention():
