@@ -101,16 +101,30 @@ def labels_and_confidence(
         value, sure = (ignore_index, 0.0) if background is None else (background, 1.0)
         return np.full(high_res.shape[1:], value, np.uint8), np.full(high_res.shape[1:], sure, np.float32)
     best, winner, second = best_two(high_res)
-    labels = np.asarray(foreground, np.uint8)[np.asarray(keys)][winner]
+    labels = winner_labels(best, winner, keys, threshold, background, foreground)
     if background is None:
         return labels, np.clip(best - second, 0, 1)
     plane = best.dtype.type(threshold)
     is_background = best <= plane
-    labels[is_background] = background
     tiny = np.finfo(best.dtype).tiny
     confidence = (best - np.maximum(second, plane)) / max(1 - plane, tiny)
     confidence[is_background] = (plane - best[is_background]) / max(plane, tiny)
     return labels, np.clip(confidence, 0, 1)
+
+
+def winner_labels(
+    best: np.ndarray,
+    winner: np.ndarray,
+    keys: Sequence[int] | np.ndarray,
+    threshold: float,
+    background: int | None,
+    foreground: Sequence[int],
+) -> np.ndarray:
+    """Label values `(H, W)` uint8 from the first two of `best_two`; the rest as for `seed_labels`."""
+    labels = np.asarray(foreground, np.uint8)[np.asarray(keys)][winner]
+    if background is not None:
+        labels[best <= best.dtype.type(threshold)] = background
+    return labels
 
 
 def threshold_counts(
@@ -142,39 +156,88 @@ def threshold_counts(
         raise DataError(
             f"maps are {high_res.shape[1:]} and the mask is {truth.shape}; the maps must be at the size of the mask"
         )
-    classes, steps = labels.num_classes, len(thresholds)
-    if len(high_res) == 0 or labels.background is None:
-        confusion = ConfusionMatrix(labels)
-        found = seed_labels(high_res, keys, 0, labels.background, labels.foreground, labels.ignore_index)
-        confusion.update(found, np.where(found == labels.ignore_index, found, truth))
-        return np.repeat(confusion.matrix.numpy()[None], steps, 0)
-    best, winner, _ = best_two(high_res)
-    below = np.searchsorted(thresholds.astype(best.dtype), best.ravel(), side="left")
-    combined = winner.ravel().astype(np.int64) * (steps + 1) + below
-    columns = len(keys) * (steps + 1)
-    counts = _joint_counts(truth.ravel(), combined, labels, columns).reshape(classes, len(keys), steps + 1)
-    # A pixel is foreground at threshold t where more than t thresholds lie below its score.
-    foreground = counts[..., ::-1].cumsum(-1)[..., ::-1][..., 1:]
-    result = np.zeros((steps, classes, classes), np.int64)
-    result[:, :, np.asarray(labels.foreground)[np.asarray(keys)]] = foreground.transpose(2, 0, 1)
-    result[:, :, labels.background] = counts.sum((1, 2))[None] - foreground.sum(1).T
+    best, winner = best_two(high_res)[:2] if len(high_res) else (None, None)
+    above, total = count_above(best, winner, len(keys), truth, thresholds, labels)
+    result = np.zeros((len(thresholds), labels.num_classes, labels.num_classes), np.int64)
+    add_confusion(result, above, total, keys, labels)
     return result
 
 
-def _joint_counts(truth: np.ndarray, column: np.ndarray, labels: LabelSpace, columns: int) -> np.ndarray:
-    """Counts `(C, columns)` over pixels whose truth is not ignored."""
-    rows = max(256, labels.num_classes)
-    counts = np.bincount(truth.astype(np.int64) * columns + column, minlength=rows * columns).reshape(-1, columns)
-    beyond = counts[labels.num_classes :].sum(1)
-    if 0 <= labels.ignore_index - labels.num_classes < len(beyond):
-        beyond[labels.ignore_index - labels.num_classes] = 0
+def count_above(
+    best: np.ndarray | None,
+    winner: np.ndarray | None,
+    count: int,
+    truth: np.ndarray | None,
+    thresholds: np.ndarray,
+    labels: LabelSpace,
+) -> tuple[np.ndarray, np.ndarray]:
+    """Pixels of one image where a map is the highest and above each threshold, by truth, from one count of them.
+
+    Args:
+        best: the first of `best_two`, `(H, W)`; None without maps.
+        winner: the second of `best_two`; None without maps.
+        count: number of maps, n.
+        truth: `(H, W)` label values, or None: all pixels are one row then.
+        thresholds: `(T,)`, ascending; without a background class they have no effect.
+        labels: classes.
+
+    Returns:
+        `(256, n, T)` int64, and all pixels by truth `(256,)`; without truth `(1, n, T)` and `(1,)`.
+
+    Raises:
+        DataError: the truth holds values that are no class.
+    """
+    rows, steps = (1, len(thresholds)) if truth is None else (256, len(thresholds))
+    if truth is not None:
+        total = np.bincount(truth.ravel(), minlength=rows)
+        _check_truth(total, labels)
+    if best is None or winner is None:
+        total = np.zeros(rows, np.int64) if truth is None else total
+        return np.zeros((rows, 0, steps), np.int64), total
+    column = winner.ravel().astype(np.int64) * (steps + 1)
+    if labels.background is None:
+        column += steps
+    else:
+        column += np.searchsorted(thresholds.astype(best.dtype), best.ravel(), side="left")
+    if truth is None:
+        total = np.array([best.size])
+    else:
+        column += truth.ravel().astype(np.int64) * (count * (steps + 1))
+    counts = np.bincount(column, minlength=rows * count * (steps + 1)).reshape(rows, count, steps + 1)
+    # A pixel is foreground at threshold t where more than t thresholds lie below its score.
+    return counts[..., ::-1].cumsum(-1)[..., ::-1][..., 1:], total
+
+
+def add_confusion(
+    result: np.ndarray, above: np.ndarray, total: np.ndarray, keys: Sequence[int] | np.ndarray, labels: LabelSpace
+) -> None:
+    """Add what `count_above` found with a truth to confusion counts.
+
+    Args:
+        result: `(T, C, C)` int64, rows are the truth; changed in place.
+        above: as `count_above` gives it.
+        total: as `count_above` gives it.
+        keys: tag position of each map, `(n,)`.
+        labels: classes.
+    """
+    above, total = above[: labels.num_classes], total[: labels.num_classes]
+    result[:, :, np.asarray(labels.foreground)[np.asarray(keys, np.int64)]] += above.transpose(2, 0, 1)
+    if labels.background is not None:
+        result[:, :, labels.background] += total - above.sum(1).T
+
+
+def _check_truth(total: np.ndarray, labels: LabelSpace) -> None:
+    """Refuse a truth that holds values `(256,)` which are neither a class nor ignored."""
+    beyond = total.copy()
+    beyond[: labels.num_classes] = 0
+    if 0 <= labels.ignore_index < len(beyond):
+        beyond[labels.ignore_index] = 0
     if beyond.any():
-        wrong = ", ".join(f"{labels.num_classes + value} ({beyond[value]} pixels)" for value in np.flatnonzero(beyond))
+        wrong = ", ".join(f"{value} ({beyond[value]} pixels)" for value in np.flatnonzero(beyond))
         raise DataError(
             f"truth holds values that are no class: {wrong}; expected 0..{labels.num_classes - 1} or "
             f"{labels.ignore_index} (ignored)"
         )
-    return counts[: labels.num_classes]
 
 
 def sweep(dataset: Any, folder: str | Path, thresholds: Sequence[float]) -> list[dict[str, Any]]:
@@ -207,10 +270,11 @@ def sweep(dataset: Any, folder: str | Path, thresholds: Sequence[float]) -> list
             raise DataError(f"{dataset.names[index]}: {error}") from None
     if not judged:
         return []
-    return [_sweep_row(threshold, ConfusionMatrix.from_matrix(m, labels)) for threshold, m in zip(ascending, total)]
+    return [sweep_row(threshold, ConfusionMatrix.from_matrix(m, labels)) for threshold, m in zip(ascending, total)]
 
 
-def _sweep_row(threshold: float, confusion: ConfusionMatrix) -> dict[str, Any]:
+def sweep_row(threshold: float, confusion: ConfusionMatrix) -> dict[str, Any]:
+    """What `sweep` says of one threshold."""
     scores = confusion.scores()
     row = {"threshold": round(float(threshold), 10), "miou": scores["miou"]}
     if confusion.background is None:
