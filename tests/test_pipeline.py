@@ -184,8 +184,9 @@ def test_mixed_labels_train_on_the_real_masks_named(tmp_path):
 
 
 IRN = (
+    "refine=[irn, crf]",
     "irn={backbone: resnet10t, options: {dilate: false}, train_radius: 4, "
-    "train: {steps: 2, batch_size: 4, augment: {crop: [64, 64]}}}"
+    "train: {steps: 2, batch_size: 4, augment: {crop: [64, 64]}}}",
 )
 
 
@@ -193,13 +194,14 @@ def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninte
     whole, _ = uninterrupted
     out = tmp_path / "irn"
     shutil.copytree(whole, out)
-    label = [sys.executable, "-m", "maskwright", "label", "demo", f"out={out}", *TINY, IRN]
+    label = [sys.executable, "-m", "maskwright", "label", "demo", f"out={out}", *TINY, *IRN]
     printed = finish(label)
     assert printed.count("done already") == 2  # classifier and seeds are those of the run without IRN
-    assert len(list((out / "refined" / "maps").rglob("*.npz"))) == 24
+    for stage in ("irn", "crf"):
+        assert len(list((out / stage / "maps").rglob("*.npz"))) == 24
     record = read_json(out / "pseudo_masks" / "provenance.json")
-    assert record["crf"] == "IR labels: irn"
-    assert record["refinement"]["beta"] == 10
+    assert record["crf"] == "IR labels: irn, maps: seam"
+    assert record["refinement"]["irn"]["beta"] == 10
     again = finish([*label, "irn.beta=5"])
     assert again.count("done already") == 5
     assert "beta absent -> 5" in again
@@ -210,7 +212,7 @@ def test_irn_with_another_backbone_is_refused_before_anything_runs(tmp_path):
     from maskwright.errors import RecipeError
     from maskwright.pipeline import plan
 
-    recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "irn={backbone: resnet18}"])
+    recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "refine=[irn]", "irn={backbone: resnet18}"])
     with pytest.raises(RecipeError, match=r"irn\.backbone=resnet10t"):
         plan(recipe)
 

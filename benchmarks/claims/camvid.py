@@ -52,7 +52,7 @@ ROWS: dict[str, list[str]] = {
     "DeepLabV3": [PLAIN, "model.name=deeplabv3"],
     "PSPNet": [PLAIN, "model.name=pspnet", "loss.auxiliary={aux: 0.4}"],
     "UperNet": [PLAIN, "model.name=upernet", "model.output_stride=none", "loss.auxiliary={aux: 0.4}"],
-    "bilinear, decoder of DUpsampling": [PLAIN, "model.name=dupsampling", "model.options={upsampling: bilinear}"],
+    "bilinear in the decoder of DUpsampling": [PLAIN, "model.name=dupsampling", "model.options={upsampling: bilinear}"],
     "DUpsampling": [PLAIN, "model.name=dupsampling"],
     "OCR on HRNet": [PLAIN, "model.name=ocrnet", *HRNET, "loss.auxiliary={aux: 0.4}"],
     "hierarchical attention": [PLAIN, "model.name=hmsa", *HRNET, "loss.auxiliary={aux: 0.4, scale: 0.05}"],

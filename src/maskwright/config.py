@@ -1,280 +1,71 @@
-"""The recipe schema: every setting a run has, typed, with unknown keys refused and `key=value` overrides."""
+"""A recipe: every setting a run has, typed, with unknown keys refused and `key=value` overrides."""
 
 from __future__ import annotations
 
 import types
 import typing
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any, Literal, get_args
 
 import yaml
-from pydantic import BaseModel, ConfigDict, Field, ValidationError, model_validator
+from pydantic import BaseModel, Field, ValidationError, model_validator
 
 from maskwright.errors import RecipeError, unknown_name
+from maskwright.schema.base import Settings
+from maskwright.schema.training import (
+    AugmentSettings,
+    DataSettings,
+    InferenceSettings,
+    LossSettings,
+    ModelSettings,
+    TrainSettings,
+)
+from maskwright.schema.weak import (
+    ClassifierSettings,
+    CRFSettings,
+    EDAMSettings,
+    EPSSettings,
+    IRNSettings,
+    L2GSettings,
+    MaskSettings,
+    RecamSettings,
+    SaliencySettings,
+    SEAMSettings,
+    SeedSettings,
+)
+
+__all__ = [
+    "AugmentSettings",
+    "CRFSettings",
+    "ClassifierSettings",
+    "DataSettings",
+    "EDAMSettings",
+    "EPSSettings",
+    "IRNSettings",
+    "InferenceSettings",
+    "L2GSettings",
+    "LossSettings",
+    "MaskSettings",
+    "ModelSettings",
+    "RecamSettings",
+    "Recipe",
+    "SEAMSettings",
+    "SaliencySettings",
+    "SeedSettings",
+    "Settings",
+    "TrainSettings",
+    "apply_override",
+    "build_recipe",
+    "dump_recipe",
+    "load_recipe",
+    "recipe_file",
+    "recipe_names",
+]
+
+Network = Literal["classifier", "recam", "l2g", "seam", "eps", "edam"]
+Refinement = Literal["irn", "crf", "saliency"]
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
-
-
-def _words(annotation: Any) -> set[Any]:
-    """The literal values that an annotation allows."""
-    if typing.get_origin(annotation) is Literal:
-        return set(typing.get_args(annotation))
-    return {word for part in typing.get_args(annotation) for word in _words(part)}
-
-
-class Settings(BaseModel):
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
-
-    @model_validator(mode="before")
-    @classmethod
-    def _none_may_be_a_word(cls, values: Any) -> Any:
-        """`key=none` stands for nothing, but where `none` is one of a setting's words it is that word."""
-        if not isinstance(values, dict):
-            return values
-        empty = [key for key, value in values.items() if value is None and key in cls.model_fields]
-        return {**values, **{key: "none" for key in empty if "none" in _words(cls.model_fields[key].annotation)}}
-
-
-class DataSettings(Settings):
-    """Which images, masks and tags; see `maskwright.data.open_dataset`."""
-
-    root: str = Field("scenes", description="a folder, or the name of a built-in set")
-    layout: str = Field("auto", description="auto, or a reader's name: voc, folder, scenes, ...")
-    train: str = Field("train", description="split that is labelled and trained on")
-    val: str = Field("val", description="split that scores are measured on")
-    masks: str | None = Field(None, description="mask folder, relative to root or absolute")
-    classes: str | list[str] | None = Field(None, description="file with one class name per line, or the names")
-    tags: str | None = Field(None, description="CSV, JSON or folder of tags; 'masks' derives them from the masks")
-    saliency: str | None = Field(None, description="folder of saliency maps")
-    background: str | int | None = Field("auto", description="name or value of the background class; none; auto")
-    ignore_index: int = 255
-    label_map: dict[int, int] | None = Field(None, description="value in the mask file -> label value")
-    options: dict[str, Any] = Field(
-        default_factory=dict, description="what only one reader knows, e.g. count of scenes"
-    )
-
-
-class AugmentSettings(Settings):
-    """How training examples are varied; sizes are `[height, width]` in pixels."""
-
-    resize: tuple[int, int] | None = Field(None, description="first resize to this size")
-    long_side: tuple[int, int] | None = Field(None, description="first resize the long side to a random value in here")
-    scale: tuple[float, float] = Field((1.0, 1.0), description="random scale, uniform in here")
-    crop: tuple[int, int] | None = Field(None, description="random crop, padded with mean colour and ignore")
-    class_uniform: float = Field(
-        0.0, ge=0, le=1, description="probability of a crop around an evenly drawn class; for training on masks"
-    )
-    flip: float = Field(0.5, ge=0, le=1, description="probability of a left-right flip")
-    color_jitter: float = Field(0.0, ge=0, le=1, description="strength of brightness, contrast, saturation changes")
-    hue: float = Field(0.0, ge=0, le=0.5, description="strength of hue changes")
-
-
-class TrainSettings(Settings):
-    """How a network is trained. `batch_size` is the total over all processes."""
-
-    epochs: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0, description="instead of epochs")
-    batch_size: int = Field(16, gt=0)
-    accumulate: int = Field(1, gt=0, description="optimiser step every this many batches")
-    optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.01, gt=0)
-    backbone_lr: float = Field(1.0, ge=0, description="factor on lr for the backbone's parameters")
-    bias_lr: float = Field(1.0, ge=0, description="factor on lr for biases")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
-    decay_norm_and_bias: bool = Field(True, description="weight decay also on biases and normalisation")
-    schedule: Literal["poly", "onecycle", "constant"] = "poly"
-    power: float = Field(0.9, ge=0)
-    update_every: int = Field(1, gt=0, description="steps between changes of the poly rate; 10 in DeepLab's releases")
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
-    warmup_start: float = Field(0.0, ge=0, le=1, description="factor on lr at the first warm-up step")
-    clip: float | None = Field(None, gt=0, description="largest gradient norm")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of the weight average that is kept as the model")
-    autocast: Literal["none", "bfloat16", "float16"] = "none"
-    channels_last: bool = False
-    compile: bool = False
-    freeze_batchnorm: bool = Field(False, description="running statistics are used and kept, as the weak methods need")
-    sync_batchnorm: bool = Field(False, description="statistics over all processes; CUDA only")
-    deterministic: bool = Field(False, description="refuse operations that vary between runs")
-    seed: int = 0
-    workers: int = Field(2, ge=0, description="loader processes per training process")
-    validate_every: int = Field(0, ge=0, description="epochs between validations; 0: only at the end")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="least time between resume points")
-    log_every: int = Field(10, gt=0, description="steps between log lines")
-    augment: AugmentSettings = AugmentSettings()
-
-
-class ClassifierSettings(Settings):
-    """The image-tag classifier whose head gives class activation maps."""
-
-    @model_validator(mode="after")
-    def _no_masks_here(self) -> ClassifierSettings:
-        if self.train.augment.class_uniform:
-            raise ValueError("train.augment.class_uniform needs masks, which the classifier is trained without")
-        return self
-
-    backbone: str = "resnet50"
-    pretrained: bool | str = Field(False, description="true, a timm tag, or a local file")
-    output_stride: int | None = 16
-    options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
-    loss: Literal["bce", "sce", "sce_single"] = Field(
-        "bce", description="the last two are ablations of ReCAM's study; see `maskwright.weak.recam.first_head_loss`"
-    )
-    train: TrainSettings = TrainSettings()
-
-
-# The momentum is that of the released code, which hands the weight decay over in its place.
-PAPER_RECAM = {
-    "epochs": 4,
-    "lr": 5e-4,
-    "backbone_lr": 0.1,
-    "momentum": 1e-4,
-    "weight_decay": 1e-4,
-    "freeze_batchnorm": True,
-}
-
-
-class RecamSettings(Settings):
-    """ReCAM's training, which goes on from the trained tag classifier; what is not said of `train` is the paper's."""
-
-    @model_validator(mode="before")
-    @classmethod
-    def _paper(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("train", {}), dict):
-            values = {**values, "train": {**PAPER_RECAM, **values.get("train", {})}}
-        return values
-
-    @model_validator(mode="after")
-    def _no_masks_here(self) -> RecamSettings:
-        if self.train.augment.class_uniform:
-            raise ValueError("train.augment.class_uniform needs masks, which ReCAM is trained without")
-        return self
-
-    lam: float = Field(1.0, ge=0, description="weight of the new head's loss; 1 on VOC, 0.1 on COCO in the paper")
-    train: TrainSettings = Field(
-        TrainSettings(), description="lr is the new head's rate, backbone_lr the factor on it for everything else"
-    )
-
-
-# Momentum as for ReCAM: the weight decay in its place.
-PAPER_IRN: dict[str, Any] = {
-    "epochs": 3,
-    "batch_size": 32,
-    "lr": 0.1,
-    "momentum": 1e-4,
-    "weight_decay": 1e-4,
-    "freeze_batchnorm": True,
-    "augment": {"scale": (0.5, 1.5), "crop": (512, 512), "flip": 0.5},
-}
-
-
-class IRNSettings(Settings):
-    """IRN's refinement of seed maps: IR labels, IRNet, random walk. Defaults are IRN's on VOC but for `pretrained`.
-
-    What the papers' released codes set:
-
-    |                            | IRN  | ReCAM                 | AdvCAM |
-    |----------------------------|------|-----------------------|--------|
-    | `foreground_threshold`     | 0.30 | 0.35                  | 0.35   |
-    | `background_threshold`     | 0.05 | 0.10                  | 0.15   |
-    | `cam_power`                | 1    | 1                     | 1.5    |
-    | `pad_to`                   | 512  | none                  | 512    |
-    | `pseudo_masks.threshold`   | 0.25 | 0.28 (VOC; COCO 0.25) | 0.25   |
-
-    All three: `pretrained: true` (ImageNet's weights on a ResNet-50, not the classifier's), beta 10, 2^8 steps, radius
-    10 in training and 5 in the walk. What is not said of `train` is the paper's; its lr is the edge branch's.
-    """
-
-    @model_validator(mode="before")
-    @classmethod
-    def _paper(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("train", {}), dict):
-            train = {**PAPER_IRN, **values.get("train", {})}
-            if isinstance(train["augment"], dict):
-                train["augment"] = {**PAPER_IRN["augment"], **train["augment"]}
-            values = {**values, "train": train}
-        return values
-
-    @model_validator(mode="after")
-    def _thresholds_in_order(self) -> IRNSettings:
-        if self.background_threshold > self.foreground_threshold:
-            raise ValueError("background_threshold must not be above foreground_threshold")
-        return self
-
-    backbone: str = "resnet50"
-    pretrained: bool | str = Field(
-        "classifier", description="true, a timm tag, a local file, or classifier: the tag classifier's; never trained"
-    )
-    output_stride: int | None = 16
-    options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
-    foreground_threshold: float = Field(0.30, ge=0, le=1, description="above it a class is certain")
-    background_threshold: float = Field(0.05, ge=0, le=1, description="where no class is above it, background is")
-    crf: str | None = Field("irn", description="dense CRF preset that the IR labels go through, or none")
-    train: TrainSettings = TrainSettings()
-    displacement_lr: float = Field(10.0, gt=0, description="factor on train.lr for the displacement branch")
-    train_radius: float = Field(10, gt=1, description="pairs of training are nearer than this, in positions")
-    pad_to: int | None = Field(None, gt=0, description="smaller images are padded to this side; none: native size")
-    cam_power: float = Field(1.0, gt=0, description="exponent of the maps before the walk")
-    radius: float = Field(5, gt=1, description="neighbours of a step of the walk are nearer than this, in positions")
-    beta: float = Field(10.0, gt=0, description="exponent of the affinities")
-    exp_times: int = Field(8, ge=0, le=16, description="the walk has 2^exp_times steps")
-    tolerance: float = Field(0.0, ge=0, lt=1, description="above 0: fewer products, see `random_walk`; 1e-7 is safe")
-
-
-class SeedSettings(Settings):
-    """How maps are taken from the classifier."""
-
-    method: str = "cam"
-    size: tuple[int, int] | None = Field(None, description="images are resized to this first; none: native size")
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
-    flip: bool = True
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class MaskSettings(Settings):
-    """How maps become pseudo-masks."""
-
-    threshold: float | Literal["best"] = Field(0.15, description="score of the background; best: tuned on true masks")
-    sweep: tuple[float, float, float] = Field((0.05, 0.6, 0.05), description="first, last, step of the sweep reported")
-    unsure_below: float = Field(0.0, ge=0, le=1, description="pixels of lower confidence become ignore")
-
-
-class ModelSettings(Settings):
-    """The segmenter; see `maskwright.create_model`."""
-
-    name: str = "deeplabv3plus"
-    backbone: str = "resnet18"
-    pretrained: bool | str = Field(
-        False, description="true, a timm tag, a local file, or classifier: the recipe's own tag classifier"
-    )
-    output_stride: int | None = 16
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class LossSettings(Settings):
-    """The segmenter's loss; see `maskwright.losses`."""
-
-    name: str = "cross_entropy"
-    class_weights: Literal["none", "inverse", "sqrt_inverse"] | list[float] = Field(
-        "none", description="from the frequencies of the training masks, or one number per class"
-    )
-    auxiliary: dict[str, float] = Field(default_factory=dict, description="weight of each auxiliary output's loss")
-    resize: Literal["logits", "labels"] = Field(
-        "logits", description="what is brought to the other's size: logits bilinearly, or labels by the nearest pixel"
-    )
-    options: dict[str, Any] = Field(default_factory=dict)
-
-
-class InferenceSettings(Settings):
-    """How a trained segmenter is applied."""
-
-    size: tuple[int, int] | None = Field(None, description="images are resized to this before the network")
-    scales: tuple[float, ...] = (1.0,)
-    flip: bool = False
-    window: tuple[int, int] | None = Field(None, description="sliding window size; none: whole image")
-    stride: tuple[int, int] | None = Field(None, description="sliding window step; default 2/3 of the window")
-    batch_size: int = Field(8, gt=0)
 
 
 class Recipe(Settings):
@@ -289,10 +80,20 @@ class Recipe(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     seed: int = 0
     data: DataSettings = DataSettings()
-    classifier: ClassifierSettings = ClassifierSettings()
-    recam: RecamSettings | None = Field(None, description="train ReCAM's second head as well; `{}` as in the paper")
+    networks: list[Network] = Field(
+        ["classifier"], description="networks trained on tags, each from the one before; maps come from the last"
+    )
+    classifier: ClassifierSettings = Field(ClassifierSettings(), description="also the trunk of all other networks")
+    recam: RecamSettings = Field(default_factory=RecamSettings)
+    l2g: L2GSettings = Field(default_factory=L2GSettings)
+    seam: SEAMSettings = Field(default_factory=SEAMSettings)
+    eps: EPSSettings = Field(default_factory=EPSSettings)
+    edam: EDAMSettings = Field(default_factory=EDAMSettings)
     seeds: SeedSettings = SeedSettings()
-    irn: IRNSettings | None = Field(None, description="refine the seeds as IRN does; `{}` for IRN's settings")
+    refine: list[Refinement] = Field([], description="what the maps go through, in this order, before masks are made")
+    irn: IRNSettings = Field(default_factory=IRNSettings)
+    crf: CRFSettings = Field(default_factory=CRFSettings)
+    saliency: SaliencySettings = Field(default_factory=SaliencySettings)
     pseudo_masks: MaskSettings = MaskSettings()
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
@@ -312,6 +113,30 @@ class Recipe(Settings):
         if isinstance(values, dict) and isinstance(values.get("data"), str):
             values = {**values, "data": {"root": values["data"]}}
         return values
+
+    @model_validator(mode="after")
+    def _words_fit(self) -> Recipe:
+        if not self.networks:
+            raise ValueError("networks is empty; maps come from at least one, such as networks=[classifier]")
+        if len(set(self.networks)) < len(self.networks) or "classifier" in self.networks[1:]:
+            raise ValueError(f"networks: each once, classifier first; found {self.networks}")
+        if self.networks[0] == "recam":
+            raise ValueError("networks: recam goes on from a trained network; write networks=[classifier, recam]")
+        if self.seeds.method == "recam" and "recam" not in self.networks:
+            raise ValueError("seeds.method=recam needs a second head; write networks=[classifier, recam]")
+        for word in self.unused_blocks():
+            if word in self.model_fields_set:
+                place = "networks" if word in get_args(Network) else "refine"
+                raise ValueError(
+                    f"settings of {word} are given, but {place}={getattr(self, place)} does not have it; add {word} to "
+                    f"{place}"
+                )
+        return self
+
+    def unused_blocks(self) -> list[str]:
+        """Settings blocks of networks and refinements that this recipe does not name."""
+        words = [word for word in (*get_args(Network), *get_args(Refinement)) if word != "classifier"]
+        return [word for word in words if word not in self.networks and word not in self.refine]
 
 
 # What a person types most, spelled short: `data=photos/ tags=tags.csv epochs=3`.
@@ -395,7 +220,8 @@ def build_recipe(fields: dict[str, Any], source: str = "recipe") -> Recipe:
                 keys = _keys_at(parent)
                 lines.append(unknown_name("key", key, keys) + (f" (in {parent})" if parent else ""))
             else:
-                lines.append(f"{where}: {problem['msg']}, found {problem['input']!r}")
+                said = problem["msg"].removeprefix("Value error, ")
+                lines.append(f"{where}: {said}, found {problem['input']!r}" if where else said)
         raise RecipeError(f"{source}: " + "; ".join(lines)) from None
 
 
@@ -445,5 +271,10 @@ def _keys_at(path: str) -> list[str]:
 
 
 def dump_recipe(recipe: Recipe) -> str:
-    """The resolved recipe as YAML."""
-    return yaml.safe_dump(recipe.model_dump(mode="json"), sort_keys=False, allow_unicode=True, width=100)
+    """The resolved recipe as YAML, without the settings of networks and refinements that it does not name."""
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json", exclude=set(recipe.unused_blocks())),
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )

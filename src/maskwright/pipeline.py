@@ -6,7 +6,6 @@ end in a folder of masks in PASCAL VOC layout; after it, training does not know 
 
 from __future__ import annotations
 
-import json
 import platform
 import shlex
 import sys
@@ -18,13 +17,11 @@ from pathlib import Path
 from typing import Any
 
 from maskwright import __version__
-from maskwright.config import ModelSettings, Recipe, TrainSettings, dump_recipe
+from maskwright.config import Recipe, dump_recipe
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write, read_json, write_json
-from maskwright.stages import Stage, fingerprint, fingerprints, run_lock, run_stages, state_of
-
-# Settings that change how fast a result comes, not what it is.
-WITHOUT_EFFECT = {"workers", "log_every", "checkpoint_seconds", "compile"}
+from maskwright.refine import refinement_stages
+from maskwright.stages import Stage, effective, fingerprint, fingerprints, run_lock, run_stages, state_of
 
 
 def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] = print) -> Path:
@@ -100,6 +97,7 @@ class Run:
 
     def __init__(self, recipe: Recipe, out: Path, say: Callable[[str], None]) -> None:
         self.recipe, self.out, self.say = recipe, out, say
+        self.map_stage = "seeds"  # the stage whose maps become pseudo-masks
 
     @cached_property
     def device(self):
@@ -146,46 +144,31 @@ class Run:
         weak = recipe.supervision != "masks"
         stages: list[Stage] = []
         if weak:
-            stages += [
-                Stage(
-                    "classifier",
-                    "train the tag classifier",
-                    self.train_classifier,
-                    {"data": data["train"], "classifier": _effective(recipe.classifier), "seed": recipe.seed},
-                ),
-            ]
-            if recipe.seeds.method == "recam" and recipe.recam is None:
-                raise RecipeError("seeds.method=recam needs the second head that `recam` trains; add recam={}")
-            if recipe.recam is not None:
-                second = {"recam": _effective(recipe.recam), "seed": recipe.seed}
-                title = "train ReCAM's second head"
-                stages += [Stage("recam", title, self.train_recam, second, ("classifier",))]
+            stages += self.network_stages(data["train"])
             stages += [
                 Stage(
                     "seeds",
-                    f"maps from the classifier ({recipe.seeds.method})",
+                    f"maps from the network ({recipe.seeds.method})",
                     self.make_seeds,
-                    {"seeds": _effective(recipe.seeds)},
+                    {"seeds": effective(recipe.seeds)},
                     (self.seed_network,),
                 ),
             ]
-            if recipe.irn is not None:
-                from maskwright.refine import irn_stages
-
-                stages += irn_stages(self, _effective(recipe.irn))
+            refinements, self.map_stage = refinement_stages(self)
             stages += [
+                *refinements,
                 Stage(
                     "pseudo_masks",
                     "maps to pseudo-masks",
                     self.make_pseudo_masks,
-                    {"pseudo_masks": _effective(recipe.pseudo_masks)},
+                    {"pseudo_masks": effective(recipe.pseudo_masks)},
                     (self.map_stage,),
                 ),
             ]
         training = {
-            "model": _effective(recipe.model),
-            "loss": _effective(recipe.loss),
-            "train": _effective(recipe.train),
+            "model": effective(recipe.model),
+            "loss": effective(recipe.loss),
+            "train": effective(recipe.train),
             "seed": recipe.seed,
         }
         from_classifier = recipe.model.pretrained == "classifier"
@@ -195,7 +178,7 @@ class Run:
                 f"recipe with tags, and model.backbone={recipe.classifier.backbone}; found supervision: "
                 f"{recipe.supervision}, model.backbone={recipe.model.backbone}"
             )
-        judging = {"data": data["val"], "inference": _effective(recipe.inference)}
+        judging = {"data": data["val"], "inference": effective(recipe.inference)}
         settings = {**training, "real_masks": fingerprint(self.real)} if weak else {**training, "data": data["train"]}
         stages += [
             Stage(
@@ -210,7 +193,7 @@ class Run:
                     "train the same model on true masks, for comparison",
                     self.train_oracle,
                     {**training, "data": data["train"]},
-                    ("classifier",) if from_classifier else (),
+                    (recipe.networks[0],) if from_classifier else (),
                 ),
                 Stage("oracle_evaluation", "judge the comparison", self.evaluate_oracle, judging, ("oracle",)),
             ]
@@ -226,26 +209,29 @@ class Run:
 
     # The stages' work.
 
-    def train_classifier(self, folder: Path) -> None:
-        from maskwright.weak.classifier import train_classifier
+    def network_stages(self, data: dict[str, Any]) -> list[Stage]:
+        """One stage for each of the recipe's networks; each goes on from the one before."""
+        from maskwright.weak.networks import NETWORKS, TITLES
 
-        train_classifier(self.recipe, self.train, self.val, folder, self.device)
+        recipe = self.recipe
+        stages: list[Stage] = []
+        for before, word in zip([None, *recipe.networks], recipe.networks, strict=False):
+            start = None if before is None else self.out / before / "model.safetensors"
+
+            def train(folder: Path, word: str = word, start: Path | None = start) -> None:
+                NETWORKS[word](recipe, start, self.train, self.val, folder, self.device)
+
+            settings = {word: effective(getattr(recipe, word)), "seed": recipe.seed}
+            if before is None:
+                trunk = recipe.classifier if word == "classifier" else recipe.classifier.without_training()
+                settings = {"data": data, "classifier": effective(trunk), **settings}
+            stages.append(Stage(word, TITLES[word], train, settings, () if before is None else (before,)))
+        return stages
 
     @property
     def seed_network(self) -> str:
         """The stage whose network the maps come from."""
-        return "classifier" if self.recipe.recam is None else "recam"
-
-    @property
-    def map_stage(self) -> str:
-        """The stage whose maps become pseudo-masks."""
-        return "seeds" if self.recipe.irn is None else "refined"
-
-    def train_recam(self, folder: Path) -> None:
-        from maskwright.weak.recam_training import train_recam
-
-        classifier = self.out / "classifier" / "model.safetensors"
-        train_recam(self.recipe, classifier, self.train, self.val, folder, self.device)
+        return self.recipe.networks[-1]
 
     def make_seeds(self, folder: Path) -> None:
         from maskwright.models.classifier import load_classifier
@@ -269,8 +255,9 @@ class Run:
             "weights": weights_hash(self.out / self.seed_network / "model.safetensors"),
             "pretrained": recipe.classifier.pretrained,
             "saliency": recipe.data.saliency,
-            "crf": False if recipe.irn is None or recipe.irn.crf is None else f"IR labels: {recipe.irn.crf}",
-            "refinement": None if recipe.irn is None else recipe.irn.model_dump(mode="json"),
+            "networks": recipe.networks,
+            "crf": ", ".join(self.crf_facts()) or False,
+            "refinement": {word: getattr(recipe, word).model_dump(mode="json") for word in recipe.refine},
             "source": self.train.source,
         }
         scores = write_pseudo_masks(
@@ -281,6 +268,12 @@ class Run:
                 f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} "
                 f"at threshold {scores['threshold']:.2f} (best {scores['best_threshold']:.2f})"
             )
+
+    def crf_facts(self) -> list[str]:
+        """Where a dense CRF had a part in the pseudo-masks."""
+        recipe = self.recipe
+        labels = [f"IR labels: {recipe.irn.crf}"] if "irn" in recipe.refine and recipe.irn.crf else []
+        return labels + ([f"maps: {recipe.crf.preset}"] if "crf" in recipe.refine else [])
 
     def train_segmenter(self, folder: Path) -> None:
         from maskwright.data import subset, with_masks
@@ -309,7 +302,7 @@ class Run:
 
         recipe = self.recipe
         if recipe.model.pretrained == "classifier":
-            start = {"pretrained": str(self.out / "classifier" / "model.safetensors")}
+            start = {"pretrained": str(self.out / recipe.networks[0] / "model.safetensors")}
             recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=start)})
         train_segmenter(recipe, train, self.val, folder, self.device)
 
@@ -371,21 +364,6 @@ def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:
             f"same, from true masks  mIoU {oracle['miou']:.3f}  on {oracle['split']} ({oracle['images']} images)"
         )
     return lines
-
-
-def _effective(settings: ModelSettings | TrainSettings | Any) -> dict[str, Any]:
-    """Settings as JSON, without those that cannot change a result, and without defaults.
-
-    Settings that a later version adds thus leave finished stages as they are; where a version changes what a default
-    does, it raises `stages.FORMAT`.
-    """
-    return _without(json.loads(settings.model_dump_json(exclude_defaults=True)))
-
-
-def _without(value: Any) -> Any:
-    if isinstance(value, dict):
-        return {key: _without(inner) for key, inner in value.items() if key not in WITHOUT_EFFECT}
-    return value
 
 
 def _data_facts(dataset: Any) -> dict[str, Any]:

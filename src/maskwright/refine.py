@@ -1,4 +1,7 @@
-"""The stages that refine seed maps by IRN: IR labels -> IRNet -> edges -> refined maps, in the form of seed maps."""
+"""The stages that refine maps, maps in and maps out, in any order: IRN, a dense CRF, saliency.
+
+IRN is four stages: IR labels -> IRNet -> edges -> walked maps.
+"""
 
 from __future__ import annotations
 
@@ -6,9 +9,10 @@ from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
 from maskwright.errors import RecipeError
-from maskwright.stages import Stage
+from maskwright.stages import Stage, effective
 
 if TYPE_CHECKING:
+    from maskwright.config import Recipe
     from maskwright.pipeline import Run
 
 # Which settings of `irn` each stage's result depends on, so that a changed exponent walks again without the network.
@@ -17,64 +21,106 @@ NETWORK_SETTINGS = ("backbone", "pretrained", "output_stride", "options", "train
 WALK_SETTINGS = ("cam_power", "radius", "beta", "exp_times", "tolerance")
 
 
-def irn_stages(job: Run, settings: dict[str, Any]) -> list[Stage]:
-    """The four stages between seeds and pseudo-masks.
-
-    Args:
-        job: the run; its recipe has `irn`.
-        settings: those of `irn` that are not defaults.
+def refinement_stages(job: Run) -> tuple[list[Stage], str]:
+    """The stages of the recipe's `refine`, in its order, and the name of the last stage that has maps.
 
     Raises:
         RecipeError: IRNet is to start from the tag classifier but has another backbone.
     """
+    stages: list[Stage] = []
+    source = "seeds"
+    words = job.recipe.refine
+    for place, word in enumerate(words):
+        times = words[: place + 1].count(word)
+        suffix = "" if times == 1 else f"-{times}"
+        stages += REFINEMENTS[word](job, source, suffix)
+        source = stages[-1].name
+    return stages, source
+
+
+def irn_stages(job: Run, source: str, suffix: str) -> list[Stage]:
+    """The four stages of IRN on the maps of stage `source`."""
     irn, classifier = job.recipe.irn, job.recipe.classifier
-    assert irn is not None
     if irn.pretrained == "classifier" and irn.backbone != classifier.backbone:
         raise RecipeError(
             "irn.pretrained=classifier takes the tag classifier's backbone as the trunk: set irn.backbone="
             f"{classifier.backbone}, found {irn.backbone}; or give irn.pretrained=true or a file"
         )
+    settings = effective(irn)
 
     def chosen(names: tuple[str, ...]) -> dict[str, Any]:
         return {name: settings[name] for name in names if name in settings}
 
-    size = job.recipe.seeds.size
+    labels, net, edges, walked = (name + suffix for name in ("ir_labels", "irnet", "edges", "irn"))
     return [
         Stage(
-            "ir_labels", "certain pixels from the maps", lambda f: _labels(job, f), chosen(LABEL_SETTINGS), ("seeds",)
+            labels,
+            "certain pixels from the maps",
+            lambda folder: _labels(job, source, folder),
+            chosen(LABEL_SETTINGS),
+            (source,),
         ),
         Stage(
-            "irnet",
+            net,
             "train IRNet on the certain pixels",
-            lambda f: _train(job, f),
+            lambda folder: _train(job, labels, folder),
             {"irn": chosen(NETWORK_SETTINGS), "seed": job.recipe.seed},
-            ("ir_labels", job.seed_network),
+            (labels, job.seed_network),
         ),
         Stage(
-            "edges",
+            edges,
             "edges between objects",
-            lambda f: _edges(job, f),
-            {"pad_to": irn.pad_to, "size": size},
-            ("irnet",),
+            lambda folder: _edges(job, net, folder),
+            {"pad_to": irn.pad_to, "size": job.recipe.seeds.size},
+            (net,),
         ),
         Stage(
-            "refined",
+            walked,
             "maps refined by a random walk",
-            lambda f: _walk(job, f),
+            lambda folder: _walk(job, source, edges, folder),
             chosen(WALK_SETTINGS),
-            ("seeds", "edges"),
+            (source, edges),
         ),
     ]
 
 
-def _labels(job: Run, folder: Path) -> None:
+def crf_stages(job: Run, source: str, suffix: str) -> list[Stage]:
+    """The dense CRF on the maps of stage `source`."""
+    background = crf_background(job.recipe)
+
+    def run(folder: Path) -> None:
+        from maskwright.weak.crf_maps import crf_folder
+
+        crf_folder(
+            job.train,
+            job.out / source / "maps",
+            job.recipe.crf,
+            folder / "maps",
+            job.device,
+            background=background,
+            size=job.recipe.seeds.size,
+        )
+
+    settings = {**effective(job.recipe.crf), "background": background, "size": job.recipe.seeds.size}
+    return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, (source,))]
+
+
+def crf_background(recipe: Recipe) -> float:
+    """The background's score in the CRF: its own setting, else the threshold that masks are made with."""
+    threshold = recipe.pseudo_masks.threshold
+    return recipe.crf.background or (0.25 if isinstance(threshold, str) else threshold)
+
+
+REFINEMENTS = {"irn": irn_stages, "crf": crf_stages}
+
+
+def _labels(job: Run, source: str, folder: Path) -> None:
     from maskwright.weak.ir_labels import write_ir_labels
 
     irn = job.recipe.irn
-    assert irn is not None
     lost = write_ir_labels(
         job.train,
-        job.out / "seeds" / "maps",
+        job.out / source / "maps",
         folder / "labels",
         foreground_threshold=irn.foreground_threshold,
         background_threshold=irn.background_threshold,
@@ -85,25 +131,23 @@ def _labels(job: Run, folder: Path) -> None:
         job.say("    tags without a certain pixel: " + ", ".join(f"{name} {count}" for name, count in lost.items()))
 
 
-def _train(job: Run, folder: Path) -> None:
+def _train(job: Run, labels: str, folder: Path) -> None:
     from maskwright.weak.irn import train_irnet
 
     classifier = job.out / job.seed_network / "model.safetensors"
-    train_irnet(job.recipe, job.train, job.out / "ir_labels" / "labels", folder, job.device, classifier=classifier)
+    train_irnet(job.recipe, job.train, job.out / labels / "labels", folder, job.device, classifier=classifier)
 
 
-def _edges(job: Run, folder: Path) -> None:
+def _edges(job: Run, net: str, folder: Path) -> None:
     from maskwright.models.irnet import load_irnet
     from maskwright.weak.irn import extract_edges
 
-    assert job.recipe.irn is not None
-    network = load_irnet(job.out / "irnet" / "model.safetensors").to(job.device)
+    network = load_irnet(job.out / net / "model.safetensors").to(job.device)
     extract_edges(job.train, network, job.recipe.irn, folder / "maps", job.device, size=job.recipe.seeds.size)
 
 
-def _walk(job: Run, folder: Path) -> None:
+def _walk(job: Run, source: str, edges: str, folder: Path) -> None:
     from maskwright.weak.irn import refine_folder
 
-    assert job.recipe.irn is not None
-    maps, edges = job.out / "seeds" / "maps", job.out / "edges" / "maps"
-    refine_folder(job.train, maps, edges, job.recipe.irn, folder / "maps", job.device, size=job.recipe.seeds.size)
+    maps, edge_maps = job.out / source / "maps", job.out / edges / "maps"
+    refine_folder(job.train, maps, edge_maps, job.recipe.irn, folder / "maps", job.device, size=job.recipe.seeds.size)

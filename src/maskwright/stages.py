@@ -14,13 +14,19 @@ from collections.abc import Callable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskwright.errors import MaskwrightError
 from maskwright.files import read_json, write_json
 
+if TYPE_CHECKING:
+    from pydantic import BaseModel
+
 # Raised when the same settings come to mean another result, so that what older versions made is noticed as stale.
 FORMAT = 1
+
+# Settings that change how fast a result comes, not what it is.
+WITHOUT_EFFECT = {"workers", "log_every", "checkpoint_seconds", "compile"}
 
 
 @dataclass
@@ -40,6 +46,21 @@ class Stage:
     run: Callable[[Path], None]
     settings: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+
+
+def effective(settings: BaseModel) -> dict[str, Any]:
+    """Settings as JSON, without those that cannot change a result, and without defaults.
+
+    Settings that a later version adds thus leave finished stages as they are; where a version changes what a default
+    does, it raises `stages.FORMAT`.
+    """
+    return _without(json.loads(settings.model_dump_json(exclude_defaults=True)))
+
+
+def _without(value: Any) -> Any:
+    if isinstance(value, dict):
+        return {key: _without(inner) for key, inner in value.items() if key not in WITHOUT_EFFECT}
+    return value
 
 
 def fingerprint(value: Any) -> str:
@@ -95,20 +116,21 @@ def run_stages(stages: list[Stage], out: Path, say: Callable[[str], None]) -> No
             else:
                 say(head)
             folder.mkdir(parents=True, exist_ok=True)
-            _record(folder, stage, hashes[stage.name], finished=False, seconds=seconds_before)
+            _record(folder, stage, number, hashes[stage.name], finished=False, seconds=seconds_before)
         distributed.barrier()
         started = time.monotonic()
         stage.run(folder)
         distributed.barrier()
         if distributed.is_main():
             seconds = seconds_before + time.monotonic() - started
-            _record(folder, stage, hashes[stage.name], finished=True, seconds=seconds)
+            _record(folder, stage, number, hashes[stage.name], finished=True, seconds=seconds)
 
 
-def _record(folder: Path, stage: Stage, hash_now: str, *, finished: bool, seconds: float) -> None:
+def _record(folder: Path, stage: Stage, number: int, hash_now: str, *, finished: bool, seconds: float) -> None:
     fields = {
         "name": stage.name,
         "title": stage.title,
+        "number": number,
         "fingerprint": hash_now,
         "finished": finished,
         "seconds": round(seconds, 2),

@@ -142,9 +142,10 @@ def test_pictures_of_both_splits(fake_run):
 
 
 def test_refined_maps_have_their_own_column(fake_run):
-    shutil.copytree(fake_run.folder / "seeds/maps", fake_run.folder / "refined/maps")
+    shutil.copytree(fake_run.folder / "seeds/maps", fake_run.folder / "irn/maps")
+    shutil.copy(fake_run.folder / "seeds/stage.json", fake_run.folder / "irn/stage.json")
     _, text = build(fake_run)
-    assert "<span>seed</span><span>refined</span><span>pseudo-mask</span>" in text
+    assert "<span>seed</span><span>IRN</span><span>pseudo-mask</span>" in text
 
 
 def test_names_are_escaped(fake_run):

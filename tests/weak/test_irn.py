@@ -237,7 +237,7 @@ def irn_labels(tmp_path):
 def test_training_stage(memory_set, settings, irn_labels, tmp_path):
     dataset = memory_set(sizes=((24, 40),) * 3)
     labels = irn_labels(dataset)
-    recipe = Recipe(irn=settings)
+    recipe = Recipe(refine=["irn"], irn=settings)
     start = build_irnet(settings, recipe.seed)
     result = train_irnet(recipe, dataset, labels, tmp_path / "irnet", "cpu")
     assert result["steps"] == 2
@@ -259,9 +259,7 @@ def test_training_stage_says_what_is_missing(memory_set, settings, tmp_path):
     dataset = memory_set()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="IR labels"):
-        train_irnet(Recipe(irn=settings), dataset, tmp_path / "empty", tmp_path / "irnet", "cpu")
-    with pytest.raises(RecipeError, match="irn"):
-        train_irnet(Recipe(), dataset, tmp_path / "empty", tmp_path / "irnet", "cpu")
+        train_irnet(Recipe(refine=["irn"], irn=settings), dataset, tmp_path / "empty", tmp_path / "irnet", "cpu")
     with pytest.raises(RecipeError, match="classifier"):
         build_irnet(IRNSettings(backbone="resnet18"))
 

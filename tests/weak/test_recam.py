@@ -231,12 +231,16 @@ def test_without_a_second_head_only_the_first_can_be_asked_for():
         network_weight(network, "produkt")
 
 
+CHAIN = {"networks": ["classifier", "recam"]}
+
+
 def recipe(**recam):
     train = {"steps": 2, "batch_size": 4, "lr": 0.01, "workers": 0, "augment": {"crop": [64, 64]}}
     second = {"steps": 2, "batch_size": 4, "workers": 0, "augment": {"crop": [64, 64]}, **recam.pop("train", {})}
     return build_recipe(
         {
             "classifier": {"backbone": "resnet10t", "train": train},
+            **CHAIN,
             "recam": {"train": second, **recam},
             "data": {"root": "scenes"},
         }
@@ -247,7 +251,7 @@ def recipe(**recam):
 def converged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     data = scenes("train", count=8, size=(64, 64))
-    train_classifier(recipe(), data, data, folder, torch.device("cpu"))
+    train_classifier(recipe(), None, data, data, folder, torch.device("cpu"))
     return data, folder / "model.safetensors"
 
 
@@ -310,35 +314,48 @@ def test_another_classifier_is_refused(converged, tmp_path):
     other.classifier.backbone = "resnet18"
     with pytest.raises(DataError, match="made with another model"):
         train_recam(other, start, data, data, tmp_path, torch.device("cpu"))
-    with pytest.raises(RecipeError, match="does not say how to train"):
-        train_recam(build_recipe({}), start, data, data, tmp_path, torch.device("cpu"))
+    with pytest.raises(RecipeError, match="goes on from a trained network"):
+        train_recam(recipe(), None, data, data, tmp_path, torch.device("cpu"))
 
 
 def test_the_papers_settings_are_the_default():
-    settings = build_recipe({"recam": {"train": {"batch_size": 8}}}).recam
+    settings = build_recipe({**CHAIN, "recam": {"train": {"batch_size": 8}}}).recam
     assert settings.lam == 1
     train = settings.train
     assert (train.epochs, train.lr, train.backbone_lr, train.momentum, train.batch_size) == (4, 5e-4, 0.1, 1e-4, 8)
     assert train.freeze_batchnorm
     with pytest.raises(RecipeError, match="class_uniform"):
-        build_recipe({"recam": {"train": {"augment": {"class_uniform": 0.5}}}})
+        build_recipe({**CHAIN, "recam": {"train": {"augment": {"class_uniform": 0.5}}}})
 
 
 def test_the_stage_stands_between_classifier_and_seeds(tmp_path):
     fields = {"supervision": "tags", "data": {"root": "scenes", "options": {"count": 2, "size": [64, 64]}}}
-    for recam, network in ((None, "classifier"), ({}, "recam")):
-        stages = {
-            stage.name: stage for stage in Run(build_recipe({**fields, "recam": recam}), tmp_path, print).stages()
-        }
-        assert list(stages)[: 2 + (recam is not None)] == ["classifier", *["recam"] * (recam is not None), "seeds"]
-        assert stages["seeds"].needs == (network,)
+    for chain in (["classifier"], ["classifier", "recam"]):
+        stages = {s.name: s for s in Run(build_recipe({**fields, "networks": chain}), tmp_path, print).stages()}
+        assert list(stages)[: len(chain) + 1] == [*chain, "seeds"]
+        assert stages["seeds"].needs == (chain[-1],)
     assert stages["recam"].needs == ("classifier",)
-    job = Run(build_recipe({**fields, "recam": {"lam": 0.1}}), tmp_path, print)
+    job = Run(build_recipe({**fields, **CHAIN, "recam": {"lam": 0.1}}), tmp_path, print)
     other = {stage.name: stage for stage in job.stages()}
     assert stages["recam"].settings != other["recam"].settings
     assert stages["classifier"].settings == other["classifier"].settings
-    with pytest.raises(RecipeError, match="add recam="):
-        Run(build_recipe({**fields, "seeds": {"method": "recam"}}), tmp_path, print).stages()
+
+
+@pytest.mark.parametrize(
+    ("fields", "message"),
+    [
+        ({"seeds": {"method": "recam"}}, r"write networks=\[classifier, recam\]"),
+        ({"recam": {"lam": 0.1}}, "add recam to networks"),
+        ({"irn": {"beta": 5}}, "add irn to refine"),
+        ({"networks": []}, "networks is empty"),
+        ({"networks": ["recam"]}, "goes on from a trained network"),
+        ({"networks": ["recam", "classifier"]}, "classifier first"),
+        ({"networks": ["classifier", "recam", "recam"]}, "each once"),
+    ],
+)
+def test_words_that_do_not_go_together(fields, message):
+    with pytest.raises(RecipeError, match=message):
+        build_recipe(fields)
 
 
 @pytest.mark.distributed

@@ -12,6 +12,9 @@ from maskwright.errors import DataError
 from maskwright.models import layers
 from maskwright.models.backbones import Backbone, create_backbone
 
+# What a classifier may have beside backbone and head; each is an attribute, None where it is not there.
+PARTS = ("recam_head", "background")
+
 
 class ImageTagClassifier(nn.Module):
     """Tag logits z_k = GAP(w_k . f): a 1x1 convolution without bias on the mean of the last feature map.
@@ -23,9 +26,13 @@ class ImageTagClassifier(nn.Module):
         backbone: only its coarsest feature map is used.
         num_tags: number of classes that an image can be tagged with (without background).
         recam_head: also have the second head, of the same shape, that ReCAM trains; `forward` does not use it.
+        background: also have a map of the background, a 1x1 convolution with one output, for methods that train it
+            (L2G, EPS); tag logits do not use it.
     """
 
-    def __init__(self, backbone: Backbone, num_tags: int, *, recam_head: bool = False) -> None:
+    def __init__(
+        self, backbone: Backbone, num_tags: int, *, recam_head: bool = False, background: bool = False
+    ) -> None:
         super().__init__()
         backbone.use_only([len(backbone.strides) - 1])
         self.backbone = backbone
@@ -33,6 +40,14 @@ class ImageTagClassifier(nn.Module):
         self.classifier = nn.Conv2d(backbone.channels[-1], num_tags, 1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
         self.recam_head = nn.Conv2d(backbone.channels[-1], num_tags, 1, bias=False) if recam_head else None
+        self.background = nn.Conv2d(backbone.channels[-1], 1, 1, bias=False) if background else None
+        if self.background is not None:
+            nn.init.normal_(self.background.weight, std=0.01)
+
+    @property
+    def parts(self) -> dict[str, Any]:
+        """What it has beside backbone and head, as `create_classifier` takes it."""
+        return {name: True for name in PARTS if getattr(self, name) is not None}
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -91,6 +106,7 @@ def create_classifier(
     freeze_stem: bool | None = None,
     stop_grad_after_layer2: bool = False,
     recam_head: bool = False,
+    background: bool = False,
     **options: Any,
 ) -> ImageTagClassifier:
     """An image-tag classifier on a new backbone, by default the ResNet-50 of the image-tag papers.
@@ -107,6 +123,7 @@ def create_classifier(
         stop_grad_after_layer2: nothing up to and including stride 8 is trained, as in IRN's released code (AdvCAM's and
             ReCAM's train it).
         recam_head: see `ImageTagClassifier`.
+        background: see `ImageTagClassifier`.
         options: passed to `create_backbone`.
 
     Raises:
@@ -126,7 +143,7 @@ def create_classifier(
         layers.freeze_stem(trunk)
     if stop_grad_after_layer2:
         layers.freeze_stages(trunk, stride=8)
-    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head)
+    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head, background=background)
 
 
 def load_classifier(path: str | Path) -> ImageTagClassifier:
@@ -148,7 +165,7 @@ def load_classifier(path: str | Path) -> ImageTagClassifier:
         backbone=made["backbone"],
         num_tags=made["num_tags"],
         output_stride=made["output_stride"],
-        recam_head=made.get("recam_head", False),
+        **{name: made[name] for name in PARTS if name in made},
         **made.get("options", {}),
     )
     load_into(model, load_weights(path), path)

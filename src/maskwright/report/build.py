@@ -30,7 +30,7 @@ from maskwright.report.run import Run, read_run, run_labels
 MOST_BYTES = 6_000_000
 PICTURE_SIDES = (448, 320, 224, 144, 96)
 
-COLUMNS = ("image", "seed", "refined", "pseudo-mask", "prediction", "from true masks", "truth")
+COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from true masks", "truth")  # *: refined maps
 
 
 def build_report(
@@ -134,7 +134,9 @@ def _galleries(
 
 
 def _gallery(key: str, title: str, ranked: list[Ranked], rows: list[Row]) -> dict[str, Any]:
-    columns = [column for column in COLUMNS if any(column in row.cells for row in rows)]
+    refined = list(dict.fromkeys(column for row in rows for column in row.cells if column not in COLUMNS))
+    ordered = [name for column in COLUMNS for name in (refined if column == "*" else [column])]
+    columns = [column for column in ordered if any(column in row.cells for row in rows)]
     kinds = {item.kind for item in ranked if item.score is not None}
     if len(rows) < len(ranked):
         order = f"{len(rows)} of {len(ranked)}: the worst, then a few spread evenly up to the best"

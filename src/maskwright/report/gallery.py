@@ -78,7 +78,7 @@ def training_rows(run: Run, dataset: Any, labels: LabelSpace, items: list[Ranked
         }
         maps = {
             "seed": read_maps(folder / "seeds" / "maps", item.name),
-            "refined": read_maps(folder / "refined" / "maps", item.name) or read_maps(folder / "refined", item.name),
+            **{title: read_maps(folder / name / "maps", item.name) for name, title in run.refined.items()},
         }
         rows.append(_row(item, dataset, labels, masks, maps, side))
     return rows

@@ -13,10 +13,10 @@ from PIL import Image
 from maskwright.data.sample import LabelSpace
 from maskwright.files import read_json
 
+# Names of stages where a shorter one than the stage's own title will do.
 STAGES = {
     "classifier": "Train the tag classifier",
     "seeds": "Seed maps",
-    "refined": "Refine the maps",
     "pseudo_masks": "Pseudo-masks",
     "segmenter": "Train the segmenter",
     "evaluation": "Evaluate the segmenter",
@@ -61,6 +61,13 @@ class Run:
             value = value[part]
         return value
 
+    @property
+    def refined(self) -> dict[str, str]:
+        """Stages whose maps stand between seeds and pseudo-masks, and how a column of them is called."""
+        titles = {"irn": "IRN", "crf": "CRF", "saliency": "saliency"}
+        split = {name: name.partition("-") for name in self.stages}
+        return {name: f"{titles[word]} {times}".rstrip() for name, (word, _, times) in split.items() if word in titles}
+
 
 def read_run(folder: str | Path) -> Run:
     """Read the parts of a run folder that a report shows; missing parts are empty.
@@ -72,14 +79,9 @@ def read_run(folder: str | Path) -> Run:
     recipe_file = folder / "recipe.yaml"
     recipe_text = recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else ""
     recipe = yaml.safe_load(recipe_text) if recipe_text else {}
-    others = sorted(
-        path.parent.name
-        for path in folder.glob("*/stage.json")
-        if path.parent.name not in STAGES and ".stale-" not in path.parent.name
-    )
-    stages = {name: _json(folder / name / "stage.json") for name in (*STAGES, *others)}
-    networks = ["classifier", *others, "segmenter", "oracle"]
-    logs = {name: read_log(folder / name / "log.jsonl") for name in networks}
+    found = {path.parent.name: _json(path) for path in folder.glob("*/stage.json") if ".stale-" not in path.parent.name}
+    stages = dict(sorted(found.items(), key=lambda item: (item[1].get("number", 0), item[0])))
+    logs = {name: read_log(folder / name / "log.jsonl") for name in stages}
     pseudo_masks = _json(folder / "pseudo_masks" / "scores.json")
     metrics = _json(folder / "metrics.json")
     scores = {

@@ -15,10 +15,12 @@ from maskwright.data.augment import Augment, normalise
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
+from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
 from maskwright.engine.fit import Step, fit
 from maskwright.errors import DataError
-from maskwright.models import ImageTagClassifier, create_classifier
+from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
+from maskwright.models.classifier import PARTS
 from maskwright.weak.recam import first_head_loss
 
 
@@ -50,13 +52,16 @@ def build_classifier(recipe: Recipe, labels: LabelSpace) -> tuple[ImageTagClassi
     return network, step
 
 
-def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device: torch.device) -> dict[str, Any]:
+def train_classifier(
+    recipe: Recipe, start: Path | None, train: Any, val: Any, folder: Path, device: torch.device
+) -> dict[str, Any]:
     """Train the tag classifier on every image whose tags are known; resumes where it was stopped.
 
     Images that are known to have no tag are negatives for every class.
 
     Args:
         recipe: `classifier` and `seeds.size` are read.
+        start: None; it is the first network of a chain.
         train: dataset with tags.
         val: dataset whose tags, where known, give the average precision that is logged; nothing is chosen by it.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
@@ -81,6 +86,41 @@ def train_classifier(recipe: Recipe, train: Any, val: Any, folder: Path, device:
         parameter_groups=parameter_groups(network, recipe.classifier.train),
         title="classifier",
     )
+
+
+def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **parts: Any) -> ImageTagClassifier:
+    """A network with further parts that goes on from the one before it, or from the recipe's trunk.
+
+    Args:
+        recipe: `classifier` says the trunk, its weights where there is no `start`, and what is frozen.
+        start: `model.safetensors` of the network before; parts that it does not have are new.
+        num_tags: number of classes that an image can be tagged with.
+        **parts: of `ImageTagClassifier`, such as `recam_head=True`.
+
+    Raises:
+        RecipeError: a backbone, an option or weights that cannot be had.
+        DataError: the file holds another network.
+    """
+    torch.manual_seed(recipe.seed)
+    made = recipe.classifier
+    if start is not None:
+        had = load_metadata(start)["model"]
+        parts = {**{name: had[name] for name in PARTS if name in had}, **parts}
+    network = create_classifier(
+        backbone=made.backbone,
+        num_tags=num_tags,
+        pretrained=made.pretrained if start is None else False,
+        output_stride=made.output_stride,
+        **parts,
+        **made.options,
+    )
+    if start is not None:
+        if made.options.get("freeze_stem") is None and made.pretrained and layers.has_stem(network.backbone):
+            layers.freeze_stem(network.backbone)  # as in the first training, when weights were loaded
+        weights, own = load_weights(start), network.state_dict()
+        fresh = {name: own[name] for name in own if name not in weights and name.split(".")[0] in PARTS}
+        load_into(network, {**weights, **fresh}, start)
+    return network
 
 
 def fit_tags(
@@ -131,7 +171,7 @@ def fit_tags(
         "model": {
             **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "loss", "train"}),
             "num_tags": len(train.labels.foreground),
-            "recam_head": network.recam_head is not None,
+            **network.parts,
         },
         "labels": train.labels.to_dict(),
         "preprocessing": {"mean": list(network.mean), "std": list(network.std)},

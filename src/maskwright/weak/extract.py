@@ -22,15 +22,15 @@ from maskwright.data.augment import normalise, resize_image
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
-from maskwright.files import atomic_write, read_json, write_json
+from maskwright.files import atomic_write
 from maskwright.weak.cam import SeedMaps, Views, class_activation_maps, normalise_maps, strided
+from maskwright.weak.folders import LARGEST_BATCH, claim
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 SeedMethod = Callable[..., list[SeedMaps]]
 
 # Pixels of the largest scale, mirrors included, that go through the network at once: enough to keep it busy.
 BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
-LARGEST_BATCH = 64
 
 
 def make_views(
@@ -172,7 +172,7 @@ def extract_folder(
         DataError: the folder holds maps made with other settings or another network.
     """
     folder, device = Path(folder), torch.device(device)
-    _claim(folder, {"seeds": settings.model_dump(mode="json"), "weights": weights_digest(network)})
+    claim(folder, {"seeds": settings.model_dump(mode="json"), "weights": weights_digest(network)})
     known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     missing = [index for index in known if not (folder / f"{dataset.names[index]}.npz").is_file()]
     distributed.barrier()  # every process has listed what is missing before any of them writes
@@ -238,27 +238,6 @@ def empty_maps(seen: tuple[int, int], size: tuple[int, int]) -> SeedMaps:
     """
     quarter = (strided(seen[0], 4), strided(seen[1], 4))
     return SeedMaps(torch.zeros(0, dtype=torch.int64), torch.zeros(0, *quarter), torch.zeros(0, *size))
-
-
-def _claim(folder: Path, made_with: dict[str, Any]) -> None:
-    """Note what the maps of a folder are made with; maps of two origins must not lie in one folder.
-
-    Raises:
-        DataError: the folder was begun with something else.
-    """
-    path = folder / "maps.json"
-    if path.is_file():
-        found = read_json(path)
-        differ = [key for key in made_with if found.get(key) != made_with[key]]
-        if differ:
-            raise DataError(
-                f"{folder} holds maps made with other {' and '.join(differ)} "
-                f"({', '.join(f'{key}: {found.get(key)}, now {made_with[key]}' for key in differ)}); "
-                "delete the folder or choose another one"
-            )
-    elif distributed.is_main():
-        write_json(path, made_with)
-    distributed.barrier()
 
 
 def _batches(

@@ -12,9 +12,8 @@ there already is used again.
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -33,16 +32,16 @@ from maskwright.engine import distributed
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
-from maskwright.files import atomic_write, read_json
+from maskwright.files import atomic_write
 from maskwright.models.irnet import IRNet, create_irnet, infer_edges
 from maskwright.weak.cam import SeedMaps
-from maskwright.weak.extract import _claim, make_views, save_maps, weights_digest
+from maskwright.weak.extract import make_views, save_maps, weights_digest
+from maskwright.weak.folders import LARGEST_BATCH, alike_groups, claim, missing_maps, origin
 from maskwright.weak.irn_loss import irn_loss
 from maskwright.weak.random_walk import enlarge_walk, random_walk
 
 # Pixels, mirrors included, that go through the network at once.
 BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
-LARGEST_BATCH = 64
 
 
 def train_irnet(
@@ -71,12 +70,10 @@ def train_irnet(
         What `fit` returns: the last numbers of the log.
 
     Raises:
-        RecipeError: the recipe has no `irn`, or a backbone or weights that cannot be had.
+        RecipeError: a backbone or weights that cannot be had.
         DataError: no image has IR labels.
     """
     settings = recipe.irn
-    if settings is None:
-        raise RecipeError("recipe has no irn; give irn={} for IRN's settings")
     labelled = with_masks(dataset, labels_folder)
     chosen = [index for index in range(len(labelled)) if labelled.has_mask(index)]
     if not chosen:
@@ -225,9 +222,9 @@ def extract_edges(
     """
     folder, device = Path(folder), torch.device(device)
     made_with = {"pad_to": settings.pad_to, "size": list(size) if size else None, "displacement": displacement}
-    _claim(folder, {**made_with, "weights": weights_digest(network)})
+    claim(folder, {**made_with, "weights": weights_digest(network)})
     limit = (batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])) / 2
-    jobs = _alike(dataset, _missing(dataset, folder, tagged=True), size, limit)
+    jobs = alike_groups(dataset, missing_maps(dataset, folder, tagged=True), size, limit)
     was_training = network.training
     network.eval()
     with ThreadPoolExecutor(1) as pool:
@@ -287,8 +284,8 @@ def refine_folder(
     """
     folder, maps_folder, edges_folder = Path(folder), Path(maps_folder), Path(edges_folder)
     walk = settings.model_dump(mode="json", include={"cam_power", "radius", "beta", "exp_times", "tolerance"})
-    _claim(folder, {"walk": walk, "seeds": _origin(maps_folder), "edges": _origin(edges_folder)})
-    jobs = _alike(dataset, _missing(dataset, folder), size, float("inf"), batch)
+    claim(folder, {"walk": walk, "seeds": origin(maps_folder), "edges": origin(edges_folder)})
+    jobs = alike_groups(dataset, missing_maps(dataset, folder), size, float("inf"), batch)
     with ThreadPoolExecutor(1) as pool:
         writes: deque[Future[None]] = deque()
         for indices in track(jobs, title="random walk"):
@@ -360,44 +357,6 @@ def _walk_together(
             tolerance=settings.tolerance,
         )
     return [planes[: len(keys)] for planes, (keys, _) in zip(maps, seeds, strict=True)]
-
-
-def _missing(dataset: Any, folder: Path, tagged: bool = False) -> list[int]:
-    """Images whose tags are known (and, if `tagged`, that have any) of which the folder has no file."""
-    missing = [
-        index
-        for index, name in enumerate(dataset.names)
-        if (dataset.tags(index) if tagged else dataset.tags(index) is not None)
-        and not (folder / f"{name}.npz").is_file()
-    ]
-    return distributed.broadcast(missing)  # others may have begun to write
-
-
-def _alike(
-    dataset: Any,
-    indices: Sequence[int],
-    size: tuple[int, int] | None,
-    pixels: float,
-    largest: int = LARGEST_BATCH,
-) -> list[list[int]]:
-    """This process's groups of images that the network sees at one size."""
-
-    def seen(index: int) -> tuple[int, int]:
-        height, width = size or dataset.size(index)
-        return height, width
-
-    def groups() -> Iterator[list[int]]:
-        for (height, width), group in groupby(sorted(indices, key=seen), key=seen):
-            alike = list(group)
-            count = int(min(max(1, pixels // (height * width)), largest))
-            yield from (alike[start : start + count] for start in range(0, len(alike), count))
-
-    return list(groups())[distributed.rank() :: distributed.world_size()]
-
-
-def _origin(folder: Path) -> Any:
-    record = folder / "maps.json"
-    return read_json(record) if record.is_file() else None
 
 
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:

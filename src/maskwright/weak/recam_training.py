@@ -11,11 +11,10 @@ from torch import Tensor, nn
 
 from maskwright.config import Recipe
 from maskwright.data.augment import normalise
-from maskwright.engine.checkpoint import load_into, load_weights
 from maskwright.errors import RecipeError
-from maskwright.models import ImageTagClassifier, create_classifier, layers
+from maskwright.models import ImageTagClassifier
 from maskwright.models.base import parameter_groups
-from maskwright.weak.classifier import fit_tags
+from maskwright.weak.classifier import fit_tags, next_network
 from maskwright.weak.recam import recam_loss
 
 # Called with the classifier, normalised images `(B, 3, H, W)`, their features `(B, D, h, w)` and tags `(B, K)`;
@@ -25,7 +24,7 @@ SoftMasks = Callable[[ImageTagClassifier, Tensor, Tensor, Tensor], Tensor]
 
 def train_recam(
     recipe: Recipe,
-    classifier: str | Path,
+    start: str | Path | None,
     train: Any,
     val: Any,
     folder: Path,
@@ -37,7 +36,7 @@ def train_recam(
 
     Args:
         recipe: `recam`, `classifier`, `seeds.size` and `seed` are read.
-        classifier: `model.safetensors` of the trained classifier.
+        start: `model.safetensors` of the trained network before it.
         train: dataset with tags.
         val: dataset whose tags, where known, give the average precision of the first head that is logged.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`, which `load_classifier` reads; the second head is
@@ -49,13 +48,13 @@ def train_recam(
         What `fit` returns.
 
     Raises:
-        RecipeError: the recipe has no `recam`.
+        RecipeError: there is no trained network to go on from.
         DataError: no image has a tag, or the file holds another model than the recipe's classifier.
     """
-    if recipe.recam is None:
-        raise RecipeError("recam: the recipe does not say how to train it; recam={} takes the paper's settings")
+    if start is None:
+        raise RecipeError("recam goes on from a trained network; write networks=[classifier, recam]")
     settings, lam = recipe.recam.train, recipe.recam.lam
-    network = _network(recipe, classifier, len(train.labels.foreground))
+    network = next_network(recipe, start, len(train.labels.foreground), recam_head=True)
     second = network.recam_head
     assert second is not None
     mean, std = network.mean, network.std
@@ -80,21 +79,3 @@ def train_recam(
         parameter_groups=parameter_groups(parts, settings),
         title="recam",
     )
-
-
-def _network(recipe: Recipe, path: str | Path, num_tags: int) -> ImageTagClassifier:
-    """The trained classifier with a fresh second head; its stem is frozen where it was in the first training."""
-    torch.manual_seed(recipe.seed)
-    made = recipe.classifier
-    network = create_classifier(
-        backbone=made.backbone,
-        num_tags=num_tags,
-        output_stride=made.output_stride,
-        recam_head=True,
-        **made.options,
-    )
-    if made.options.get("freeze_stem") is None and made.pretrained and layers.has_stem(network.backbone):
-        layers.freeze_stem(network.backbone)
-    fresh = {name: value for name, value in network.state_dict().items() if name.startswith("recam_head.")}
-    load_into(network, {**load_weights(path), **fresh}, path)
-    return network

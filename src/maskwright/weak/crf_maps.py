@@ -1,0 +1,135 @@
+"""A dense CRF over seed maps, in the form of seed maps: the refinement `crf`.
+
+Unaries are the maps beside a score of the background: a constant plane, as when masks are made of maps, or SEAM's
+`(1 - highest map) ** alpha`. The result keeps the meaning of the background's score: where a class and the background
+are equally likely after the CRF, the class's map equals it, so that the same threshold makes the masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections import deque
+from collections.abc import Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskwright.config import CRFSettings
+from maskwright.engine import distributed
+from maskwright.engine.progress import track
+from maskwright.errors import RecipeError, unknown_name
+from maskwright.weak.cam import SeedMaps
+from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
+from maskwright.weak.extract import load_maps, save_maps
+from maskwright.weak.folders import LARGEST_BATCH, alike_groups, claim, missing_maps, origin
+
+BATCH = 4  # images of one size that go through the CRF together
+
+
+def crf_maps(
+    images: Tensor,
+    maps: Tensor,
+    *,
+    preset: str = "seam",
+    background: float = 0.25,
+    alpha: float | None = None,
+    mode: str = "lattice",
+) -> Tensor:
+    """Maps of images of one size and one count of classes after a dense CRF.
+
+    Args:
+        images: `(B, H, W, 3)` uint8, RGB.
+        maps: `(B, n, H, W)` in 0..1, n at least 1.
+        preset: one of `dense_crf.PRESETS`.
+        background: score of the background, in 0..1; also what even odds become.
+        alpha: the unary of the background is `(1 - highest map) ** alpha` instead.
+        mode: as for `dense_crf`.
+
+    Returns:
+        `(B, n, H, W)` float32 in 0..1: `background` where class and background are equally likely.
+
+    Raises:
+        RecipeError: unknown preset.
+        DataError: as `dense_crf`.
+    """
+    if preset not in PRESETS:
+        raise RecipeError(unknown_name("CRF preset", preset, PRESETS))
+    maps = maps.float()
+    if alpha is None:
+        plane = torch.full_like(maps[:, :1], background)
+    else:
+        plane = (1 - maps.amax(1, keepdim=True)).clamp(min=0) ** alpha
+    likely = dense_crf(images, unary_from_probabilities(torch.cat([plane, maps], 1)), **PRESETS[preset], mode=mode)
+    odds = likely[:, 1:] / (likely[:, 1:] + likely[:, :1]).clamp(min=1e-12)
+    return odds ** (math.log(background) / math.log(0.5))
+
+
+def crf_folder(
+    dataset: Any,
+    maps_folder: str | Path,
+    settings: CRFSettings,
+    folder: str | Path,
+    device: torch.device | str,
+    *,
+    background: float,
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Write maps `NAME.npz` after the CRF, and go on where it was stopped; shared by all processes.
+
+    Args:
+        dataset: images, names, tags and sizes.
+        maps_folder: seed maps.
+        settings: of the CRF.
+        folder: gets the files; images without tags get one without maps, images of which nobody said get none.
+        device: where to compute.
+        background: score of the background.
+        size: what the seeds were made with; the small maps are a quarter of it, or of the image's size.
+
+    Raises:
+        DataError: maps are missing or do not fit, or the folder holds maps of other origin.
+        RecipeError: unknown preset.
+    """
+    folder, maps_folder = Path(folder), Path(maps_folder)
+    options = {**settings.model_dump(mode="json"), "background": background}
+    claim(folder, {"crf": options, "maps": origin(maps_folder)})
+    jobs = alike_groups(dataset, missing_maps(dataset, folder), None, float("inf"), BATCH)
+    with ThreadPoolExecutor(1) as pool:
+        writes: deque[Future[None]] = deque()
+        for indices in track(jobs, title="dense CRF"):
+            names = [dataset.names[index] for index in indices]
+            found = [load_maps(maps_folder, name) for name in names]
+            for count in sorted({len(keys) for keys, _ in found}):
+                alike = [place for place, (keys, _) in enumerate(found) if len(keys) == count]
+                stacked = np.stack([found[place][1] for place in alike])
+                high_res = _refined(dataset, [indices[place] for place in alike], stacked, options, device)
+                for place, maps in zip(alike, high_res, strict=True):
+                    small = _quarter(maps, size or dataset.size(indices[place]))
+                    refined = SeedMaps(torch.from_numpy(found[place][0]), small, maps)
+                    writes.append(pool.submit(save_maps, folder, names[place], refined))
+            while len(writes) > LARGEST_BATCH:
+                writes.popleft().result()
+        for write in writes:
+            write.result()
+    distributed.barrier()
+
+
+def _refined(
+    dataset: Any, indices: Sequence[int], maps: np.ndarray, options: dict[str, Any], device: torch.device | str
+) -> Tensor:
+    if maps.shape[1] == 0:
+        return torch.from_numpy(maps).float()
+    images = torch.from_numpy(np.stack([dataset[index].image for index in indices])).to(device)
+    return crf_maps(images, torch.from_numpy(maps).to(device), **options)
+
+
+def _quarter(maps: Tensor, seen: tuple[int, int]) -> Tensor:
+    """Maps `(n, H, W)` at a quarter of the size that the network saw, rounded up."""
+    small = tuple((length - 1) // 4 + 1 for length in seen)
+    if len(maps) == 0:
+        return maps.new_zeros(0, *small)
+    return F.interpolate(maps[None], small, mode="bilinear", align_corners=False, antialias=True)[0]

@@ -1,0 +1,28 @@
+"""The networks that maps come from, by the word that a recipe names them with.
+
+A network is trained by `train(recipe, start, train, val, folder, device) -> dict`, where `start` is the file of the
+network before it in the recipe's chain, or None; it writes a classifier that `load_classifier` reads. A new one is one
+new file and one line here.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from typing import Any
+
+from maskwright.weak.classifier import train_classifier
+from maskwright.weak.recam_training import train_recam
+
+NETWORKS: dict[str, Callable[..., dict[str, Any]]] = {
+    "classifier": train_classifier,
+    "recam": train_recam,
+}
+
+TITLES = {
+    "classifier": "train the tag classifier",
+    "recam": "train ReCAM's second head",
+    "l2g": "train L2G's global network from a local one",
+    "seam": "train SEAM's two branches",
+    "eps": "train on tags and saliency (EPS)",
+    "edam": "train the layer of discriminative activation (EDAM)",
+}
