@@ -88,6 +88,15 @@ def test_shares_sum_to_one_and_relabelling_permutes_them(seed, stride):
     torch.testing.assert_close(mirrored.flip(3), plain)
 
 
+@pytest.mark.parametrize("dtype", [torch.uint8, torch.int16, torch.int32, torch.int64])
+def test_labels_of_every_type_are_counted_and_left_alone(dtype):
+    labels = labels_of(0, 2, 5, 13, 9).to(dtype)
+    before = labels.clone()
+    counts = cell_counts(labels, 5, stride=4)
+    assert torch.equal(counts, cell_counts(before.long(), 5, stride=4))
+    assert torch.equal(labels, before)
+
+
 def test_a_one_pixel_pole_keeps_its_share():
     labels = torch.zeros(1, 32, 32, dtype=torch.long)
     labels[0, :, 13] = 1

@@ -68,13 +68,16 @@ def cell_counts(
     row_cell, row_parts = _segments(rows, height)
     column_cell, column_parts = _segments(columns, width)
     kept = labels[:, : len(row_cell), : len(column_cell)]
-    cell = torch.tensor(row_cell)[:, None] * (column_parts + 1) + torch.tensor(column_cell)
-    cell = (cell * channels).to(
-        labels.device, torch.int32 if _fits(labels, row_parts, column_parts, channels) else torch.int64
-    )
-    index = kept.to(cell.dtype).masked_fill_(~valid[:, : len(row_cell), : len(column_cell)], num_classes) + cell
+    ignored = ~valid[:, : len(row_cell), : len(column_cell)]
     cells = (row_parts + 1) * (column_parts + 1) * channels
-    index += (torch.arange(len(labels), device=labels.device, dtype=cell.dtype) * cells)[:, None, None]
+    kind = torch.int32 if _fits(labels, row_parts, column_parts, channels) else torch.int64
+    index = kept.to(kind, copy=True).masked_fill_(ignored, num_classes)
+    # Axis by axis, so that no map of cell numbers as large as the labels is made.
+    offsets = lambda numbers, step: torch.tensor(numbers, device=labels.device, dtype=kind) * step  # noqa: E731
+    index += offsets(row_cell, (column_parts + 1) * channels)[:, None]
+    index += offsets(column_cell, channels)
+    if len(labels) > 1:
+        index += offsets(range(len(labels)), cells)[:, None, None]
     counts = torch.bincount(index.flatten(), minlength=len(labels) * cells).to(torch.int32)
     counts = counts.view(len(labels), row_parts + 1, column_parts + 1, channels)[:, :row_parts, :column_parts]
     counts = _join(_join(counts, rows, 1), columns, 2)
