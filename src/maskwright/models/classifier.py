@@ -3,17 +3,19 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.errors import DataError
+from maskwright.errors import DataError, RecipeError
 from maskwright.models import layers
 from maskwright.models.backbones import Backbone, create_backbone
+from maskwright.models.pcm import PCM, seam_input
 
 # What a classifier may have beside backbone and head; each is an attribute, None where it is not there.
-PARTS = ("recam_head", "background")
+PARTS = ("recam_head", "background", "pcm")
 
 
 class ImageTagClassifier(nn.Module):
@@ -23,17 +25,30 @@ class ImageTagClassifier(nn.Module):
     class activation map. Negative evidence counts: there is no ReLU before the pooling.
 
     Args:
-        backbone: only its coarsest feature map is used.
+        backbone: only its coarsest feature map is used, and by PCM the two before it: in ResNet-38 conv4 and conv5 (as
+            in SEAM and L2G), in a ResNet-50 layer2 and layer3 (our choice).
         num_tags: number of classes that an image can be tagged with (without background).
         recam_head: also have the second head, of the same shape, that ReCAM trains; `forward` does not use it.
         background: also have a map of the background, a 1x1 convolution with one output, for methods that train it
             (L2G, EPS); tag logits do not use it.
+        pcm: also have the pixel correlation module. `features`: the feature map is `f + PCM(f)` everywhere, as in L2G.
+            `cam`: it refines the class maps in `refined_maps`, as in SEAM; features and tag logits do not use it.
+
+    Raises:
+        RecipeError: an unknown kind of PCM, or one on a backbone with fewer than three feature maps.
     """
 
     def __init__(
-        self, backbone: Backbone, num_tags: int, *, recam_head: bool = False, background: bool = False
+        self,
+        backbone: Backbone,
+        num_tags: int,
+        *,
+        recam_head: bool = False,
+        background: bool = False,
+        pcm: Literal["features", "cam"] | None = None,
     ) -> None:
         super().__init__()
+        # PCM takes its feature maps as they are, so what only they need is not trained either.
         backbone.use_only([len(backbone.strides) - 1])
         self.backbone = backbone
         self.num_tags = num_tags
@@ -43,11 +58,13 @@ class ImageTagClassifier(nn.Module):
         self.background = nn.Conv2d(backbone.channels[-1], 1, 1, bias=False) if background else None
         if self.background is not None:
             nn.init.normal_(self.background.weight, std=0.01)
+        self.pcm = None if pcm is None else PCM(backbone.channels[-3:-1], pcm, image_channels=len(backbone.mean))
 
     @property
     def parts(self) -> dict[str, Any]:
         """What it has beside backbone and head, as `create_classifier` takes it."""
-        return {name: True for name in PARTS if getattr(self, name) is not None}
+        found = {name: getattr(self, name) for name in PARTS}
+        return {name: getattr(part, "kind", True) for name, part in found.items() if part is not None}
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -60,23 +77,72 @@ class ImageTagClassifier(nn.Module):
         return self.backbone.std
 
     def features(self, images: Tensor) -> Tensor:
-        """The last feature map `(B, D, h, w)` of normalised images `(B, 3, H, W)`."""
-        return self.backbone(images)[-1]
+        """The feature map `(B, D, h, w)` that the heads read, of normalised images `(B, 3, H, W)`."""
+        found = self.backbone(images)
+        if self.pcm is None or self.pcm.kind != "features":
+            return found[-1]
+        return found[-1] + self.pcm(found[-1], images, found[-3:-1])
 
     def logits(self, features: Tensor) -> Tensor:
         """Tag logits `(B, num_tags)` of a feature map `(B, D, h, w)`."""
         return self.classifier(features.mean((2, 3), keepdim=True)).flatten(1)
 
-    def forward(self, images: Tensor, *, features: bool = False) -> Tensor:
-        """Tag logits.
+    def maps(self, images: Tensor) -> Tensor:
+        """Score of every class at every position, before any ReLU, and last of the background where it has a map.
+
+        Where PCM is on the features, it is the heads on `features(images)`, but with PCM after the heads: both are
+        linear, so the result is the same, and K + 1 maps go through PCM instead of D.
 
         Args:
             images: `(B, 3, H, W)`, normalised.
-            features: give the feature map instead, for losses on it; wrapped networks must be called, not reached into.
 
         Returns:
-            `(B, num_tags)`, or `(B, D, h, w)`.
+            `(B, num_tags, h, w)`, or `(B, num_tags + 1, h, w)`.
         """
+        found = self.backbone(images)
+        heads = [self.classifier, *([] if self.background is None else [self.background])]
+        maps = F.conv2d(found[-1], torch.cat([head.weight for head in heads]))
+        if self.pcm is None or self.pcm.kind != "features":
+            return maps
+        return maps + self.pcm(maps, images, found[-3:-1])
+
+    def refined_maps(self, images: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
+        """Class maps, and what PCM makes of them as in SEAM; only PCM gets a gradient through the latter.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised.
+            weight: as for `class_maps`.
+
+        Returns:
+            `(B, num_tags, h, w)` before any ReLU, and `(B, num_tags + 1, h, w)` in 0..1, the background last.
+
+        Raises:
+            RecipeError: the network has no PCM for maps.
+        """
+        if self.pcm is None or self.pcm.kind != "cam":
+            raise RecipeError("refined maps need a network with PCM on its maps; train it with networks=[seam]")
+        found = self.backbone(images)
+        maps = self.class_maps(found[-1], weight)
+        return maps, self.pcm(seam_input(maps), images, found[-3:-1])
+
+    def forward(
+        self, images: Tensor, *, features: bool = False, maps: bool = False, refined: bool = False
+    ) -> Tensor | tuple[Tensor, Tensor]:
+        """Tag logits, or what losses need instead; wrapped networks must be called, not reached into.
+
+        Args:
+            images: `(B, 3, H, W)`, normalised.
+            features: give the feature map, as `features`.
+            maps: give the maps, as `maps`.
+            refined: give the maps before and after PCM, as `refined_maps`.
+
+        Returns:
+            `(B, num_tags)`, or what the method of that name gives.
+        """
+        if maps:
+            return self.maps(images)
+        if refined:
+            return self.refined_maps(images)
         found = self.features(images)
         return found if features else self.logits(found)
 
@@ -107,6 +173,7 @@ def create_classifier(
     stop_grad_after_layer2: bool = False,
     recam_head: bool = False,
     background: bool = False,
+    pcm: Literal["features", "cam"] | None = None,
     **options: Any,
 ) -> ImageTagClassifier:
     """An image-tag classifier on a new backbone, by default the ResNet-50 of the image-tag papers.
@@ -124,10 +191,12 @@ def create_classifier(
             ReCAM's train it).
         recam_head: see `ImageTagClassifier`.
         background: see `ImageTagClassifier`.
+        pcm: see `ImageTagClassifier`.
         options: passed to `create_backbone`.
 
     Raises:
-        RecipeError: as `create_backbone`; or a stem or stages to be frozen in a backbone where they are not known.
+        RecipeError: as `create_backbone` and `ImageTagClassifier`; or a stem or stages to be frozen in a backbone where
+            they are not known.
     """
     if output_stride == 8 and not dilate and "resnet" in backbone:
         options.setdefault("dilations", (1, 1, 2, 2))
@@ -143,7 +212,7 @@ def create_classifier(
         layers.freeze_stem(trunk)
     if stop_grad_after_layer2:
         layers.freeze_stages(trunk, stride=8)
-    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head, background=background)
+    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head, background=background, pcm=pcm)
 
 
 def load_classifier(path: str | Path) -> ImageTagClassifier:
@@ -165,8 +234,7 @@ def load_classifier(path: str | Path) -> ImageTagClassifier:
         backbone=made["backbone"],
         num_tags=made["num_tags"],
         output_stride=made["output_stride"],
-        **{name: made[name] for name in PARTS if name in made},
-        **made.get("options", {}),
+        **{**made.get("options", {}), **{name: made[name] for name in PARTS if name in made}},
     )
     load_into(model, load_weights(path), path)
     return model.eval()

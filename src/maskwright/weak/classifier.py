@@ -111,8 +111,7 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
         num_tags=num_tags,
         pretrained=made.pretrained if start is None else False,
         output_stride=made.output_stride,
-        **parts,
-        **made.options,
+        **{**made.options, **parts},
     )
     if start is not None:
         if made.options.get("freeze_stem") is None and made.pretrained and layers.has_stem(network.backbone):
@@ -147,7 +146,7 @@ def fit_tags(
         val: as for `train_classifier`.
         folder: as for `train_classifier`.
         device: where to train.
-        parameter_groups: as for `fit`.
+        parameter_groups: as for `fit`; what no group holds keeps its weights.
         title: what the progress line says.
 
     Returns:
@@ -162,6 +161,10 @@ def fit_tags(
             f"no image of split {recipe.data.train!r} has a tag; give tags=FILE (CSV or JSON) or tags=masks"
         )
     known = [index for index in range(len(val)) if val.tags(index) is not None]
+    trained = {id(parameter) for group in parameter_groups for parameter in group["params"]}
+    for parameter in network.parameters():
+        if id(parameter) not in trained:  # distributed training would wait for its gradient
+            parameter.requires_grad_(False)
 
     def validate(network: torch.nn.Module) -> dict[str, Any]:
         return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}

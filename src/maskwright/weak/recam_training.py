@@ -65,8 +65,12 @@ def train_recam(
         chosen = None if masks is None else masks(network, images, features, batch["tags"])
         return recam_loss(features, network.classifier.weight, second.weight, batch["tags"], lam, masks=chosen)
 
-    # The trunk and the first head, which are trained already, count as the backbone; the new head is what is new.
-    parts = nn.ModuleDict({"backbone": nn.ModuleList([network.backbone, network.classifier]), "head": second})
+    # What is trained already (trunk, first head, PCM on the features) counts as the backbone; the new head is what is
+    # new; a background or a PCM on maps is not in the loss and stays as it is.
+    old = nn.ModuleList([network.backbone, network.classifier])
+    if network.pcm is not None and network.pcm.kind == "features":
+        old.append(network.pcm)
+    parts = nn.ModuleDict({"backbone": old, "head": second})
     return fit_tags(
         network,
         step,
