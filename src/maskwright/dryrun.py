@@ -294,7 +294,8 @@ def _measure(
 ) -> tuple[_Watch, int]:
     """Train for two steps as `fit` does, with a smaller batch; gives the most bytes used on a GPU."""
     images, *size = measured
-    augment = settings.augment.model_copy(update={"resize": None, "long_side": None, "crop": tuple(size)})
+    first_sizes = {"resize": None, "long_side": None, "short_side": None}
+    augment = settings.augment.model_copy(update={**first_sizes, "crop": tuple(size)})
     changes = {
         "batch_size": images,
         "accumulate": 1,

@@ -153,10 +153,13 @@ def test_every_crop_position_occurs_and_none_beyond():
     assert columns == {0, 1, 2, 3}
 
 
-def test_long_side_and_scale_stay_in_their_bounds():
+def test_sides_and_scale_stay_in_their_bounds():
     sizes = [tuple(augmented(coordinates(), seed, long_side=(60, 63))["mask"].shape) for seed in range(80)]
     assert {width for _, width in sizes} == {60, 61, 62, 63}
     assert all(height == round(HEIGHT * width / WIDTH) for height, width in sizes)
+    sizes = [tuple(augmented(coordinates(), seed, short_side=(60, 63))["mask"].shape) for seed in range(80)]
+    assert {height for height, _ in sizes} == {60, 61, 62, 63}
+    assert all(width == round(WIDTH * height / HEIGHT) for height, width in sizes)
     widths = [augmented(coordinates(), seed, scale=(0.5, 1.5))["mask"].shape[1] for seed in range(80)]
     assert min(widths) >= 90
     assert max(widths) <= 270
@@ -291,6 +294,8 @@ def test_sizes_that_do_not_fit_are_named():
     ("settings", "text"),
     [
         ({"resize": (10, 10), "long_side": (5, 6)}, "set one of them"),
+        ({"short_side": (10, 10), "long_side": (5, 6)}, "long_side and augment.short_side are ways"),
+        ({"short_side": (20, 10)}, r"augment\.short_side"),
         ({"crop": (0, 10)}, r"augment\.crop"),
         ({"scale": (0.0, 1.0)}, r"augment\.scale"),
         ({"long_side": (20, 10)}, r"augment\.long_side"),

@@ -145,6 +145,38 @@ def test_extra_modules_are_trained_and_not_saved(toy, tmp_path):
     assert load_weights(tmp_path / "model.safetensors").keys() == model.state_dict().keys()
 
 
+def test_order_of_the_set_is_kept_where_asked(toy, tmp_path):
+    def order(folder, **options):
+        seen = []
+
+        def watched(network, batch):
+            seen.append(batch["index"].tolist())
+            return toy.step(network, batch)
+
+        settings = toy.settings(steps=6)
+        fit(toy.network(), watched, toy.train_set(), settings, folder, metadata={}, device="cpu", **options)
+        return [index for batch in seen for index in batch]
+
+    kept = order(tmp_path / "a", shuffle=False)
+    assert kept == list(range(24))
+    drawn = order(tmp_path / "b")
+    assert sorted(drawn) == kept
+    assert drawn != kept
+
+
+def test_extra_modules_are_laid_out_as_the_model(toy, tmp_path):
+    model, extra = toy.network(), nn.Conv2d(2, 2, 3, padding=1)
+
+    def with_extra(network, batch):
+        assert extra.weight.is_contiguous(memory_format=torch.channels_last)
+        loss = F.cross_entropy(extra(network(batch["image"].float() / 255)), batch["mask"].long())
+        return loss, {"cross_entropy": loss}
+
+    settings = toy.settings(steps=1, channels_last=True)
+    fit(model, with_extra, toy.train_set(), settings, tmp_path, metadata={}, device="cpu", trainable_extra=[extra])
+    assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
+
+
 @pytest.mark.parametrize(
     "changes", [{"autocast": "bfloat16"}, {"channels_last": True}, {"optimizer": "adamw", "lr": 0.01}]
 )
@@ -308,6 +340,16 @@ class TestRefuses:
     def test_other_settings(self, toy, half_done):
         with pytest.raises(DataError, match=r"lr was 0\.2, is 0\.3\. Give the same settings"):
             toy.train(half_done, lr=0.3)
+
+    def test_not_a_state_from_before_a_setting_was_there(self, toy, half_done):
+        state = torch.load(half_done / "state.pt", weights_only=True)
+        identity = json.loads(state["identity"])
+        del identity["nesterov"], identity["augment"]["short_side"]
+        torch.save({**state, "identity": json.dumps(identity)}, half_done / "state.pt")
+        with pytest.raises(DataError, match="nesterov was False, is True"):
+            toy.train(half_done, nesterov=True)
+        _, result = toy.train(half_done)
+        assert result["steps"] == 14
 
     def test_another_training_set(self, toy, half_done):
         with pytest.raises(DataError, match="training images was 24, is 25"):

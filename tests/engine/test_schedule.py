@@ -61,9 +61,18 @@ def test_onecycle_peaks_where_asked():
 
 @pytest.mark.parametrize("total", [1, 2, 3])
 def test_short_trainings_have_a_rate(total):
-    for name in ("poly", "onecycle", "constant"):
+    for name in ("poly", "onecycle", "constant", "step"):
         factors = [rate_factor(TrainSettings(schedule=name), t, total) for t in range(total)]
         assert all(0 < factor <= 1 for factor in factors), name
+
+
+@pytest.mark.parametrize(("total", "first"), [(10, 5), (7, 4), (1, 1)])
+def test_one_step_at_half_of_the_steps(total, first):
+    settings = TrainSettings(schedule="step")
+    factors = [rate_factor(settings, t, total) for t in range(total)]
+    assert factors == [1.0] * first + [0.1] * (total - first)
+    warm = TrainSettings(schedule="step", warmup=4)
+    assert [rate_factor(warm, t, 4) for t in range(4)] == pytest.approx([0, 0.25, 0.05, 0.075])
 
 
 def test_settings_choose():

@@ -38,7 +38,7 @@ class Window(NamedTuple):
 class _Draws(NamedTuple):
     """Uniform numbers in [0, 1), one for each decision, drawn whether or not its setting is on."""
 
-    long_side: float
+    side: float
     scale: float
     flip: float
     top: float
@@ -50,7 +50,7 @@ class _Draws(NamedTuple):
 
 
 class Augment:
-    """Random variation of training examples: resize or long side, scale, flip, crop with padding, colour jitter.
+    """Random variation of training examples: resize or one side, scale, flip, crop with padding, colour jitter.
 
     All draws of one example come from one call of the generator, always the same number in the same order: switching
     one setting on leaves what the others draw unchanged.
@@ -320,13 +320,14 @@ def jitter_colors(
 
 
 def _check_settings(settings: AugmentSettings) -> None:
-    if settings.resize is not None and settings.long_side is not None:
-        raise RecipeError("augment.resize and augment.long_side are two ways to say the first size; set one of them")
+    given = [name for name in ("resize", "long_side", "short_side") if getattr(settings, name) is not None]
+    if len(given) > 1:
+        raise RecipeError(f"augment.{' and augment.'.join(given)} are ways to say the first size; set one of them")
     for name in ("resize", "crop"):
         size = getattr(settings, name)
         if size is not None and min(size) < 1:
             raise RecipeError(f"augment.{name} must be [height, width] of at least 1 pixel, found {list(size)}")
-    for name in ("long_side", "scale"):
+    for name in ("long_side", "short_side", "scale"):
         bounds = getattr(settings, name)
         if bounds is not None and not 0 < bounds[0] <= bounds[1]:
             raise RecipeError(f"augment.{name} must be [smallest, largest], both above 0, found {list(bounds)}")
@@ -346,9 +347,10 @@ def _check_sizes(sample: Sample) -> None:
 def _target_size(settings: AugmentSettings, size: tuple[int, int], draws: _Draws) -> tuple[int, int]:
     """Size (height, width) that the image is resized to before the crop."""
     height, width = settings.resize or size
-    if settings.long_side is not None:
-        smallest, largest = settings.long_side
-        ratio = (smallest + int(draws.long_side * (largest - smallest + 1))) / max(size)
+    bounds = settings.long_side or settings.short_side
+    if bounds is not None:
+        side = max(size) if settings.long_side else min(size)
+        ratio = (bounds[0] + int(draws.side * (bounds[1] - bounds[0] + 1))) / side
         height, width = round(height * ratio), round(width * ratio)
     smallest_scale, largest_scale = settings.scale
     scale = smallest_scale + draws.scale * (largest_scale - smallest_scale)

@@ -51,6 +51,7 @@ def fit(
     device: str | torch.device,
     title: str = "training",
     trainable_extra: Iterable[nn.Module] = (),
+    shuffle: bool = True,
 ) -> dict[str, Any]:
     """Train a model; leaves `model.safetensors` (the result), `log.jsonl` and `state.pt` (where to go on) in a folder.
 
@@ -75,6 +76,7 @@ def fit(
         title: what the progress line says.
         trainable_extra: modules trained along but not saved with the model, such as a second classifier that `step`
             calls. Their parameters that no group has get `settings.lr`.
+        shuffle: false keeps the set's order in every epoch.
 
     Returns:
         `steps`, `epochs`, `seconds`, and the last log lines as `train` and `validate` (None where there was none).
@@ -97,7 +99,9 @@ def fit(
         model.eval()
         return json.loads(state["result"])
     with deterministic(settings.deterministic):
-        training = _Training(model, train_set, settings, folder, parameter_groups, trainable_extra, device, state)
+        training = _Training(
+            model, train_set, settings, folder, parameter_groups, trainable_extra, device, state, shuffle
+        )
         with Progress(title, training.total, training.step) as progress, StopSignals() as signals, training.log:
             if distributed.world_size() > 1:
                 progress.say(f"{settings.batch_size} images a batch, {_share(settings)} in each process")
@@ -118,6 +122,7 @@ class _Training:
         extra: Iterable[nn.Module],
         device: torch.device,
         state: dict[str, Any] | None,
+        shuffle: bool,
     ) -> None:
         self.settings, self.folder, self.device, self.seed = settings, folder, device, train_set.seed
         self.identity = identity_of(settings, train_set)
@@ -127,6 +132,7 @@ class _Training:
             workers=settings.workers,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
+            shuffle=shuffle,
             pin_memory=device.type == "cuda",
         )
         self.total = total_steps(settings, len(self.loader))
@@ -134,9 +140,10 @@ class _Training:
         groups = list(model.parameters() if parameter_groups is None else parameter_groups)
         self.model = distributed.synchronise_batchnorm(model, device) if settings.sync_batchnorm else model
         self.model.to(device)
-        if settings.channels_last:
-            self.model.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.extra = nn.ModuleList(extra).to(device)
+        if settings.channels_last:
+            for module in (self.model, self.extra):
+                module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = create_optimizer(_with_extra(groups, self.extra), settings)
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]

@@ -44,7 +44,7 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         raise DataError(f"{path} cannot be read ({error}); delete it to train from the start") from error
     if state["finished"] and not (folder / "model.safetensors").is_file():
         return None
-    before = json.loads(state["identity"])
+    before = _with_later_settings(json.loads(state["identity"]))
     changed = [
         f"{key} was {before.get(key)}, is {identity[key]}" for key in identity if before.get(key) != identity[key]
     ]
@@ -54,6 +54,12 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
             "Give the same settings to go on with it, or choose another folder"
         )
     return state
+
+
+def _with_later_settings(identity: dict[str, Any]) -> dict[str, Any]:
+    """An identity in which settings that the version which wrote it did not have are at their default."""
+    default = TrainSettings().model_dump(mode="json")
+    return {**default, **identity, "augment": {**default["augment"], **identity["augment"]}}
 
 
 def identity_of(settings: TrainSettings, train_set: Any) -> dict[str, Any]:

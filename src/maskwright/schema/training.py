@@ -33,6 +33,7 @@ class AugmentSettings(Settings):
 
     resize: tuple[int, int] | None = Field(None, description="first resize to this size")
     long_side: tuple[int, int] | None = Field(None, description="first resize the long side to a random value in here")
+    short_side: tuple[int, int] | None = Field(None, description="the same for the short side")
     scale: tuple[float, float] = Field((1.0, 1.0), description="random scale, uniform in here")
     crop: tuple[int, int] | None = Field(None, description="random crop, padded with mean colour and ignore")
     class_uniform: float = Field(
@@ -58,7 +59,9 @@ class TrainSettings(Settings):
     nesterov: bool = False
     weight_decay: float = Field(1e-4, ge=0)
     decay_norm_and_bias: bool = Field(True, description="weight decay also on biases and normalisation")
-    schedule: Literal["poly", "onecycle", "constant"] = "poly"
+    schedule: Literal["poly", "onecycle", "constant", "step"] = Field(
+        "poly", description="step: a tenth of lr in the second half"
+    )
     power: float = Field(0.9, ge=0)
     update_every: int = Field(1, gt=0, description="steps between changes of the poly rate; 10 in DeepLab's releases")
     warmup: int = Field(0, ge=0, description="steps of linear warm-up")
@@ -114,3 +117,6 @@ class InferenceSettings(Settings):
     window: tuple[int, int] | None = Field(None, description="sliding window size; none: whole image")
     stride: tuple[int, int] | None = Field(None, description="sliding window step; default 2/3 of the window")
     batch_size: int = Field(8, gt=0)
+    crf: Literal["irn", "seam", "deeplab", "largefov", "deeplab-vgg16"] | None = Field(
+        None, description="dense CRF after the network, at the size that it sees; see `weak.dense_crf.PRESETS`"
+    )
