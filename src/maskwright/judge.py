@@ -1,4 +1,4 @@
-"""Verbs on a finished run: score it on any data set with the same classes, write its report anew."""
+"""Verbs on a finished run: score it on any data set with the same classes, judge its seeds, write its report anew."""
 
 from __future__ import annotations
 
@@ -8,7 +8,8 @@ from typing import Any
 import yaml
 
 from maskwright.config import Recipe, apply_override, build_recipe
-from maskwright.errors import DataError
+from maskwright.errors import DataError, RecipeError
+from maskwright.files import read_json
 
 
 def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None) -> list[str]:
@@ -50,6 +51,76 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None)
     return [*score_table(scores), f"written to {folder}"]
 
 
+def judge_seeds(
+    where: Path,
+    overrides: list[str],
+    *,
+    threshold: str | None = None,
+    split: str | None = None,
+    stability: int = 0,
+    out: str | None = None,
+) -> list[str]:
+    """Judge the seed maps of a run stage by stage, or those of one folder; see `weak.seed_evaluation`.
+
+    Args:
+        where: a run folder, a folder of `NAME.npz` maps, or a folder of pseudo-masks.
+        overrides: `data=...` and any other setting of the recipe's `data`, `seeds` and `pseudo_masks`.
+        threshold: score of the background, or "best"; by default what the run's pseudo-masks were made with.
+        split: the images that the maps are of; by default the recipe's training split.
+        stability: number of images on which single views are compared; 0 leaves it out.
+        out: folder for `seed_evaluation.json`; by default `where`.
+
+    Returns:
+        A table as lines of text.
+
+    Raises:
+        DataError: nothing to judge there, or maps that do not fit the data.
+        RecipeError: stability without a run, or a threshold that cannot be.
+    """
+    from maskwright.data import open_dataset
+    from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages, table
+
+    if not where.is_dir():
+        raise DataError(f"{where} is no folder; expected a run, or a folder of maps or of pseudo-masks")
+    path = where / "recipe.yaml"
+    fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if path.is_file():
+        stages = map_stages(where)
+        scores = where / "pseudo_masks" / "scores.json"
+        if threshold is None and "pseudo_masks" in stages and scores.is_file():
+            threshold = str(read_json(scores)["threshold"])
+    elif not any(override.startswith("data=") for override in overrides):
+        raise RecipeError(f"{where} is not a run: say which images its maps are of, with data=FOLDER (or data=scenes)")
+    else:
+        stages = {where.parent.name if where.name == "maps" else where.name: where}
+    given = [] if threshold is None else [f"pseudo_masks.threshold={threshold}"]
+    needed = ("data", "pseudo_masks", "seeds") if stability else ("data", "pseudo_masks")
+    recipe = recipe_with(fields, [*given, *overrides], needed)
+    dataset = open_dataset(recipe.data, split or recipe.data.train)
+    extra = {}
+    if stability:
+        extra["stability"] = _stability(where, stages, dataset, recipe, stability)
+    folder = Path(out) if out else where
+    result = evaluate_seeds(dataset, stages, recipe.pseudo_masks, folder, **extra)
+    return [*table(result), f"written to {folder}"]
+
+
+def _stability(where: Path, stages: dict[str, Path], dataset: Any, recipe: Recipe, sample: int) -> dict[str, Any]:
+    from maskwright.engine.device import choose_device
+    from maskwright.models.classifier import load_classifier
+    from maskwright.weak.seed_signs import stability
+
+    if "seeds" not in stages:
+        raise RecipeError(f"stability needs the network that the seeds come from: give a run folder, found {where}")
+    threshold = recipe.pseudo_masks.threshold
+    if isinstance(threshold, str):
+        raise RecipeError("stability needs a threshold; give threshold=NUMBER")
+    device = choose_device(recipe.device)
+    source = read_json(where / "seeds" / "stage.json")["needs"][0]
+    network = load_classifier(where / source / "model.safetensors").to(device)
+    return stability(dataset, network, recipe.seeds, device, threshold=threshold, sample=sample)
+
+
 def score_table(scores: dict[str, Any]) -> list[str]:
     """Scores as lines: per class, then the means; a class that neither truth nor prediction has is left out."""
     lines = [f"{'class':<20}{'IoU':>8}{'F1':>8}{'prec.':>8}{'recall':>8}"]
@@ -85,9 +156,9 @@ def report_run(run_folder: Path) -> Path:
     )
 
 
-def recipe_with(fields: dict[str, Any], overrides: list[str]) -> Recipe:
+def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:
     """What of a stored recipe says how to judge, with overrides applied; the rest may be from another version."""
-    kept: dict[str, Any] = {key: fields[key] for key in ("data", "inference") if key in fields}
+    kept: dict[str, Any] = {key: fields[key] for key in keep if key in fields}
     for override in overrides:
         apply_override(kept, override)
     return build_recipe(kept, source="evaluate")

@@ -154,10 +154,10 @@ def score_masks(dataset: Any, folder: str | Path) -> ConfusionMatrix:
     confusion = ConfusionMatrix(dataset.labels)
     judged = 0
     for index, name in enumerate(dataset.names):
-        path = _mask_path(Path(folder), name)
+        path = mask_path(Path(folder), name)
         if dataset.has_mask(index) and path.is_file():
             judged += 1
-            _judge(confusion, read_mask(path), dataset[index].mask, name)
+            judge_mask(confusion, read_mask(path), dataset[index].mask, name)
     if not judged:
         raise DataError(f"no image of the set has both a true mask and a pseudo-mask in {folder}")
     return confusion
@@ -189,7 +189,7 @@ def _write_all(
 
     def work(index: int) -> _Result:
         name = dataset.names[index]
-        path = _mask_path(folder, name)
+        path = mask_path(folder, name)
         if path.is_file():
             mask = read_mask(path)
         else:
@@ -206,7 +206,7 @@ def _write_all(
         confusion = None
         if dataset.has_mask(index):
             confusion = ConfusionMatrix(labels)
-            _judge(confusion, mask, dataset[index].mask, name)
+            judge_mask(confusion, mask, dataset[index].mask, name)
         present = set(np.unique(mask).tolist())
         vanished = [value for value in dataset.tags(index) if value not in present]
         return _Result(confusion, vanished, float(np.mean(mask == labels.ignore_index)))
@@ -238,7 +238,12 @@ def _summary(dataset: Any, chosen: Sequence[int], results: Sequence[_Result]) ->
     }
 
 
-def _judge(confusion: ConfusionMatrix, mask: np.ndarray, truth: np.ndarray, name: str) -> None:
+def judge_mask(confusion: ConfusionMatrix, mask: np.ndarray, truth: np.ndarray, name: str) -> None:
+    """Add one mask to the counts; pixels where either has no label are left out.
+
+    Raises:
+        DataError: the two differ in size, or hold values that are no class.
+    """
     if mask.shape != truth.shape:
         raise DataError(
             f"{name}: pseudo-mask {mask.shape} and true mask {truth.shape} differ in size; make the maps at image size"
@@ -247,7 +252,8 @@ def _judge(confusion: ConfusionMatrix, mask: np.ndarray, truth: np.ndarray, name
     confusion.update(mask, np.where(unsure, mask, truth) if unsure.any() else truth)
 
 
-def _mask_path(folder: Path, name: str) -> Path:
+def mask_path(folder: Path, name: str) -> Path:
+    """Where the mask of an image lies in the artefact's folder."""
     return folder / "SegmentationClass" / f"{name}.png"
 
 

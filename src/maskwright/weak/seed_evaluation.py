@@ -1,0 +1,399 @@
+"""How good maps and masks are, stage by stage: against true masks where there are any, and by their own signs.
+
+Of each image every stage's file is read once, and one count of its pixels gives every threshold. With true masks:
+threshold curves, false positives and negatives per class, single-label against multi-label images (ReCAM, figure 6b).
+Without: tags that vanished, boundaries, areas; `DEFINITIONS` says what each number is. Such signs do not find a class
+that is wrong everywhere in the same way.
+"""
+
+from __future__ import annotations
+
+import os
+from collections.abc import Sequence
+from concurrent.futures import ThreadPoolExecutor
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskwright.config import MaskSettings
+from maskwright.data.masks import read_mask
+from maskwright.data.sample import LabelSpace
+from maskwright.engine.progress import track
+from maskwright.errors import DataError, RecipeError
+from maskwright.files import read_json, write_json
+from maskwright.metrics import ConfusionMatrix
+from maskwright.weak.extract import load_maps
+from maskwright.weak.pseudo_masks import judge_mask, mask_path, sweep_thresholds
+from maskwright.weak.seed_signs import (
+    FEWEST_FOR_FENCES,
+    NEARLY_EVERYTHING,
+    NEARLY_NOTHING,
+    area_prior,
+    boundary_agreement,
+    edge_strength,
+    mean_agreement,
+)
+from maskwright.weak.seeds import add_confusion, best_two, count_above, sweep, sweep_row, winner_labels
+
+FILE_NAME = "seed_evaluation.json"
+MOST_OUTLIERS = 100  # that the file names of each stage
+GROUPS = ("untagged", "single_label", "multi_label")
+
+DEFINITIONS = {
+    "miou": "one confusion matrix over the set, background included; null without true masks",
+    "fp, fn": "shares of the union of truth and mask that are mask alone and truth alone; iou + fp + fn = 1",
+    "single_label, multi_label": "images with exactly one tag and with more; miou_common is over the classes that the "
+    "truth has in both groups",
+    "tag_consistency": "kept: share of the tags whose class has a pixel; extra: share of the classes with a pixel that "
+    "are no tag of the image; exact: share of images that show their tags and nothing else",
+    "vanished_tags": "images whose mask lost the class, images tagged with it",
+    "boundary_agreement": "mean edge strength where two labels meet as a multiple of the image's mean: 1 is chance, "
+    "higher is better; mean over images. Edge strength: Sobel gradient, highest of the channels and within one pixel. "
+    "Not defined where all pixels have one label (one_label) or one colour (no_edges)",
+    "area": "quartiles, over the images tagged with a class, of its share of the pixels that have a label; null for a "
+    f"class that is no tag. Out of the ordinary: below {NEARLY_NOTHING} or above {NEARLY_EVERYTHING}, or, with at "
+    f"least {FEWEST_FOR_FENCES} images, more than 1.5 quartile distances beyond the quartiles of log(a / (1 - a))",
+    "foreground": "mean share of the pixels that is not background",
+}
+
+
+def evaluate_seeds(
+    dataset: Any, stages: dict[str, Path], settings: MaskSettings, folder: str | Path, **extra: Any
+) -> dict[str, Any]:
+    """Judge every stage's maps or masks and write `seed_evaluation.json`. Call it in one process.
+
+    Args:
+        dataset: images and tags, and true masks where there are any; images of which nobody said what they show are
+            left out.
+        stages: stage name -> folder of `NAME.npz` maps, or the pseudo-mask artefact's, in the order they were made.
+        settings: the default threshold, and the sweep. With "best" the maps of the last stage are read once more.
+        folder: gets the file.
+        **extra: kept in the file as it is, such as `stability`.
+
+    Returns:
+        What is written: `split`, `images`, `images_judged`, `threshold`, `threshold_from`, `definitions`, and `stages`,
+        for each of which `kind` (maps or masks), `sweep` (rows as of `seeds.sweep`, None without true masks, with
+        `vanished`, the share of the tags without a pixel, and `foreground`), `best_threshold`, `default` and `best`
+        (scores at that threshold: those of a row, `per_class`, `single_label`, `multi_label`; None without true masks),
+        and, at the default threshold, `tag_consistency`, `vanished_tags`, `boundary_agreement`, `area`, `outliers`.
+
+    Raises:
+        DataError: maps or masks are missing or do not fit, or no image has known tags.
+        RecipeError: threshold "best" without true masks or maps, or a sweep that has no steps.
+    """
+    chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
+    if not chosen:
+        raise DataError("seeds are judged on images whose tags are known, found none; give tags=FILE (CSV or JSON)")
+    swept = sweep_thresholds(settings)
+    default = _default_threshold(dataset, stages, settings, swept)
+    thresholds = np.unique(np.asarray([*swept, default], np.float64))
+    tables = {name: _Table(dataset, thresholds, default, _is_masks(Path(where))) for name, where in stages.items()}
+
+    def work(index: int) -> list[_Found]:
+        sample = dataset[index]
+        truth = sample.mask if dataset.has_mask(index) else None
+        edges = edge_strength(sample.image)
+        return [_look(Path(where), sample.name, truth, edges, tables[name]) for name, where in stages.items()]
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        done = track(pool.map(work, chosen), title="judging seeds", total=len(chosen))
+        for index, found in zip(chosen, done, strict=True):
+            for table, entry in zip(tables.values(), found, strict=True):
+                table.add(index, entry)
+    result = {
+        "split": dict(dataset.source).get("split"),
+        "images": len(chosen),
+        "images_judged": sum(dataset.has_mask(index) for index in chosen),
+        "threshold": default,
+        "threshold_from": "true masks" if settings.threshold == "best" else "given",
+        "definitions": DEFINITIONS,
+        "stages": {name: table.summary(swept) for name, table in tables.items()},
+        **extra,
+    }
+    write_json(Path(folder) / FILE_NAME, result)
+    return result
+
+
+def _default_threshold(dataset: Any, stages: dict[str, Path], settings: MaskSettings, swept: Sequence[float]) -> float:
+    if settings.threshold != "best":
+        return settings.threshold
+    maps = [where for where in stages.values() if not _is_masks(Path(where))]
+    rows = [row for row in sweep(dataset, maps[-1], swept) if row["miou"] is not None] if maps else []
+    if not rows:
+        raise RecipeError("pseudo_masks.threshold=best needs maps and true masks, found none; give a number")
+    return max(rows, key=lambda row: row["miou"])["threshold"]
+
+
+def _is_masks(where: Path) -> bool:
+    return (where / "SegmentationClass").is_dir()
+
+
+@dataclass
+class _Found:
+    """What one stage shows in one image.
+
+    Args:
+        keys: tag position of each map, `(n,)`.
+        above: of `count_above`, all truth together `(n, T)`; None for a mask.
+        counts: confusion counts that are not zero anyway, as `count_above` gives them; `(C, C)` for a mask; or None.
+        areas: pixels of each class at the default threshold, `(C,)`.
+        pixels: that have a label.
+        agreement: `boundary_agreement`.
+    """
+
+    keys: np.ndarray
+    above: np.ndarray | None
+    counts: Any
+    areas: np.ndarray
+    pixels: int
+    agreement: float | str
+
+
+class _Table:
+    """Sums over the images of one stage."""
+
+    def __init__(self, dataset: Any, thresholds: np.ndarray, default: float, masks: bool) -> None:
+        self.dataset, self.labels, self.masks = dataset, dataset.labels, masks
+        self.thresholds = np.array([default]) if masks else thresholds
+        self.default = default
+        classes = self.labels.num_classes
+        self.counts = np.zeros((len(GROUPS), len(self.thresholds), classes, classes), np.int64)
+        self.judged = [0] * len(GROUPS)
+        self.vanished = np.zeros(len(self.thresholds), np.int64)
+        self.foreground = np.zeros(len(self.thresholds))
+        self.areas: dict[int, list[tuple[float, str]]] = {value: [] for value in self.labels.foreground}
+        self.agreement: list[float | str] = []
+        self.kept = self.extra = self.exact = self.images = 0
+
+    def add(self, index: int, found: _Found) -> None:
+        tags = self.dataset.tags(index)
+        self.images += 1
+        self.agreement.append(found.agreement)
+        if found.counts is not None:
+            group = min(len(tags), 2)
+            self.judged[group] += 1
+            if self.masks:
+                self.counts[group, 0] += found.counts
+            else:
+                above, total = found.counts
+                add_confusion(self.counts[group], above, total, found.keys, self.labels)
+        pixels = max(found.pixels, 1)
+        shown = {value for value in self.labels.foreground if found.areas[value]}
+        self.kept += len(shown & set(tags))
+        self.extra += len(shown - set(tags))
+        self.exact += shown == set(tags)
+        for value in tags:
+            self.areas[value].append((float(found.areas[value]) / pixels, self.dataset.names[index]))
+        if found.above is None:
+            self.vanished += len(set(tags) - shown)
+            self.foreground += sum(int(found.areas[value]) for value in self.labels.foreground) / pixels
+        else:
+            mapped = np.isin(np.asarray(self.labels.foreground)[found.keys], tags)
+            self.vanished += len(tags) - (found.above[mapped] > 0).sum(0)
+            self.foreground += found.above.sum(0) / pixels
+
+    def summary(self, swept: Sequence[float]) -> dict[str, Any]:
+        """What the file says of this stage."""
+        tags = sum(len(entries) for entries in self.areas.values())
+        rows = []
+        for place, threshold in enumerate(self.thresholds):
+            row: dict[str, Any] = {"threshold": round(float(threshold), 10), "miou": None}
+            if any(self.judged):
+                row = sweep_row(threshold, ConfusionMatrix.from_matrix(self.counts[:, place].sum(0), self.labels))
+            row["vanished"] = int(self.vanished[place]) / tags if tags else None
+            row["foreground"] = float(self.foreground[place]) / self.images
+            rows.append(row)
+        listed = [row for row in rows if row["threshold"] in set(swept)]
+        scored = [place for place, row in enumerate(rows) if row["miou"] is not None and row in listed]
+        best = max(scored, key=lambda place: rows[place]["miou"]) if scored and not self.masks else None
+        used = int(np.searchsorted(self.thresholds, self.default))
+        shown = self.kept + self.extra
+        return {
+            "kind": "masks" if self.masks else "maps",
+            "sweep": [] if self.masks else listed,
+            "best_threshold": None if best is None else rows[best]["threshold"],
+            "default": self._scores(used, rows[used]),
+            "best": None if best is None else self._scores(best, rows[best]),
+            "tag_consistency": {
+                "kept": self.kept / tags if tags else None,
+                "extra": self.extra / shown if shown else None,
+                "exact": self.exact / self.images,
+            },
+            "vanished_tags": {
+                self.labels.names[value]: [sum(share == 0 for share, _ in entries), len(entries)]
+                for value, entries in self.areas.items()
+            },
+            "boundary_agreement": mean_agreement(self.agreement),
+            **self._areas(),
+        }
+
+    def _scores(self, place: int, row: dict[str, Any]) -> dict[str, Any] | None:
+        if row["miou"] is None:
+            return None
+        rates = ConfusionMatrix.from_matrix(self.counts[:, place].sum(0), self.labels).scores()["per_class"]
+        truth = self.counts[:, place].sum(2) > 0
+        common = truth[1] & truth[2]
+        groups = {}
+        for group in (1, 2):
+            confusion = ConfusionMatrix.from_matrix(self.counts[group, place], self.labels)
+            scores = sweep_row(row["threshold"], confusion)
+            ious = confusion.rates()["iou"][common]
+            groups[GROUPS[group]] = {
+                "images": self.judged[group],
+                **{key: scores[key] for key in ("miou", "fp", "fn")},
+                "miou_common": float(np.mean(ious)) if len(ious) else None,
+            }
+        return {
+            **{key: value for key, value in row.items() if key not in ("vanished", "foreground")},
+            "per_class": {
+                name: {"iou": rate["iou"], "fp": rate["fp_rate"], "fn": rate["fn_rate"]} for name, rate in rates.items()
+            },
+            **groups,
+        }
+
+    def _areas(self) -> dict[str, Any]:
+        """Area prior of every class, and the images that are out of the ordinary, the farthest off first."""
+        area: dict[str, Any] = {}
+        odd: list[tuple[float, dict[str, Any]]] = []
+        for value, entries in self.areas.items():
+            name = self.labels.names[value]
+            if not entries:
+                area[name] = None
+                continue
+            shares = np.array([share for share, _ in entries])
+            area[name], sides = area_prior(shares)
+            for side, (share, image) in zip(sides.tolist(), entries, strict=True):
+                if side:
+                    kind = "nearly nothing" if side < 0 else "nearly everything"
+                    odd.append((min(share, 1 - share), {"name": image, "class": name, "share": share, "kind": kind}))
+        odd.sort(key=lambda entry: entry[0])
+        return {"area": area, "outliers": [entry for _, entry in odd[:MOST_OUTLIERS]]}
+
+
+def _look(where: Path, name: str, truth: np.ndarray | None, edges: np.ndarray, table: _Table) -> _Found:
+    """Read one stage's file of one image, and count it.
+
+    Raises:
+        DataError: it is missing or does not fit.
+    """
+    labels: LabelSpace = table.labels
+    counts: Any = None
+    if table.masks:
+        mask = read_mask(mask_path(where, name))
+        _check_size(name, mask.shape, edges.shape)
+        if truth is not None:
+            confusion = ConfusionMatrix(labels)
+            judge_mask(confusion, mask, truth, name)
+            counts = confusion.matrix.numpy()
+        keys, above = np.zeros(0, np.int64), None
+    else:
+        keys, maps = load_maps(where, name)
+        _check_size(name, maps.shape[1:], edges.shape)
+        best, winner = best_two(maps)[:2] if len(maps) else (None, None)
+        try:
+            found, total = count_above(best, winner, len(keys), truth, table.thresholds, labels)
+        except DataError as error:
+            raise DataError(f"{name}: {error}") from None
+        above = found.sum(0)
+        if truth is not None:
+            # Copies, so that the rows of what is no class do not wait in memory.
+            counts = (found[: labels.num_classes].copy(), total[: labels.num_classes].copy())
+        if best is None or winner is None:
+            empty = labels.ignore_index if labels.background is None else labels.background
+            mask = np.full(edges.shape, empty, np.uint8)
+        else:
+            mask = winner_labels(best, winner, keys, table.default, labels.background, labels.foreground)
+    areas = np.bincount(mask.ravel(), minlength=256)[: labels.num_classes]
+    agreement = boundary_agreement(mask, edges, labels.ignore_index)
+    return _Found(keys, above, counts, areas, int(areas.sum()), agreement)
+
+
+def _check_size(name: str, found: tuple[int, ...], image: tuple[int, ...]) -> None:
+    if tuple(found) != tuple(image):
+        raise DataError(
+            f"{name}: maps or mask {tuple(found)} and image {tuple(image)} differ in size (height, width); make the "
+            "maps anew from these images"
+        )
+
+
+def map_stages(run_folder: Path) -> dict[str, Path]:
+    """The finished stages of a run that left maps, then its pseudo-masks: name -> folder, in the order of their making.
+
+    Raises:
+        DataError: there is none.
+    """
+    records = {
+        path.parent.name: read_json(path)
+        for path in run_folder.glob("*/stage.json")
+        if ".stale-" not in path.parent.name
+    }
+
+    def depth(name: str) -> int:
+        return 1 + max((depth(need) for need in records[name]["needs"] if need in records), default=0)
+
+    found = {}
+    for name in sorted((name for name in records if records[name]["finished"]), key=depth):
+        if _holds_maps(run_folder / name / "maps"):
+            found[name] = run_folder / name / "maps"
+        elif _is_masks(run_folder / name):
+            found[name] = run_folder / name
+    if not found:
+        raise DataError(
+            f"{run_folder} has no finished stage with seed maps or pseudo-masks; run `maskwright label` first"
+        )
+    return found
+
+
+def _holds_maps(folder: Path) -> bool:
+    """Whether the files of a folder are seed maps, and not edges."""
+    path = next(folder.rglob("*.npz"), None)
+    if path is None:
+        return False
+    with np.load(path, allow_pickle=False) as arrays:
+        return "high_res" in arrays.files
+
+
+def table(result: dict[str, Any]) -> list[str]:
+    """What `evaluate_seeds` found, as lines of text: one per stage, then what needs a look."""
+    lines = [
+        f"{'stage':<14}{'mIoU':>7}{'best':>7}{'at':>6}{'fp':>7}{'fn':>7}{'single':>8}{'multi':>7}"
+        f"{'tags kept':>11}{'edges':>7}{'odd areas':>11}"
+    ]
+    for name, stage in result["stages"].items():
+        default, best = stage["default"] or {}, stage["best"] or {}
+        odd = sum(
+            entry["nearly_nothing"] + entry["nearly_everything"]
+            for entry in stage["area"].values()
+            if entry is not None
+        )
+        groups = [(default.get(group) or {}).get("miou") for group in GROUPS[1:]]
+        cells = [
+            (_number(default.get("miou")), 7),
+            (_number(best.get("miou")), 7),
+            ("-" if stage["best_threshold"] is None else f"{stage['best_threshold']:g}", 6),
+            (_number(default.get("fp")), 7),
+            (_number(default.get("fn")), 7),
+            (_number(groups[0]), 8),
+            (_number(groups[1]), 7),
+            (_number(stage["tag_consistency"]["kept"]), 11),
+            (_number(stage["boundary_agreement"]["mean"], 1, 2), 7),
+            (str(odd), 11),
+        ]
+        lines.append(f"{name:<14}" + "".join(f"{text:>{width}}" for text, width in cells))
+    where = f"{result['images']} images of split {result['split']}, {result['images_judged']} with a true mask"
+    lines.append(f"at threshold {result['threshold']:g} ({result['threshold_from']}); {where}; numbers but edges in %")
+    last = list(result["stages"].values())[-1]
+    lost = {name: pair for name, pair in last["vanished_tags"].items() if pair[0]}
+    if lost:
+        listed = sorted(lost.items(), key=lambda item: -item[1][0] / item[1][1])
+        lines.append("tags lost in the last stage: " + ", ".join(f"{n} {a} of {b}" for n, (a, b) in listed[:12]))
+    stable = result.get("stability")
+    if stable:
+        lines.append(f"single views agree with all of them: IoU {_number(stable['iou'])} on {stable['images']} images")
+    return lines
+
+
+def _number(value: float | None, factor: float = 100, digits: int = 1) -> str:
+    return "-" if value is None else f"{factor * value:.{digits}f}"
