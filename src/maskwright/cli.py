@@ -105,6 +105,19 @@ def evaluate(
 
 
 @app.command()
+def seeds(
+    where: Annotated[Path, typer.Argument(help="a run folder, or a folder of maps or of pseudo-masks")],
+    settings: Overrides = None,
+) -> None:
+    """Judge seeds stage by stage, with true masks or without: threshold=NUMBER stability=IMAGES split= out=FOLDER."""
+    from maskwright.judge import judge_seeds
+
+    overrides, options = _split(settings, {"threshold": None, "split": None, "stability": 0, "out": None})
+    for line in judge_seeds(where, overrides, **options):
+        typer.echo(line)
+
+
+@app.command()
 def predict(
     run_folder: Annotated[Path, typer.Argument(help="a run folder, or a model file")],
     images: Annotated[list[str], typer.Argument(help="files, folders or globs; and out=FOLDER")],

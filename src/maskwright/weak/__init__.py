@@ -39,6 +39,7 @@ __all__ = [
     "read_provenance",
     "score_masks",
     "seed_labels",
+    "seed_method",
     "sweep",
     "write_pseudo_masks",
 ]
@@ -63,13 +64,7 @@ def extract_seeds(
         RecipeError: unknown seed method, or an option that it does not have.
         DataError: the folder holds maps made with other settings or another network.
     """
-    if settings.method not in SEED_METHODS:
-        raise RecipeError(unknown_name("seed method", settings.method, SEED_METHODS))
-    method = SEED_METHODS[settings.method]
-    known = list(inspect.signature(method).parameters)[2:]  # after the network and the views
-    for name in settings.options:
-        if name not in known:
-            raise RecipeError(unknown_name(f"option of seeds {settings.method}", name, known))
+    method, options = seed_method(settings)
     maps = Path(folder) / "maps"
     extract_folder(
         dataset,
@@ -78,6 +73,22 @@ def extract_seeds(
         maps,
         device,
         method=method,
-        options=settings.options,
+        options=options,
     )
     return maps
+
+
+def seed_method(settings: SeedSettings) -> tuple[SeedMethod, dict[str, Any]]:
+    """The method that the settings name, and its options.
+
+    Raises:
+        RecipeError: unknown seed method, or an option that it does not have.
+    """
+    if settings.method not in SEED_METHODS:
+        raise RecipeError(unknown_name("seed method", settings.method, SEED_METHODS))
+    method = SEED_METHODS[settings.method]
+    known = list(inspect.signature(method).parameters)[2:]  # after the network and the views
+    for name in settings.options:
+        if name not in known:
+            raise RecipeError(unknown_name(f"option of seeds {settings.method}", name, known))
+    return method, settings.options
