@@ -1,6 +1,10 @@
 from __future__ import annotations
 
 import math
+import os
+import subprocess
+import sys
+from pathlib import Path
 
 import pytest
 import torch
@@ -11,6 +15,7 @@ from maskwright.errors import RecipeError
 from maskwright.losses.loss_max_pooling import LossMaxPooling, loss_max_pooling, loss_max_pooling_weights
 
 from .contract import LossContract, example
+from .two_processes import example as distributed_example
 
 POWERS = st.sampled_from([1.0, 1.02, 1.1, 1.3, 1.7, 2.0, 3.0, 10.0, math.inf])
 
@@ -176,3 +181,24 @@ def test_refuses_what_cannot_be(arguments, words):
         LossMaxPooling(**arguments)
     with pytest.raises(RecipeError, match="scope"):
         loss_max_pooling(torch.rand(1, 4), scope="pixel")
+
+
+@pytest.mark.distributed
+def test_under_ddp_images_pool_as_in_one_process_and_a_batch_is_the_process_own(tmp_path):
+    scopes = ("image", "batch")
+    script = Path(__file__).with_name("two_processes.py")
+    for scope in scopes:
+        launcher = [sys.executable, "-m", "torch.distributed.run", "--standalone", "--nproc-per-node", "2"]
+        command = [*launcher, str(script), scope, str(tmp_path / scope)]
+        subprocess.run(command, check=True, timeout=120, env={**os.environ, "OMP_NUM_THREADS": "1"})
+    network, images, labels = distributed_example()
+
+    def gradient(scope, *parts):
+        losses = [LossMaxPooling(p=1.3, scope=scope)(network(images[part]), labels[part]) for part in parts]
+        return torch.autograd.grad(sum(losses) / len(parts), network.weight)[0]
+
+    whole, halves = slice(0, 4), (slice(0, 2), slice(2, 4))
+    found = {scope: torch.load(tmp_path / scope, weights_only=True) for scope in scopes}
+    torch.testing.assert_close(found["image"], gradient("image", whole))
+    torch.testing.assert_close(found["batch"], gradient("batch", *halves))
+    assert (found["batch"] - gradient("batch", whole)).abs().max() > 1e-3

@@ -90,8 +90,9 @@ def loss_max_pooling(
         p: norm of the weights, 1 <= p <= inf.
         ratio: least fraction of the valid losses that carries weight.
         scope: "image" pools each image and averages the images that have a valid pixel (the paper's form); "batch"
-            pools all pixels at once, which lets hard images take the mass. In a distributed run the batch is the
-            process's own.
+            pools all pixels at once, which lets hard images take the mass. Nothing is exchanged in a distributed run:
+            "image" gives the gradient of one process with the whole batch (where every image has a valid pixel), the
+            batch of "batch" is the process's own.
 
     Returns:
         A scalar between the mean of the valid losses and the largest; a graph-connected 0 where none is valid.
