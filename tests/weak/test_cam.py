@@ -22,13 +22,7 @@ from maskwright.weak.cam import (
 )
 from maskwright.weak.extract import load_maps, weights_digest
 
-from .contract import SeedMethodContract
-
 SCALES = (1.0, 0.5, 1.5)
-
-
-class TestCAM(SeedMethodContract):
-    method = "cam"
 
 
 @pytest.mark.parametrize(("length", "stride", "expected"), [(1, 4, 1), (4, 4, 1), (5, 4, 2), (64, 16, 4), (65, 16, 5)])

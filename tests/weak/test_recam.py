@@ -33,12 +33,7 @@ from maskwright.weak.recam import (
 )
 from maskwright.weak.recam_training import train_recam
 
-from .contract import SeedMethodContract, picture, trained_like, views_of
-
-
-class TestReCAM(SeedMethodContract):
-    method = "recam"
-
+from .contract import picture, trained_like, views_of
 
 TAGS = torch.tensor([[0, 1, 0, 1, 1], [0, 0, 0, 0, 0], [1, 0, 0, 0, 0]], dtype=torch.float64)
 

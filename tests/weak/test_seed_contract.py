@@ -1,0 +1,142 @@
+"""What every seed method must keep; a method is tested by being registered."""
+
+from __future__ import annotations
+
+import copy
+from dataclasses import dataclass, field
+from typing import Any
+
+import pytest
+import torch
+from torch import nn
+
+from maskwright.weak import SEED_METHODS
+from maskwright.weak.cam import SeedMaps, strided
+
+from .contract import BACKBONES, picture, trained_like, views_of
+
+
+@dataclass
+class Case:
+    """How a method is called and which parts its network needs beside the heads; `tolerance` is that of maps, between
+    one batch and image by image."""
+
+    options: dict[str, Any] = field(default_factory=dict)
+    parts: dict[str, bool] = field(default_factory=dict)
+    tolerance: float = 1e-4
+
+
+# Methods that need options or parts, that are slow without options, or that have several forms.
+CASES: dict[str, dict[str, Case]] = {
+    # Each step divides by the largest gradient and cuts at a threshold: rounding grows.
+    "advcam": {
+        "released": Case({"steps": 2}, tolerance=1e-3),
+        "equation": Case({"steps": 2, "form": "equation"}, tolerance=1e-3),
+    },
+    "scorecam": {"": Case({"channels": 4})},
+}
+EVERY = {
+    f"{method}-{form}" if form else method: (method, case)
+    for method in SEED_METHODS
+    for form, case in CASES.get(method, {"": Case()}).items()
+}
+FIRST = next(iter(BACKBONES))
+
+
+@pytest.mark.parametrize(("method", "case"), EVERY.values(), ids=EVERY)
+class TestSeedMethod:
+    def maps(self, method, case, images, tags, network: nn.Module | None = None, **view) -> list[SeedMaps]:
+        network = trained_like(FIRST, **case.parts) if network is None else network
+        return SEED_METHODS[method](network, views_of(images, tags, **view), **case.options)
+
+    @pytest.mark.parametrize("backbone", BACKBONES)
+    def test_any_backbone(self, method, case, backbone):
+        (found,) = self.maps(method, case, [picture()], [(0, 2)], trained_like(backbone, **case.parts))
+        self.check(found, (0, 2), (32, 48))
+        assert (found.high_res.amax((1, 2)) > 0.5).all()
+
+    def check(self, found: SeedMaps, keys: tuple[int, ...], size: tuple[int, int]) -> None:
+        assert found.keys.dtype == torch.int64
+        assert found.keys.tolist() == list(keys)
+        assert found.cam.shape == (len(keys), strided(size[0], 4), strided(size[1], 4))
+        assert found.high_res.shape == (len(keys), *size)
+        for maps in (found.cam, found.high_res):
+            assert torch.isfinite(maps).all()
+            assert (maps >= 0).all()
+            assert (maps <= 1).all()
+            assert not maps.requires_grad
+
+    @pytest.mark.parametrize("size", [(33, 47), (7, 70), (16, 5)])
+    def test_any_size(self, method, case, size):
+        (found,) = self.maps(method, case, [picture(size=size)], [(1,)])
+        self.check(found, (1,), size)
+
+    @pytest.mark.parametrize("flip", [True, False])
+    @pytest.mark.parametrize("tags", [(), (1,), (0, 1, 2)])
+    def test_any_tags(self, method, case, tags, flip):
+        (found,) = self.maps(method, case, [picture()], [tags], flip=flip)
+        self.check(found, tags, (32, 48))
+
+    def test_a_network_of_one_class(self, method, case):
+        (found,) = self.maps(method, case, [picture()], [(0,)], trained_like(FIRST, 1, **case.parts))
+        self.check(found, (0,), (32, 48))
+        assert found.high_res.max() > 0.5
+
+    def test_batch_equals_loop(self, method, case):
+        images, tags = [picture(seed) for seed in range(3)], [(0, 2), (), (1,)]
+        together = self.maps(method, case, images, tags)
+        for pixels, keys, found in zip(images, tags, together, strict=True):
+            (alone,) = self.maps(method, case, [pixels], [keys])
+            self.check(found, keys, (32, 48))
+            torch.testing.assert_close(found.high_res, alone.high_res, rtol=0, atol=case.tolerance)
+            torch.testing.assert_close(found.cam, alone.cam, rtol=0, atol=case.tolerance)
+
+    def test_classes_do_not_depend_on_which_others_are_tagged(self, method, case):
+        (every,) = self.maps(method, case, [picture()], [(0, 1, 2)])
+        (alone,) = self.maps(method, case, [picture()], [(1,)])
+        torch.testing.assert_close(every.high_res[1:2], alone.high_res, rtol=0, atol=case.tolerance)
+
+    def test_mirror_image_has_mirrored_maps(self, method, case):
+        (found,) = self.maps(method, case, [picture()], [(0, 2)])
+        (mirrored,) = self.maps(method, case, [picture()[:, ::-1].copy()], [(0, 2)])
+        torch.testing.assert_close(mirrored.high_res, found.high_res.flip(-1), rtol=0, atol=10 * case.tolerance)
+
+    @pytest.mark.parametrize("dtype", [torch.float64, torch.bfloat16])
+    def test_dtype_of_the_caller(self, method, case, dtype):
+        network = copy.deepcopy(trained_like(FIRST, **case.parts)).to(dtype)
+        (found,) = self.maps(method, case, [picture()], [(0, 2)], network, dtype=dtype)
+        self.check(found, (0, 2), (32, 48))
+        assert found.high_res.dtype == torch.promote_types(dtype, torch.float32)
+
+    def test_autocast(self, method, case):
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (found,) = self.maps(method, case, [picture()], [(0, 2)])
+        self.check(found, (0, 2), (32, 48))
+        assert found.high_res.dtype == torch.float32
+
+    @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
+    def test_device_of_the_caller(self, method, case):
+        network = copy.deepcopy(trained_like(FIRST, **case.parts)).cuda()
+        (found,) = self.maps(method, case, [picture()], [(0, 2)], network, device="cuda")
+        (expected,) = self.maps(method, case, [picture()], [(0, 2)])
+        assert found.high_res.device.type == "cuda"
+        torch.testing.assert_close(found.high_res.cpu(), expected.high_res, rtol=0, atol=0.02)
+
+    def test_network_and_views_stay_as_they_were(self, method, case):
+        network = trained_like(FIRST, **case.parts)
+        views = views_of([picture()], [(0, 2)])
+        before = [view.clone() for view in views.images]
+        weights = {name: value.clone() for name, value in network.state_dict().items()}
+        trainable = [p.requires_grad for p in network.parameters()]
+        SEED_METHODS[method](network, views, **case.options)
+        assert all(torch.equal(view, old) for view, old in zip(views.images, before, strict=True))
+        assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
+        assert [p.requires_grad for p in network.parameters()] == trainable
+        assert all(p.grad is None for p in network.parameters())
+        assert not network.training
+
+    def test_the_same_under_no_grad(self, method, case):
+        (found,) = self.maps(method, case, [picture()], [(1,)])
+        with torch.no_grad():
+            (again,) = self.maps(method, case, [picture()], [(1,)])
+        assert torch.equal(found.high_res, again.high_res)
