@@ -1,13 +1,12 @@
 import pytest
+import yaml
 
-from maskwright.config import apply_override, build_recipe, dump_recipe, load_recipe, recipe_names
+from maskwright.config import apply_override, build_recipe, dump_recipe, load_recipe, recipe_names, recipe_text
 from maskwright.errors import RecipeError
 
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_resolves_and_round_trips(name):
-    import yaml
-
     recipe = load_recipe(name)
     assert recipe.name == name
     assert build_recipe(yaml.safe_load(dump_recipe(recipe))) == recipe
@@ -76,3 +75,60 @@ def test_options_take_any_key():
     fields = {}
     apply_override(fields, "model.options.decoder_channels=64")
     assert build_recipe(fields).model.options == {"decoder_channels": 64}
+
+
+def write(folder, **texts):
+    for name, text in texts.items():
+        (folder / f"{name}.yaml").write_text(text)
+    return str(folder / f"{name}.yaml")
+
+
+def test_a_recipe_goes_on_from_another(tmp_path):
+    file = write(
+        tmp_path,
+        first="# top\nextends: voc-recam-irn\nirn: {beta: 8.0}\nexpected: {irn: 0.7}\n",
+        second="# mine\nextends: first.yaml\ndata: photos\nclassifier: {options: {dilate: true}}\nirn: {radius: 4}\n",
+    )
+    recipe, base = load_recipe(file), load_recipe("voc-recam-irn")
+    assert (recipe.name, recipe.data.root, recipe.data.layout) == ("second", "photos", "voc")
+    assert (recipe.irn.radius, recipe.irn.beta) == (4, 8.0)
+    # Blocks are merged; free keys, whose meaning may depend on each other, are replaced whole.
+    assert recipe.classifier.options == {"dilate": True}
+    assert recipe.expected == {"irn": 0.7}
+    assert recipe.recam == base.recam
+    assert recipe.irn.model_copy(update={"radius": 5, "beta": 10.0}) == base.irn
+    assert load_recipe(file, ["irn.beta=9"]).irn.beta == 9
+
+
+def test_the_segmenter_of_another_recipe_comes_whole(tmp_path):
+    text = "extends: voc-recam-irn\nsegmenter: voc-upernet-swin\ntrain: {steps: 10}\n"
+    recipe = load_recipe(write(tmp_path, mine=text))
+    masks, segmenter = load_recipe("voc-recam-irn"), load_recipe("voc-upernet-swin")
+    assert (recipe.model, recipe.loss, recipe.inference) == (segmenter.model, segmenter.loss, segmenter.inference)
+    assert recipe.train == segmenter.train.model_copy(update={"steps": 10})
+    assert (recipe.networks, recipe.irn, recipe.data) == (masks.networks, masks.irn, masks.data)
+
+
+def test_a_recipe_that_rests_on_others_is_shown_written_out(tmp_path):
+    text = recipe_text("voc-recam-irn-upernet-swin")
+    assert text.startswith("# ReCAM and IRN with UperNet-Swin")
+    assert "extends" not in text
+    (tmp_path / "copy.yaml").write_text(text)
+    assert load_recipe(str(tmp_path / "copy.yaml")) == load_recipe("voc-recam-irn-upernet-swin")
+    alone = recipe_text("voc-cam")
+    assert "# Not a slip of ours" in alone
+
+
+@pytest.mark.parametrize(
+    ("text", "words"),
+    [
+        ("extends: voc-recan", "Did you mean 'voc-recam'"),
+        ("extends: mine.yaml", "in a circle"),
+        ("segmenter: [voc-recam]", "segmenter must be a recipe's name"),
+        ("extends: nowhere.yaml", "does not exist"),
+        ("extend: voc-recam", "Did you mean 'extends'"),
+    ],
+)
+def test_what_a_recipe_rests_on_must_be_there(tmp_path, text, words):
+    with pytest.raises(RecipeError, match=words):
+        load_recipe(write(tmp_path, mine=text))

@@ -391,3 +391,27 @@ def test_gpu_gives_the_labels_of_the_cpu(model):
     expected, _ = evaluate(model, dataset, settings, "cpu")
     found, _ = evaluate(model.cuda(), dataset, settings, "cuda")
     assert (found.matrix.cpu() - expected.matrix).abs().sum() <= 0.002 * expected.matrix.sum()
+
+
+def test_a_crf_has_the_last_word(model):
+    from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
+
+    rng = np.random.default_rng(0)
+    pixels = torch.from_numpy(rng.integers(0, 256, (2, 20, 28, 3)).astype(np.uint8))
+    images = normalise(pixels.permute(0, 3, 1, 2), model.backbone.mean, model.backbone.std)
+    plain = predict_probabilities(model, images, InferenceSettings())
+    expected = dense_crf(pixels, unary_from_probabilities(plain), **PRESETS["deeplab"])
+    found = predict_probabilities(model, images, InferenceSettings(crf="deeplab"))
+    torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    labels = predict_labels(model, images, InferenceSettings(crf="deeplab"))
+    assert torch.equal(labels, expected.argmax(1))
+    assert not torch.equal(labels, plain.argmax(1))
+
+
+def test_every_crf_preset_can_be_asked_for():
+    from typing import get_args
+
+    from maskwright.weak.dense_crf import PRESETS
+
+    words = get_args(get_args(InferenceSettings.model_fields["crf"].annotation)[0])
+    assert set(words) == set(PRESETS)

@@ -223,18 +223,18 @@ def recipes_ls() -> None:
 
 @recipes_app.command("show")
 def recipes_show(name: str) -> None:
-    """Print a recipe."""
-    from maskwright.config import recipe_file
+    """Print a recipe, written out where it rests on others."""
+    from maskwright.config import recipe_text
 
-    typer.echo(recipe_file(name).read_text(encoding="utf-8"), nl=False)
+    typer.echo(recipe_text(name), nl=False)
 
 
 @recipes_app.command("cp")
 def recipes_cp(name: str, target: Path) -> None:
-    """Copy a recipe to edit it; never overwrites."""
-    from maskwright.config import recipe_file
+    """Copy a recipe to edit it, written out where it rests on others; never overwrites."""
+    from maskwright.config import recipe_text
 
-    text = recipe_file(name).read_text(encoding="utf-8")
+    text = recipe_text(name)
     try:
         with open(target, "x", encoding="utf-8") as stream:
             stream.write(text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import types
 import typing
+from itertools import takewhile
 from pathlib import Path
 from typing import Any, Literal, get_args
 
@@ -58,14 +59,20 @@ __all__ = [
     "build_recipe",
     "dump_recipe",
     "load_recipe",
+    "recipe_fields",
     "recipe_file",
     "recipe_names",
+    "recipe_text",
 ]
 
 Network = Literal["classifier", "recam", "l2g", "seam", "eps", "edam"]
 Refinement = Literal["irn", "crf", "saliency"]
 
 RECIPE_FOLDER = Path(__file__).parent / "recipes"
+
+# What a file may say beside a recipe's own keys, and what the second takes from the recipe that it names.
+FILE_KEYS = ("extends", "segmenter")
+SEGMENTER_BLOCKS = ("model", "loss", "train", "inference")
 
 
 class Recipe(Settings):
@@ -103,7 +110,12 @@ class Recipe(Settings):
     source: str = Field("", description="paper, table and row that the recipe follows, and how sure its numbers are")
     expected: dict[str, float] = Field(
         default_factory=dict,
-        description="published scores, 0 to 1; `miou` is what a run's own evaluation compares with",
+        description="published mIoU, 0 to 1: `miou` of the model, by a stage's name (seeds, irn, crf) of its maps; "
+        "other names are only shown; see `maskwright.expected`",
+    )
+    tolerance: float = Field(0.01, ge=0, le=1, description="a score so far below what is expected still agrees with it")
+    judged_on: str | None = Field(
+        None, description="split whose images the maps' expected scores are for; none: all that get maps"
     )
     notes: str = ""
 
@@ -181,6 +193,22 @@ def recipe_file(name: str) -> Path:
     return path
 
 
+def recipe_text(name: str) -> str:
+    """A recipe's file as text; one that rests on others is written out, below its own comments at the top.
+
+    Raises:
+        RecipeError: as `load_recipe`, but for keys and values, which are not checked.
+    """
+    path = recipe_file(name)
+    text = path.read_text(encoding="utf-8")
+    if not set(FILE_KEYS) & set(_file_fields(path)):
+        return text
+    head = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    fields = {"name": path.stem, **recipe_fields(path)}
+    written = {key: fields[key] for key in dict.fromkeys([*Recipe.model_fields, *fields]) if key in fields}
+    return head + yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+
+
 def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """A recipe by name or file, with overrides such as `data=photos/` or `train.lr=0.02` applied.
 
@@ -189,6 +217,49 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
             of the wrong type.
     """
     path = recipe_file(name)
+    fields = recipe_fields(path)
+    fields.setdefault("name", path.stem)
+    for override in overrides:
+        apply_override(fields, override)
+    return build_recipe(fields, source=str(path))
+
+
+def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The nested fields of a recipe file, with those of the recipes that it rests on.
+
+    `extends: RECIPE` takes everything that the file itself does not say, `segmenter: RECIPE` the model, its loss,
+    training and inference. Blocks of settings are merged; all else (lists, `options`, free keys) is replaced whole.
+
+    Args:
+        path: of the file; YAML files that it names are looked for beside it.
+        extended_by: files on the way to this one.
+
+    Raises:
+        RecipeError: not YAML, unknown recipes, or recipes that rest on each other.
+    """
+    if path in extended_by:
+        raise RecipeError("recipes extend each other in a circle: " + " -> ".join(str(p) for p in (*extended_by, path)))
+    fields = _file_fields(path)
+
+    def other(key: str) -> dict[str, Any]:
+        name = fields.pop(key, None)
+        if name is None:
+            return {}
+        if not isinstance(name, str):
+            raise RecipeError(f"{path}: {key} must be a recipe's name or a YAML file, found {name!r}")
+        beside = path.parent / name
+        found = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(name)
+        return recipe_fields(found, (*extended_by, path))
+
+    base, segmenter = other("extends"), other("segmenter")
+    segmenter = {key: segmenter[key] for key in SEGMENTER_BLOCKS if key in segmenter}
+    if segmenter:
+        base = {key: value for key, value in base.items() if key not in SEGMENTER_BLOCKS}
+    base.pop("name", None)
+    return _merged(_merged(base, segmenter), fields)
+
+
+def _file_fields(path: Path) -> dict[str, Any]:
     try:
         fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
     except yaml.YAMLError as error:
@@ -197,10 +268,17 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
         raise RecipeError(f"{path} must hold keys and values, found {type(fields).__name__}")
     if isinstance(fields.get("data"), str):
         fields["data"] = {"root": fields["data"]}
-    fields.setdefault("name", path.stem)
-    for override in overrides:
-        apply_override(fields, override)
-    return build_recipe(fields, source=str(path))
+    return fields
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Fields of `base` with those of `over` in their place; only blocks of settings are merged."""
+    result = dict(base)
+    for key, value in over.items():
+        where = f"{path}.{key}".lstrip(".")
+        both = isinstance(value, dict) and isinstance(base.get(key), dict) and _keys_at(where)
+        result[key] = _merged(base[key], value, where) if both else value
+    return result
 
 
 def build_recipe(fields: dict[str, Any], source: str = "recipe") -> Recipe:
@@ -217,7 +295,7 @@ def build_recipe(fields: dict[str, Any], source: str = "recipe") -> Recipe:
             where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str | int))
             if problem["type"] == "extra_forbidden":
                 parent, _, key = where.rpartition(".")
-                keys = _keys_at(parent)
+                keys = _keys_at(parent) if parent else [*_keys_at(""), *FILE_KEYS]
                 lines.append(unknown_name("key", key, keys) + (f" (in {parent})" if parent else ""))
             else:
                 said = problem["msg"].removeprefix("Value error, ")

@@ -145,12 +145,19 @@ def predict_probabilities(model: nn.Module, images: Tensor, settings: InferenceS
     Args:
         model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
         images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
-        settings: `scales`, `flip`, `window`, `stride` and `batch_size` (of windows) are read.
+        settings: `scales`, `flip`, `window`, `stride`, `batch_size` (of windows) and `crf` are read.
 
     Returns:
-        `(B, C, H, W)`, summing to 1 over C.
+        `(B, C, H, W)`, summing to 1 over C; with `crf`, after a dense CRF on the images.
     """
-    return _mean_over_views(model, images, settings, partial(torch.softmax, dim=1))
+    found = _mean_over_views(model, images, settings, partial(torch.softmax, dim=1))
+    if settings.crf is None:
+        return found
+    from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
+
+    mean, std = (images.new_tensor(getattr(_bare(model), name))[:, None, None] for name in ("mean", "std"))
+    pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    return dense_crf(pixels, unary_from_probabilities(found), **PRESETS[settings.crf])
 
 
 @torch.no_grad()
@@ -178,13 +185,14 @@ def predict_labels(
 
 
 def _is_plain(settings: InferenceSettings) -> bool:
-    """Whether the whole image is seen once, at its own size."""
-    return settings.window is None and not settings.flip and tuple(settings.scales) == (1.0,)
+    """Whether the whole image is seen once, at its own size, and the network has the last word."""
+    once = settings.window is None and not settings.flip and tuple(settings.scales) == (1.0,)
+    return once and settings.crf is None
 
 
 def _maps(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
     """Maps `(B, C, h, w)` whose bilinear resize and arg-max are the labels, at the least resolution that has it all."""
-    if len(settings.scales) > 1 or settings.flip:
+    if len(settings.scales) > 1 or settings.flip or settings.crf:
         return predict_probabilities(model, images, settings)
     if not _is_plain(settings):
         return predict_logits(model, images, settings)

@@ -118,6 +118,23 @@ class Run:
         return open_dataset(self.recipe.data, self.recipe.data.val)
 
     @cached_property
+    def judged(self):
+        """The images that maps are judged on beside published numbers."""
+        from maskwright.data import open_dataset, subset
+
+        split = self.recipe.judged_on
+        if split is None:
+            return self.train
+        judged, labelled = open_dataset(self.recipe.data, split), set(self.train.names)
+        chosen = [index for index, name in enumerate(judged.names) if name in labelled]
+        if not chosen:
+            raise DataError(
+                f"judged_on={split}: none of its {len(judged)} images is in split {self.recipe.data.train!r}, which "
+                "gets maps; give a part of it, or judged_on=none"
+            )
+        return subset(judged, chosen)
+
+    @cached_property
     def real(self) -> list[str]:
         """Names whose real masks may be trained on beside pseudo-masks."""
         if self.recipe.supervision != "mixed":
@@ -144,6 +161,7 @@ class Run:
         weak = recipe.supervision != "masks"
         stages: list[Stage] = []
         if weak:
+            _ = self.judged  # a split that is not there should be known before the work, not after it
             stages += self.network_stages(data["train"])
             stages += [
                 Stage(
@@ -327,6 +345,7 @@ class Run:
 
     def finish(self) -> None:
         """Write `metrics.json`, the picture and the report, and print the result."""
+        from maskwright.expected import compare, compared_lines
         from maskwright.hub import load
         from maskwright.report import build_report, write_picture
 
@@ -338,11 +357,17 @@ class Run:
             path = self.out / name / "metrics.json"
             if path.is_file() and (key != "oracle" or self.recipe.oracle):
                 metrics[key] = read_json(path)
+        map_stages = [stage.name for stage in self.stages() if (self.out / stage.name / "maps").is_dir()]
+        judged = self.judged if map_stages else self.val
+        compared = compare(self.recipe, self.out, judged, map_stages, metrics.get("segmenter"))
+        if compared:
+            metrics["expected"] = compared
         write_json(self.out / "metrics.json", metrics)
         predictor = load(self.out, device=self.device)
         picture = write_picture(self.out, self.train, predict=lambda image: predictor(image).mask)
         report = build_report(self.out, dataset_train=self.train, dataset_val=self.val)
-        for line in summary_lines(metrics, self.recipe.supervision):
+        lines = summary_lines(metrics, self.recipe.supervision) + compared_lines(compared, self.recipe.source)
+        for line in lines:
             self.say(line)
         self.say(f"picture: {picture}")
         self.say(f"report: {report}")

@@ -207,6 +207,14 @@ def cautions(run: Run) -> list[dict[str, str]]:
     if absent:
         text = f"{', '.join(absent)}: neither in the truth nor predicted, left out of the mean."
         note("fact", "Absent classes", text)
+    if run.expected:
+        each = "; ".join(
+            f"{row['stage']} {percent(row['found'])} on {row['split']} (expected {percent(row['expected'])})"
+            for row in run.expected
+        )
+        kind = "good" if all(row["agrees"] for row in run.expected) else "warn"
+        source = run.setting("source") or "the recipe"
+        note(kind, "Beside the published numbers", f"{each}. Source: {source}.")
     if run.scores:
         seed = run.facts.get("seed", run.setting("seed"))
         start = "One run" if seed is None else f"One run, seed {seed}"

@@ -38,6 +38,7 @@ class Run:
         pseudo_masks: pseudo_masks/scores.json.
         provenance: pseudo_masks/provenance.json.
         scores: "pseudo_masks", "segmenter", "oracle" -> its scores with "split" and "source".
+        expected: rows of `maskwright.expected.compare`.
         image_scores: "evaluation", "oracle_evaluation" -> sample name -> its line of images.json.
     """
 
@@ -50,6 +51,7 @@ class Run:
     pseudo_masks: dict[str, Any]
     provenance: dict[str, Any]
     scores: dict[str, dict[str, Any]]
+    expected: list[dict[str, Any]]
     image_scores: dict[str, dict[str, dict[str, Any]]]
 
     def setting(self, path: str, default: Any = None) -> Any:
@@ -99,6 +101,7 @@ def read_run(folder: str | Path) -> Run:
         pseudo_masks=pseudo_masks,
         provenance=_json(folder / "pseudo_masks" / "provenance.json"),
         scores={name: score for name, score in scores.items() if score.get("miou") is not None},
+        expected=metrics.get("expected") or [],
         image_scores={
             name: {line["name"]: line for line in _list(folder / name / "images.json")}
             for name in ("evaluation", "oracle_evaluation")
