@@ -8,7 +8,7 @@ resized bilinearly, then added; each class is divided by its own maximum. The or
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
 from typing import Any
@@ -118,15 +118,48 @@ def normalise_maps(maps: Tensor, eps: float = 1e-5) -> Tensor:
     return maps / (maps.amax((-2, -1), keepdim=True) + eps)
 
 
-def finish(maps: Sequence[Tensor], tags: Sequence[Sequence[int]], size: tuple[int, int]) -> list[SeedMaps]:
-    """Seed maps from the merged maps of each scale: `accumulate`, then `normalise_maps`.
+def tagged_maps(maps: Tensor, views: Views) -> Tensor:
+    """Maps of a view's tagged classes, of mirrors turned back and added, as `finish` takes them.
+
+    Args:
+        maps: of all classes of one entry of `views.images`, not negative.
+        views: of B images.
+
+    Returns:
+        `(N, h, w)`, at least float32.
+    """
+    images = [index for index, keys in enumerate(views.tags) for _ in keys]
+    keys = [key for tagged in views.tags for key in tagged]
+    maps = maps.to(torch.promote_types(maps.dtype, torch.float32))
+    return (merge_flip(maps) if views.flip else maps)[images, keys]
+
+
+def finish(
+    maps: Sequence[Tensor],
+    tags: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    normalise: Callable[[Tensor], Tensor] = normalise_maps,
+) -> list[SeedMaps]:
+    """Seed maps from the merged maps of each scale: `accumulate`, then to 0..1.
 
     Args:
         maps: per scale `(N, h, w)`, not negative: the tagged classes of the first image, then of the second, and so on.
         tags: per image, its tag positions, ascending; N in all.
         size: height and width of the images.
+        normalise: brings maps `(n, h, w)` to 0..1.
     """
-    cam, high_res = map(normalise_maps, accumulate(maps, size))
+    cam, high_res = map(normalise, accumulate(maps, size))
+    return by_image(cam, high_res, tags)
+
+
+def by_image(cam: Tensor, high_res: Tensor, tags: Sequence[Sequence[int]]) -> list[SeedMaps]:
+    """Maps of several images, one after the other, as one entry per image.
+
+    Args:
+        cam: `(N, h4, w4)`, the tagged classes of the first image, then of the second, and so on.
+        high_res: `(N, H, W)`, the same at full size.
+        tags: per image, its tag positions, ascending; N in all.
+    """
     ends = np.cumsum([0, *(len(keys) for keys in tags)]).tolist()
     return [
         SeedMaps(torch.tensor(list(keys), dtype=torch.int64, device=cam.device), cam[start:end], high_res[start:end])
@@ -150,11 +183,5 @@ def class_activation_maps(network: Any, views: Views, *, weight: Tensor | None =
         One entry per image, at least float32 also under autocast.
     """
     weight = network.classifier.weight if weight is None else weight
-    images = [index for index, keys in enumerate(views.tags) for _ in keys]
-    keys = [key for tagged in views.tags for key in tagged]
-    maps = []
-    for view in views.images:
-        scores = class_maps(network.features(view), weight).relu()
-        scores = scores.to(torch.promote_types(scores.dtype, torch.float32))
-        maps.append((merge_flip(scores) if views.flip else scores)[images, keys])
+    maps = [tagged_maps(class_maps(network.features(view), weight).relu(), views) for view in views.images]
     return finish(maps, views.tags, views.size)

@@ -1,0 +1,15 @@
+"""As on VOC, with an image without any saliency: its classes are told to be nowhere."""
+
+import importlib.util
+from functools import partial
+from pathlib import Path
+
+_spec = importlib.util.spec_from_file_location(
+    "check_weak_l2g_nosal", Path(__file__).with_name("check_weak_l2g_nosal.py")
+)
+assert _spec is not None
+assert _spec.loader is not None
+_step = importlib.util.module_from_spec(_spec)
+_spec.loader.exec_module(_step)
+check = partial(_step.check_step, background="binary")
+indifferent = partial(_step.indifferent, background="binary")
