@@ -29,6 +29,10 @@ class Drawn:
 
     labels = LABELS
 
+    @property
+    def source(self) -> dict[str, Any]:
+        return {"split": "train", "count": len(self.names)}
+
     def __len__(self) -> int:
         return len(self.names)
 

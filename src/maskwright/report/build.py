@@ -25,6 +25,7 @@ from maskwright.report.gallery import (
     validation_rows,
 )
 from maskwright.report.run import Run, read_run, run_labels
+from maskwright.report.seeds import seed_section
 
 # A page that can be mailed. Pictures shrink until it fits.
 MOST_BYTES = 6_000_000
@@ -80,6 +81,7 @@ def _template() -> jinja2.Template:
 def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
     colours = {} if labels is None else {name: css(colour) for name, colour in zip(labels.names, labels.palette)}
     folder = shlex.quote(str(run.folder))
+    seeds = seed_section(run.folder, colours)
     has_model = (run.folder / "segmenter" / "model.safetensors").is_file()
     return {
         "name": str(run.setting("name") or run.folder.resolve().name),
@@ -89,8 +91,10 @@ def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
         "cautions": content.cautions(run),
         "legend": list(colours.items()),
         "classes": results.class_table(run, colours),
-        "vanished": results.vanished_table(run, colours),
-        "threshold": results.threshold_chart(run),
+        "seeds": seeds,
+        # The section on seeds has both, of every stage.
+        "vanished": [] if seeds else results.vanished_table(run, colours),
+        "threshold": None if seeds else results.threshold_chart(run),
         "training": results.training_charts(run),
         "confusion": results.confusion(run),
         "stages": content.stage_rows(run),

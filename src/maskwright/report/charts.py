@@ -119,12 +119,7 @@ def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | Non
         parts.append(f'<text class="tick" x="{x:.1f}" y="{top - 12}" text-anchor="middle">{tick}</text>')
     for place, (name, colour, values) in enumerate(rows):
         y = top + step * (place + 0.5)
-        shown = name if len(name) <= 19 else name[:18] + "…"
-        parts.append(
-            f'<text class="who" x="{left - 30}" y="{y + 4:.1f}" text-anchor="end">{escape(shown)}'
-            f"<title>{escape(name)}</title></text>"
-            f'<rect class="swatch" x="{left - 22}" y="{y - 6:.1f}" width="12" height="12" rx="3" fill="{colour}"/>'
-        )
+        parts.append(_class_name(name, colour, left, y))
         found = [value for _, _, value in values if value is not None]
         if found:
             low, high = (left + (right - left) * value for value in (min(found), max(found)))
@@ -134,6 +129,39 @@ def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | Non
                 hint = escape(f"{name}, {source}: {100 * value:.1f}")
                 parts.append(_marker(left + (right - left) * value, y, style, hint))
     return _svg(parts, width, height, title)
+
+
+def share_bars(
+    rows: Sequence[tuple[str, str, Sequence[float]]], parts: Sequence[tuple[str, int]], *, title: str
+) -> Markup:
+    """One bar per class, cut into shares that sum to 1.
+
+    Args:
+        rows: (name, CSS colour of the swatch, shares).
+        parts: (what a share is, style), in the order of the shares.
+        title: said by screen readers.
+    """
+    width, step, left = 720, 24, 168
+    right, top = width - 26, 26
+    height = top + step * len(rows) + 8
+    pieces = []
+    for tick in (0, 20, 40, 60, 80, 100):
+        x = left + (right - left) * tick / 100
+        pieces.append(f'<line class="grid" x1="{x:.1f}" x2="{x:.1f}" y1="{top - 6}" y2="{height - 8}"/>')
+        pieces.append(f'<text class="tick" x="{x:.1f}" y="{top - 12}" text-anchor="middle">{tick}</text>')
+    for place, (name, colour, shares) in enumerate(rows):
+        y = top + step * (place + 0.5)
+        pieces.append(_class_name(name, colour, left, y))
+        start = float(left)
+        for (what, style), share in zip(parts, shares, strict=True):
+            length = (right - left) * share
+            hint = escape(f"{name}, {what}: {100 * share:.1f}")
+            pieces.append(
+                f'<rect class="part s{style}" x="{start:.1f}" y="{y - 7}" width="{max(0.0, length - 1):.1f}" '
+                f'height="14"><title>{hint}</title></rect>'
+            )
+            start += length
+    return _svg(pieces, width, height, title)
 
 
 def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, title: str) -> Markup:
@@ -235,6 +263,16 @@ def _marker(x: float, y: float, style: int, hint: Markup) -> str:
     }
     shape = shapes[style]
     return f"{shape}<title>{hint}</title></{shape[1:].split(' ')[0]}>"
+
+
+def _class_name(name: str, colour: str, left: float, y: float) -> str:
+    """A class's name and swatch to the left of its row."""
+    shown = name if len(name) <= 19 else name[:18] + "…"
+    return (
+        f'<text class="who" x="{left - 30}" y="{y + 4:.1f}" text-anchor="end">{escape(shown)}'
+        f"<title>{escape(name)}</title></text>"
+        f'<rect class="swatch" x="{left - 22}" y="{y - 6:.1f}" width="12" height="12" rx="3" fill="{colour}"/>'
+    )
 
 
 def _short(name: str) -> str:
