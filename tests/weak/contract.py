@@ -36,7 +36,7 @@ def views_of(images, tags, scales=SCALES, flip=True, dtype=torch.float32, device
 
 
 @cache
-def trained_like(backbone: str, num_tags: int = NUM_TAGS, **parts: bool) -> nn.Module:
+def trained_like(backbone: str, num_tags: int = NUM_TAGS, **parts: Any) -> nn.Module:
     """A classifier whose maps are not empty: its head agrees with the mean of what the backbone gives."""
     torch.manual_seed(0)
     network = create_classifier(

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any, Literal
 
@@ -126,12 +127,12 @@ class ImageTagClassifier(nn.Module):
         return maps, self.pcm(seam_input(maps), images, found[-3:-1])
 
     def forward(
-        self, images: Tensor, *, features: bool = False, maps: bool = False, refined: bool = False
-    ) -> Tensor | tuple[Tensor, Tensor]:
+        self, images: Tensor | Sequence[Tensor], *, features: bool = False, maps: bool = False, refined: bool = False
+    ) -> Any:
         """Tag logits, or what losses need instead; wrapped networks must be called, not reached into.
 
         Args:
-            images: `(B, 3, H, W)`, normalised.
+            images: `(B, 3, H, W)`, normalised; or several, which gives a list: a wrapped network is called once a step.
             features: give the feature map, as `features`.
             maps: give the maps, as `maps`.
             refined: give the maps before and after PCM, as `refined_maps`.
@@ -139,6 +140,8 @@ class ImageTagClassifier(nn.Module):
         Returns:
             `(B, num_tags)`, or what the method of that name gives.
         """
+        if not isinstance(images, Tensor):
+            return [self(view, features=features, maps=maps, refined=refined) for view in images]
         if maps:
             return self.maps(images)
         if refined:

@@ -33,7 +33,7 @@ def pcm(maps: Tensor, embedding: Tensor, chunk: int | None = None) -> Tensor:
             many as make 2^26. The result does not depend on it, and neither does the gradient.
 
     Returns:
-        `(B, C, h, w)`, at least float32 also under autocast.
+        `(B, C, h, w)`, at least float32 also under autocast. Products are made in the embedding's type.
     """
     count = maps.shape[2] * maps.shape[3]
     chunk = chunk or max(1, LARGEST // (len(maps) * count))
@@ -41,7 +41,7 @@ def pcm(maps: Tensor, embedding: Tensor, chunk: int | None = None) -> Tensor:
     # Both factors carry a share of 1 / count, so that half precision neither overflows nor loses small affinities.
     unit = (wide * (count**-0.25 / (wide.norm(dim=1, keepdim=True) + EPS))).to(embedding.dtype)
     # The row of ones gives the sums of the columns in the same product.
-    values = torch.cat([maps.flatten(2), maps.new_ones(len(maps), 1, count)], 1) * count**-0.5
+    values = torch.cat([maps.flatten(2), maps.new_ones(len(maps), 1, count)], 1).to(unit.dtype) * count**-0.5
     blocks = unit.split(chunk, 2)
     if len(blocks) > 1 and torch.is_grad_enabled() and (values.requires_grad or unit.requires_grad):
         found = [

@@ -2,12 +2,40 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from maskwright.schema.base import Settings
 from maskwright.schema.training import TrainSettings
+
+
+class PaperTraining(Settings):
+    """Settings with a training, of which what is not said is the paper's."""
+
+    paper: ClassVar[dict[str, Any]] = {}
+
+    @model_validator(mode="before")
+    @classmethod
+    def _paper(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("train", {}), dict):
+            train = {**cls.paper, **values.get("train", {})}
+            if isinstance(train.get("augment"), dict):
+                train["augment"] = {**cls.paper.get("augment", {}), **train["augment"]}
+            values = {**values, "train": train}
+        return values
+
+    train: TrainSettings = TrainSettings()
+
+
+class PaperTagTraining(PaperTraining):
+    """The same, on tags: a training that never sees a mask."""
+
+    @model_validator(mode="after")
+    def _no_masks_here(self) -> PaperTagTraining:
+        if self.train.augment.class_uniform:
+            raise ValueError("train.augment.class_uniform needs masks, which this network is trained without")
+        return self
 
 
 class ClassifierSettings(Settings):
@@ -44,21 +72,10 @@ PAPER_RECAM = {
 }
 
 
-class RecamSettings(Settings):
+class RecamSettings(PaperTagTraining):
     """ReCAM's training, which goes on from the trained tag classifier; what is not said of `train` is the paper's."""
 
-    @model_validator(mode="before")
-    @classmethod
-    def _paper(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("train", {}), dict):
-            values = {**values, "train": {**PAPER_RECAM, **values.get("train", {})}}
-        return values
-
-    @model_validator(mode="after")
-    def _no_masks_here(self) -> RecamSettings:
-        if self.train.augment.class_uniform:
-            raise ValueError("train.augment.class_uniform needs masks, which ReCAM is trained without")
-        return self
+    paper = PAPER_RECAM
 
     lam: float = Field(1.0, ge=0, description="weight of the new head's loss; 1 on VOC, 0.1 on COCO in the paper")
     train: TrainSettings = Field(
@@ -78,7 +95,7 @@ PAPER_IRN: dict[str, Any] = {
 }
 
 
-class IRNSettings(Settings):
+class IRNSettings(PaperTraining):
     """IRN's refinement of seed maps: IR labels, IRNet, random walk. Defaults are IRN's on VOC but for `pretrained`.
 
     What the papers' released codes set:
@@ -95,15 +112,7 @@ class IRNSettings(Settings):
     10 in training and 5 in the walk. What is not said of `train` is the paper's; its lr is the edge branch's.
     """
 
-    @model_validator(mode="before")
-    @classmethod
-    def _paper(cls, values: Any) -> Any:
-        if isinstance(values, dict) and isinstance(values.get("train", {}), dict):
-            train = {**PAPER_IRN, **values.get("train", {})}
-            if isinstance(train["augment"], dict):
-                train["augment"] = {**PAPER_IRN["augment"], **train["augment"]}
-            values = {**values, "train": train}
-        return values
+    paper = PAPER_IRN
 
     @model_validator(mode="after")
     def _thresholds_in_order(self) -> IRNSettings:
@@ -120,7 +129,6 @@ class IRNSettings(Settings):
     foreground_threshold: float = Field(0.30, ge=0, le=1, description="above it a class is certain")
     background_threshold: float = Field(0.05, ge=0, le=1, description="where no class is above it, background is")
     crf: str | None = Field("irn", description="dense CRF preset that the IR labels go through, or none")
-    train: TrainSettings = TrainSettings()
     displacement_lr: float = Field(10.0, gt=0, description="factor on train.lr for the displacement branch")
     train_radius: float = Field(10, gt=1, description="pairs of training are nearer than this, in positions")
     pad_to: int | None = Field(None, gt=0, description="smaller images are padded to this side; none: native size")
@@ -131,16 +139,116 @@ class IRNSettings(Settings):
     tolerance: float = Field(0.0, ge=0, lt=1, description="above 0: fewer products, see `random_walk`; 1e-7 is safe")
 
 
-class L2GSettings(Settings):
-    """L2G: a global network learns from the attention of a local one on views of the image."""
+# The released code's on VOC: weights of the trunk at 1e-3, its biases at twice that, new layers at ten times these.
+PAPER_L2G: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 3,
+    "lr": 0.01,
+    "backbone_lr": 0.1,
+    "bias_lr": 2.0,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "freeze_batchnorm": True,
+    "augment": {"short_side": (512, 512), "crop": (448, 448), "flip": 0.0, "color_jitter": 0.3, "hue": 0.1},
+}
 
-    train: TrainSettings = TrainSettings()
+# Where the paper is not what its code does.
+L2G_PAPER: dict[str, Any] = {
+    "views": 4,
+    "sampling": "random",
+    "winner_takes_all": False,
+    "alignment": "crop",
+    "background": "none",
+    "threshold": 0.1,
+    "binary_saliency": True,
+    "attention_where_empty": True,
+}
 
 
-class SEAMSettings(Settings):
-    """SEAM: class activation maps that agree over scales, refined by PCM."""
+class L2GSettings(PaperTagTraining):
+    """L2G: a global network learns from the attention of a local one on views of the image; only the former is kept.
 
-    train: TrainSettings = TrainSettings()
+    Defaults are the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the code
+    has `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. The
+    paper's trunk is a ResNet-38 of stride 8; any other can be had. What is not said of `train` is the code's on VOC; its
+    lr is that of the heads and of PCM.
+    """
+
+    paper = PAPER_L2G
+
+    @model_validator(mode="before")
+    @classmethod
+    def _form(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("form") == "paper":
+            values = {**L2G_PAPER, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> L2GSettings:
+        whole = self.train.augment.crop or self.train.augment.resize
+        if whole is not None and any(view > side for view, side in zip(self.view_size, whole, strict=True)):
+            raise ValueError(
+                f"view_size={list(self.view_size)} does not fit into the images of {list(whole)} pixels that "
+                "train.augment gives"
+            )
+        return self
+
+    form: Literal["code", "paper"] = Field(
+        "code", description="whose defaults the settings below have; any of them can be set by itself"
+    )
+    views: int = Field(6, gt=0, description="local views of each image; 4 in the paper")
+    sampling: Literal["random", "corners", "corners_random", "uniform"] = Field(
+        "corners_random", description="where they lie; random in the paper, see `maskwright.weak.l2g.draw_corners`"
+    )
+    winner_takes_all: bool = Field(True, description="only the highest class attends to a position; not in the paper")
+    alignment: Literal["roi", "crop"] = Field(
+        "roi", description="roi: aligned, then softmax; crop: softmax, then cut out exactly, as in the paper"
+    )
+    background: Literal["binary", "continuous", "none"] = Field(
+        "binary", description="the background's target with saliency; none: there is none at all, as in the paper"
+    )
+    threshold: float = Field(0.001, ge=0, lt=1, description="attention above it takes the saliency's shape; paper 0.1")
+    binary_saliency: bool = Field(False, description="saliency is cut at one half, as in the paper")
+    attention_where_empty: bool = Field(
+        False, description="attention is the target of a view without any saliency, as in the paper"
+    )
+    view_size: tuple[int, int] = Field((320, 320), description="of a local view, height and width in pixels")
+    transfer: Literal["attention", "shape"] = Field("attention", description="shape needs saliency maps")
+    weight: float = Field(10.0, gt=0, description="of the transfer; 30 in the code on COCO")
+    global_classification: float = Field(
+        0.0, ge=0, description="weight of a tag loss on the global network, which the paper finds to do harm"
+    )
+    shared_trunk: bool = Field(False, description="one trunk for both networks, which have a head each")
+    pcm: bool = Field(True, description="pixel correlation module on the features of both, as in the code")
+    shuffle: bool = Field(True, description="false: images always in the set's order, as in the code")
+
+
+# As the released code has it: weights of the trunk at 0.01, its biases at twice that, new layers at ten times these.
+PAPER_SEAM: dict[str, Any] = {
+    "epochs": 8,
+    "batch_size": 8,
+    "lr": 0.1,
+    "backbone_lr": 0.1,
+    "bias_lr": 2.0,
+    "momentum": 5e-4,
+    "weight_decay": 5e-4,
+    "decay_norm_and_bias": False,
+    "freeze_batchnorm": True,
+    "augment": {"long_side": (448, 768), "crop": (448, 448), "flip": 0.5, "color_jitter": 0.3, "hue": 0.1},
+}
+
+
+class SEAMSettings(PaperTagTraining):
+    """SEAM: class activation maps that agree over scales, refined by PCM; what is not said of `train` is the paper's.
+
+    The paper's trunk is a ResNet-38 of stride 8; any other can be had.
+    """
+
+    paper = PAPER_SEAM
+
+    scale: float = Field(0.3, gt=0, lt=1, description="size of the second branch's image as a share of the first's")
 
 
 class EPSSettings(Settings):

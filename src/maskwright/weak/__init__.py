@@ -18,10 +18,12 @@ from maskwright.weak.advcam import advcam
 from maskwright.weak.cam import SeedMaps, Views, class_activation_maps, class_maps
 from maskwright.weak.extract import SeedMethod, extract_folder, extract_maps, make_views
 from maskwright.weak.gradcam import gradcam, gradcam_plus_plus
+from maskwright.weak.l2g import l2g_maps
 from maskwright.weak.layercam import layercam
 from maskwright.weak.pseudo_masks import read_provenance, score_masks, write_pseudo_masks
 from maskwright.weak.recam import recam_maps
 from maskwright.weak.scorecam import scorecam
+from maskwright.weak.seam import seam_maps
 from maskwright.weak.seeds import seed_labels, sweep
 
 SEED_METHODS: dict[str, SeedMethod] = {
@@ -29,9 +31,11 @@ SEED_METHODS: dict[str, SeedMethod] = {
     "cam": class_activation_maps,
     "gradcam": gradcam,
     "gradcam++": gradcam_plus_plus,
+    "l2g": l2g_maps,
     "layercam": layercam,
     "recam": recam_maps,
     "scorecam": scorecam,
+    "seam": seam_maps,
 }
 
 __all__ = [

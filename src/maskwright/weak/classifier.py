@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from collections.abc import Iterable
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
+from torch import nn
 
 from maskwright import __version__
 from maskwright.config import Recipe, TrainSettings
@@ -17,7 +19,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
 from maskwright.engine.fit import Step, fit
-from maskwright.errors import DataError
+from maskwright.errors import DataError, RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
 from maskwright.models.classifier import PARTS
@@ -44,7 +46,7 @@ def build_classifier(recipe: Recipe, labels: LabelSpace) -> tuple[ImageTagClassi
     )
     mean, std = network.mean, network.std
 
-    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+    def step(network: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = network(normalise(batch["image"], mean, std))
         loss = first_head_loss(logits, batch["tags"], recipe.classifier.loss)
         return loss, {"tags": loss.detach()}
@@ -98,14 +100,21 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
         **parts: of `ImageTagClassifier`, such as `recam_head=True`.
 
     Raises:
-        RecipeError: a backbone, an option or weights that cannot be had.
+        RecipeError: a backbone, an option or weights that cannot be had, or a part of another kind than the network
+            before has.
         DataError: the file holds another network.
     """
     torch.manual_seed(recipe.seed)
     made = recipe.classifier
-    if start is not None:
-        had = load_metadata(start)["model"]
-        parts = {**{name: had[name] for name in PARTS if name in had}, **parts}
+    had = made.options if start is None else {**made.options, **load_metadata(start)["model"]}
+    had = {name: had[name] for name in PARTS if had.get(name)}
+    for name in parts.keys() & had.keys():
+        if parts[name] != had[name]:
+            raise RecipeError(
+                f"networks={recipe.networks}: one network needs {name}={parts[name]}, but the one before it, or "
+                f"classifier.options, has {name}={had[name]}; leave one of them out"
+            )
+    parts = {**had, **parts}
     network = create_classifier(
         backbone=made.backbone,
         num_tags=num_tags,
@@ -122,6 +131,22 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
     return network
 
 
+def part_groups(
+    settings: TrainSettings, *, old: Iterable[nn.Module | None], new: Iterable[nn.Module | None]
+) -> list[dict[str, Any]]:
+    """Groups for the optimiser where some parts count as the backbone, and parts that are None are not there.
+
+    Args:
+        settings: as for `parameter_groups`.
+        old: what is trained already, at the backbone's rate.
+        new: what is not.
+    """
+    parts = {"backbone": old, "head": new}
+    return parameter_groups(
+        nn.ModuleDict({name: nn.ModuleList(part for part in which if part) for name, which in parts.items()}), settings
+    )
+
+
 def fit_tags(
     network: ImageTagClassifier,
     step: Step,
@@ -134,6 +159,8 @@ def fit_tags(
     *,
     parameter_groups: list[dict[str, Any]],
     title: str,
+    trainable_extra: Iterable[nn.Module] = (),
+    shuffle: bool = True,
 ) -> dict[str, Any]:
     """What all training on tags shares: the images, the score that is logged, and what the model file says of itself.
 
@@ -148,6 +175,8 @@ def fit_tags(
         device: where to train.
         parameter_groups: as for `fit`; what no group holds keeps its weights.
         title: what the progress line says.
+        trainable_extra: as for `fit`.
+        shuffle: as for `fit`.
 
     Returns:
         What `fit` returns.
@@ -166,7 +195,7 @@ def fit_tags(
         if id(parameter) not in trained:  # distributed training would wait for its gradient
             parameter.requires_grad_(False)
 
-    def validate(network: torch.nn.Module) -> dict[str, Any]:
+    def validate(network: nn.Module) -> dict[str, Any]:
         return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}
 
     metadata = {
@@ -193,6 +222,8 @@ def fit_tags(
         metadata=metadata,
         device=device,
         title=title,
+        trainable_extra=trainable_extra,
+        shuffle=shuffle,
     )
 
 

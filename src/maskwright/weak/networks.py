@@ -11,11 +11,15 @@ from collections.abc import Callable
 from typing import Any
 
 from maskwright.weak.classifier import train_classifier
+from maskwright.weak.l2g_training import train_l2g
 from maskwright.weak.recam_training import train_recam
+from maskwright.weak.seam_training import train_seam
 
 NETWORKS: dict[str, Callable[..., dict[str, Any]]] = {
     "classifier": train_classifier,
     "recam": train_recam,
+    "l2g": train_l2g,
+    "seam": train_seam,
 }
 
 TITLES = {

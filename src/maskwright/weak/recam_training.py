@@ -13,8 +13,7 @@ from maskwright.config import Recipe
 from maskwright.data.augment import normalise
 from maskwright.errors import RecipeError
 from maskwright.models import ImageTagClassifier
-from maskwright.models.base import parameter_groups
-from maskwright.weak.classifier import fit_tags, next_network
+from maskwright.weak.classifier import fit_tags, next_network, part_groups
 from maskwright.weak.recam import recam_loss
 
 # Called with the classifier, normalised images `(B, 3, H, W)`, their features `(B, D, h, w)` and tags `(B, K)`;
@@ -65,12 +64,8 @@ def train_recam(
         chosen = None if masks is None else masks(network, images, features, batch["tags"])
         return recam_loss(features, network.classifier.weight, second.weight, batch["tags"], lam, masks=chosen)
 
-    # What is trained already (trunk, first head, PCM on the features) counts as the backbone; the new head is what is
-    # new; a background or a PCM on maps is not in the loss and stays as it is.
-    old = nn.ModuleList([network.backbone, network.classifier])
-    if network.pcm is not None and network.pcm.kind == "features":
-        old.append(network.pcm)
-    parts = nn.ModuleDict({"backbone": old, "head": second})
+    # A background or a PCM on maps is not in the loss and stays as it is.
+    pcm = network.pcm if network.pcm is not None and network.pcm.kind == "features" else None
     return fit_tags(
         network,
         step,
@@ -80,6 +75,6 @@ def train_recam(
         val,
         folder,
         device,
-        parameter_groups=parameter_groups(parts, settings),
+        parameter_groups=part_groups(settings, old=[network.backbone, network.classifier, pcm], new=[second]),
         title="recam",
     )
