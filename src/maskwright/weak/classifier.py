@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable
+from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
 
@@ -13,25 +13,29 @@ from torch import nn
 from maskwright import __version__
 from maskwright.config import Recipe, TrainSettings
 from maskwright.data import subset
-from maskwright.data.augment import Augment, normalise
+from maskwright.data.augment import Augment, normalise, prepare
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
-from maskwright.engine.fit import Step, fit
+from maskwright.engine.fit import Step, Validate, fit
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
 from maskwright.models.classifier import PARTS
 from maskwright.weak.recam import first_head_loss
 
+# Called with logits and tags `(B, K)` of a training step; gives more numbers for the log.
+Watch = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
 
-def build_classifier(recipe: Recipe, labels: LabelSpace) -> tuple[ImageTagClassifier, Step]:
+
+def build_classifier(recipe: Recipe, labels: LabelSpace, watch: Watch | None = None) -> tuple[ImageTagClassifier, Step]:
     """The recipe's classifier, as it is before training, and the step that trains it with `classifier.loss`.
 
     Args:
         recipe: `classifier` and `seed` are read.
         labels: gives the tags.
+        watch: more numbers for the log of each step, from logits without gradient.
 
     Raises:
         RecipeError: a backbone, an option or weights that cannot be had.
@@ -49,13 +53,22 @@ def build_classifier(recipe: Recipe, labels: LabelSpace) -> tuple[ImageTagClassi
     def step(network: nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         logits = network(normalise(batch["image"], mean, std))
         loss = first_head_loss(logits, batch["tags"], recipe.classifier.loss)
-        return loss, {"tags": loss.detach()}
+        more = {} if watch is None else watch(logits.detach(), batch["tags"])
+        return loss, {"tags": loss.detach(), **more}
 
     return network, step
 
 
 def train_classifier(
-    recipe: Recipe, start: Path | None, train: Any, val: Any, folder: Path, device: torch.device
+    recipe: Recipe,
+    start: Path | None,
+    train: Any,
+    val: Any,
+    folder: Path,
+    device: torch.device,
+    *,
+    watch: Watch | None = None,
+    validate: Validate | None = None,
 ) -> dict[str, Any]:
     """Train the tag classifier on every image whose tags are known; resumes where it was stopped.
 
@@ -68,6 +81,8 @@ def train_classifier(
         val: dataset whose tags, where known, give the average precision that is logged; nothing is chosen by it.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
         device: where to train.
+        watch: as for `build_classifier`.
+        validate: as for `fit`, in place of the average precision.
 
     Returns:
         What `fit` returns: the last numbers of the log.
@@ -75,7 +90,7 @@ def train_classifier(
     Raises:
         DataError: no image of the split has known tags.
     """
-    network, step = build_classifier(recipe, train.labels)
+    network, step = build_classifier(recipe, train.labels, watch)
     return fit_tags(
         network,
         step,
@@ -87,6 +102,7 @@ def train_classifier(
         device,
         parameter_groups=parameter_groups(network, recipe.classifier.train),
         title="classifier",
+        validate=validate,
     )
 
 
@@ -161,6 +177,7 @@ def fit_tags(
     title: str,
     trainable_extra: Iterable[nn.Module] = (),
     shuffle: bool = True,
+    validate: Validate | None = None,
 ) -> dict[str, Any]:
     """What all training on tags shares: the images, the score that is logged, and what the model file says of itself.
 
@@ -177,6 +194,7 @@ def fit_tags(
         title: what the progress line says.
         trainable_extra: as for `fit`.
         shuffle: as for `fit`.
+        validate: as for `fit`; the average precision on `val` by default.
 
     Returns:
         What `fit` returns.
@@ -195,7 +213,7 @@ def fit_tags(
         if id(parameter) not in trained:  # distributed training would wait for its gradient
             parameter.requires_grad_(False)
 
-    def validate(network: nn.Module) -> dict[str, Any]:
+    def average_precision_on_val(network: nn.Module) -> dict[str, Any]:
         return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}
 
     metadata = {
@@ -218,7 +236,7 @@ def fit_tags(
         settings,
         folder,
         parameter_groups=parameter_groups,
-        validate=validate if known else None,
+        validate=validate or (average_precision_on_val if known else None),
         metadata=metadata,
         device=device,
         title=title,
@@ -228,6 +246,25 @@ def fit_tags(
 
 
 @torch.no_grad()
+def tag_scores(network: Any, dataset: Any, size: tuple[int, int] | None, device: torch.device) -> np.ndarray:
+    """Tag logits of every image, shared by all processes.
+
+    Args:
+        network: gives tag logits `(B, K)`.
+        dataset: images; neither tags nor masks are read.
+        size: images are resized to this `(height, width)`; None keeps their own.
+        device: where to run.
+
+    Returns:
+        `(N, K)` float64, the same in every process.
+    """
+    scores = torch.zeros(len(dataset), len(dataset.labels.foreground), dtype=torch.float64, device=device)
+    for index in range(distributed.rank(), len(dataset), distributed.world_size()):
+        image = prepare(dataset[index], size)["image"].to(device)
+        scores[index] = network(normalise(image[None], network.mean, network.std))[0].double()
+    return distributed.all_reduce_sum(scores).cpu().numpy()
+
+
 def tag_average_precision(
     network: Any, dataset: Any, size: tuple[int, int] | None, device: torch.device
 ) -> float | None:
@@ -242,16 +279,9 @@ def tag_average_precision(
     Returns:
         A number in 0..1, higher is better, or None where no image has a tag. Every process gets the same number.
     """
-    from maskwright.data.augment import prepare
-
-    count = len(dataset.labels.foreground)
-    scores = torch.zeros(len(dataset), count, dtype=torch.float64, device=device)
-    for index in range(distributed.rank(), len(dataset), distributed.world_size()):
-        image = prepare(dataset[index], size)["image"].to(device)
-        scores[index] = network(normalise(image[None], network.mean, network.std))[0].double()
-    distributed.all_reduce_sum(scores)
+    scores = tag_scores(network, dataset, size, device)
     truth = np.stack([dataset.labels.tag_vector(dataset.tags(index)) for index in range(len(dataset))])
-    found = [average_precision(scores[:, k].cpu().numpy(), truth[:, k]) for k in range(count) if truth[:, k].any()]
+    found = [average_precision(scores[:, k], truth[:, k]) for k in range(truth.shape[1]) if truth[:, k].any()]
     return float(np.mean(found)) if found else None
 
 
