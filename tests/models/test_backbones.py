@@ -36,6 +36,9 @@ def expected(backbone, height, width):
         ("swin_tiny_patch4_window7_224", SMALL_SWIN, [4, 8, 16, 32]),
         ("vit_tiny_patch16_224", SMALL_VIT, [16, 16, 16, 16]),
         ("vit_tiny_patch16_224", {**SMALL_VIT, "output_stride": 16}, [16, 16, 16, 16]),
+        ("resnet38", {"width": 1 / 16, "output_stride": 8}, [8, 8, 8]),
+        ("vgg16", {"width": 1 / 16}, [1, 2, 4, 8, 8]),
+        ("vgg16", {"width": 1 / 16, "output_stride": 16, "large_fov": True}, [1, 2, 4, 8, 16]),
     ],
 )
 def test_maps_of_any_size(name, options, strides):

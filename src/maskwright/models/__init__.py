@@ -18,8 +18,10 @@ from maskwright.models.fcn import FCN
 from maskwright.models.multiscale_attention import HierarchicalAttention
 from maskwright.models.ocr import OCRNet
 from maskwright.models.pspnet import PSPNet
+from maskwright.models.resnet38 import resnet38
 from maskwright.models.seethrough import SeeThroughNet
 from maskwright.models.upernet import UperNet
+from maskwright.models.vgg16 import vgg16
 
 __all__ = [
     "BACKBONES",
@@ -32,6 +34,8 @@ __all__ = [
     "create_model",
     "list_models",
 ]
+
+BACKBONES.update(resnet38=resnet38, vgg16=vgg16)
 
 # Called as MODELS[name](backbone, num_classes, **options).
 MODELS: dict[str, Callable[..., SegmentationModel]] = {

@@ -5,6 +5,7 @@ timm (https://github.com/huggingface/pytorch-image-models) is imported when the 
 
 from __future__ import annotations
 
+import inspect
 import math
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -29,6 +30,7 @@ class Backbone(nn.Module):
         strides: pixels of the image per position of each feature map, ascending.
         mean: what images are normalised with, one number per channel, 0 to 1.
         std: the same.
+        in_channels: channels of the images; where `mean` and `std` have another number, each gets their mean.
     """
 
     def __init__(
@@ -38,8 +40,13 @@ class Backbone(nn.Module):
         strides: Sequence[int],
         mean: Sequence[float] = (0.485, 0.456, 0.406),
         std: Sequence[float] = (0.229, 0.224, 0.225),
+        *,
+        in_channels: int = 3,
     ) -> None:
         super().__init__()
+        if in_channels != len(mean):
+            mean, std = (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels
+        self.in_channels = in_channels
         self.name = name
         self.channels = list(channels)
         self.strides = list(strides)
@@ -85,13 +92,10 @@ class TimmBackbone(Backbone):
     def __init__(self, name: str, network: nn.Module, *, in_channels: int = 3, multiple: int = 1) -> None:
         info: Any = network.feature_info
         settings: dict[str, Any] = getattr(network, "pretrained_cfg", None) or network.model.pretrained_cfg  # type: ignore
-        mean, std = tuple(settings["mean"]), tuple(settings["std"])
-        if in_channels != len(mean):
-            mean, std = (sum(mean) / len(mean),) * in_channels, (sum(std) / len(std),) * in_channels
-        super().__init__(name, info.channels(), info.reduction(), mean, std)
+        mean, std = settings["mean"], settings["std"]
+        super().__init__(name, info.channels(), info.reduction(), mean, std, in_channels=in_channels)
         self.network = network
         self.settings = settings
-        self.in_channels = in_channels
         self.multiple = multiple
         self.image_size: tuple[int, ...] | None = None
         self.branches_read: set[int] = set()
@@ -148,11 +152,12 @@ def create_backbone(
     """A backbone by name: one of `BACKBONES`, or any timm model that gives feature maps.
 
     ResNets give [stem before its max-pool, layer1, ..., layer4], HRNets [stem, the four raw branches], plain vision
-    transformers four evenly spaced blocks at one stride.
+    transformers four evenly spaced blocks at one stride. Our own have their dilations built in; of the settings below
+    they take `pretrained`, `output_stride`, `in_channels` and options of their own.
 
     Args:
         name: e.g. "resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "hrnet_w48"; also with timm's weight tag
-            ("resnet50.a1_in1k").
+            ("resnet50.a1_in1k"). Ours are "resnet38" and "vgg16".
         pretrained: True for timm's default weights, a timm weight tag, "hf-hub:owner/repository", or a local file
             (.pth, .pt, .bin, .safetensors; wrapped in "state_dict" or "model" and with "module." prefixes too; or a
             model saved by maskwright).
@@ -163,7 +168,8 @@ def create_backbone(
         dilations: ResNets only: one dilation for each of layer1..layer4; the first block of a stage keeps 1. With
             output stride 8, (1, 1, 2, 2) is the stride-8 trunk of the image-tag papers.
         pad_to: image sides are padded to a multiple of this; by default what the network needs.
-        options: passed to timm, e.g. `drop_path_rate=0.1` or `img_size=512`.
+        options: of our own backbones, e.g. `width=0.5`; otherwise passed to timm, e.g. `drop_path_rate=0.1` or
+            `img_size=512`.
 
     Raises:
         RecipeError: unknown name, weights that cannot be had, an output stride or an option that the network does not
@@ -171,6 +177,10 @@ def create_backbone(
     """
     arguments = {"pretrained": pretrained, "output_stride": output_stride, "in_channels": in_channels}
     if name in BACKBONES:
+        known = list(inspect.signature(BACKBONES[name]).parameters)[1:]
+        for option in options:
+            if option not in known:
+                raise RecipeError(unknown_name(f"option of backbone {name}", option, known))
         return BACKBONES[name](name, **arguments, **options)
 
     timm = import_timm()

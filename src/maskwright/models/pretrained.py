@@ -8,13 +8,16 @@ import urllib.error
 import urllib.request
 from collections.abc import Callable
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, NoReturn
 
 import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
 from maskwright.errors import RecipeError, unknown_name
+
+if TYPE_CHECKING:
+    from maskwright.models.backbones import Backbone
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".ckpt")
 HUB_PREFIX = "hf-hub:"
@@ -66,15 +69,78 @@ def _nothing(backbone: nn.Module) -> None:
     """Weights from a zoo need no check: timm names file and network together."""
 
 
-def _from_file(timm: Any, architecture: str, path: str) -> tuple[dict[str, Any], Finish]:
+def load_local(timm: Any, backbone: Backbone, path: bool | str, *, stem: str, optional: tuple[str, ...] = ()) -> None:
+    """Load a file into a backbone of ours, whose modules are named as in the file; a head in the file is left out.
+
+    Args:
+        timm: the imported package.
+        backbone: gets the weights.
+        path: a local file, as for `create_backbone`; or a model saved by maskwright.
+        stem: see `load_tensors`.
+        optional: see `load_tensors`.
+
+    Raises:
+        RecipeError: no such file, or one that cannot be read or does not fit.
+    """
+    if not isinstance(path, str):
+        raise RecipeError(f"there are no weights of {backbone.name} to download. {ADVICE}")
+    if not Path(path).is_file():
+        raise RecipeError(f"weights file {path} does not exist (it was given as pretrained weights)")
+    state = _read(timm, path)
+    load_tensors(timm, backbone, _own(state) or state, path, stem=stem, optional=optional)
+
+
+def load_tensors(
+    timm: Any, backbone: Backbone, state: dict[str, Tensor], origin: str, *, stem: str, optional: tuple[str, ...] = ()
+) -> None:
+    """Load tensors by name into a backbone; those of other names are left out.
+
+    Args:
+        timm: the imported package.
+        backbone: gets the weights.
+        state: the tensors.
+        origin: where they come from, for messages.
+        stem: name of the first convolution, which is adapted where the images do not have three channels.
+        optional: beginnings of names that may be missing.
+
+    Raises:
+        RecipeError: tensors are missing or of another shape.
+    """
+    # Files of other code may lack the counters that batch normalisation does not need.
+    own = {key: value for key, value in backbone.state_dict().items() if not key.endswith("num_batches_tracked")}
+    missing = [key for key in own if key not in state and not key.startswith(optional)]
+    if missing:
+        _refuse(origin, len(own) - len(missing), len(own), missing[0], state)
+    found = {key: state[key] for key in own if key in state}
+    if found[stem].shape[1] == 3 != backbone.in_channels:
+        found[stem] = timm.models.adapt_input_conv(backbone.in_channels, found[stem])
+    for key, value in found.items():
+        if value.shape != own[key].shape:
+            raise RecipeError(
+                f"the weights of {origin} do not fit {backbone.name}: {key} is {tuple(value.shape)}, expected "
+                f"{tuple(own[key].shape)}"
+            )
+    backbone.load_state_dict(found, strict=False)
+
+
+def _read(timm: Any, path: str) -> dict[str, Tensor]:
     try:
-        state = {key: value for key, value in timm.models.load_state_dict(path).items() if torch.is_tensor(value)}
+        return {key: value for key, value in timm.models.load_state_dict(path).items() if torch.is_tensor(value)}
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, AttributeError, OSError) as error:
         raise RecipeError(
             f"{path} cannot be read as weights: {error}. Expected a state dict saved by torch.save or safetensors, "
             "bare or under 'state_dict' or 'model'."
         ) from error
-    own = {key.removeprefix(OWN_PREFIX): value for key, value in state.items() if key.startswith(OWN_PREFIX)}
+
+
+def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
+    """The backbone's tensors, if it is a model that maskwright saved."""
+    return {key.removeprefix(OWN_PREFIX): value for key, value in state.items() if key.startswith(OWN_PREFIX)}
+
+
+def _from_file(timm: Any, architecture: str, path: str) -> tuple[dict[str, Any], Finish]:
+    state = _read(timm, path)
+    own = _own(state)
     if own:
         return {"pretrained": False}, lambda backbone: _load_own(backbone, own, path)
     # A copy, because timm takes the classifier out of the dictionary that it is given.
@@ -104,11 +170,15 @@ def _check_used(backbone: nn.Module, state: dict[str, Tensor], path: str) -> Non
         if not any(torch.equal(value, other.to(value)) for other in given.get(value.shape, ()))
     ]
     if 2 * len(missing) > len(layers):
-        raise RecipeError(
-            f"{path} has weights for only {len(layers) - len(missing)} of the {len(layers)} layers of the backbone; "
-            f"missing is for example {missing[0]}, while the file holds for example {next(iter(state), 'nothing')}. "
-            "Give weights of the same architecture."
-        )
+        _refuse(path, len(layers) - len(missing), len(layers), missing[0], state)
+
+
+def _refuse(path: str, found: int, expected: int, missing: str, state: dict[str, Tensor]) -> NoReturn:
+    raise RecipeError(
+        f"{path} has weights for only {found} of the {expected} layers of the backbone; missing is for example "
+        f"{missing}, while the file holds for example {next(iter(state), 'nothing')}. Give weights of the same "
+        "architecture."
+    )
 
 
 def _require_download(architecture: str, *, hub: str | None, url: str | None, filename: str | None = None) -> None:

@@ -24,9 +24,6 @@ from maskwright.weak.recam import NO_CLASS
 # ones mean nothing; gives maps `(B, n, h, w)`, not negative, at least float32.
 ClassMaps = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 
-# Parts of a classifier beside which its logits still are `W . GAP(features)`.
-BESIDE_THE_HEAD = {"recam_head", "background"}
-
 
 def seed_maps(network: Any, views: Views, class_maps: ClassMaps) -> list[SeedMaps]:
     """Seed maps by any method that gives the maps of chosen classes from one view.
@@ -58,9 +55,8 @@ def class_table(tags: Sequence[Sequence[int]], device: torch.device) -> Tensor:
 
 def linear_head(network: Any) -> Tensor | None:
     """The weight `(K, D)` of a head that is known to be a mean and a bias-free linear layer, or None."""
-    if getattr(type(network), "logits", None) is not ImageTagClassifier.logits:
-        return None
-    return network.classifier.weight.flatten(1) if network.parts.keys() <= BESIDE_THE_HEAD else None
+    known = getattr(type(network), "logits", None) is ImageTagClassifier.logits
+    return network.classifier.weight.flatten(1) if known else None
 
 
 def class_gradients(network: Any, features: Tensor, classes: Tensor) -> Iterator[Tensor]:
