@@ -77,18 +77,39 @@ class ImageTagClassifier(nn.Module):
         """Standard deviation that images are normalised with, one number per channel, 0 to 1."""
         return self.backbone.std
 
+    @property
+    def feature_pcm(self) -> PCM | None:
+        """PCM where it is on the features, so that everything depends on it."""
+        return self.pcm if self.pcm is not None and self.pcm.kind == "features" else None
+
+    def head_weight(self, weight: Tensor | None = None) -> Tensor:
+        """Weights of all classes and of the background, `(num_tags + 1, D, 1, 1)`.
+
+        Args:
+            weight: of the classes, `(num_tags, D)` or `(num_tags, D, 1, 1)`; by default the head's own.
+
+        Raises:
+            RecipeError: the network has no background.
+        """
+        if self.background is None:
+            raise RecipeError(
+                "this needs a network with a map of the background, found one without; train it with networks=[eps] or "
+                "networks=[l2g]"
+            )
+        weight = self.classifier.weight if weight is None else weight
+        return torch.cat([weight.reshape(*weight.shape[:2], 1, 1), self.background.weight])
+
     def features(self, images: Tensor) -> Tensor:
         """The feature map `(B, D, h, w)` that the heads read, of normalised images `(B, 3, H, W)`."""
         found = self.backbone(images)
-        if self.pcm is None or self.pcm.kind != "features":
-            return found[-1]
-        return found[-1] + self.pcm(found[-1], images, found[-3:-1])
+        pcm = self.feature_pcm
+        return found[-1] if pcm is None else found[-1] + pcm(found[-1], images, found[-3:-1])
 
     def logits(self, features: Tensor) -> Tensor:
         """Tag logits `(B, num_tags)` of a feature map `(B, D, h, w)`."""
         return self.classifier(features.mean((2, 3), keepdim=True)).flatten(1)
 
-    def maps(self, images: Tensor) -> Tensor:
+    def maps(self, images: Tensor, weight: Tensor | None = None) -> Tensor:
         """Score of every class at every position, before any ReLU, and last of the background where it has a map.
 
         Where PCM is on the features, it is the heads on `features(images)`, but with PCM after the heads: both are
@@ -96,16 +117,16 @@ class ImageTagClassifier(nn.Module):
 
         Args:
             images: `(B, 3, H, W)`, normalised.
+            weight: of all maps that are wanted, `(C, D, 1, 1)`; by default those of the heads.
 
         Returns:
-            `(B, num_tags, h, w)`, or `(B, num_tags + 1, h, w)`.
+            `(B, num_tags, h, w)` or `(B, num_tags + 1, h, w)`, or `(B, C, h, w)`.
         """
+        if weight is None:
+            weight = self.classifier.weight if self.background is None else self.head_weight()
         found = self.backbone(images)
-        heads = [self.classifier, *([] if self.background is None else [self.background])]
-        maps = F.conv2d(found[-1], torch.cat([head.weight for head in heads]))
-        if self.pcm is None or self.pcm.kind != "features":
-            return maps
-        return maps + self.pcm(maps, images, found[-3:-1])
+        maps, pcm = F.conv2d(found[-1], weight), self.feature_pcm
+        return maps if pcm is None else maps + pcm(maps, images, found[-3:-1])
 
     def refined_maps(self, images: Tensor, weight: Tensor | None = None) -> tuple[Tensor, Tensor]:
         """Class maps, and what PCM makes of them as in SEAM; only PCM gets a gradient through the latter.

@@ -19,7 +19,9 @@ class PaperTraining(Settings):
     @classmethod
     def _paper(cls, values: Any) -> Any:
         if isinstance(values, dict) and isinstance(values.get("train", {}), dict):
-            train = {**cls.paper, **values.get("train", {})}
+            said = values.get("train", {})
+            paper = {key: value for key, value in cls.paper.items() if key != "steps" or "epochs" not in said}
+            train = {**paper, **said}
             if isinstance(train.get("augment"), dict):
                 train["augment"] = {**cls.paper.get("augment", {}), **train["augment"]}
             values = {**values, "train": train}
@@ -78,6 +80,10 @@ class RecamSettings(PaperTagTraining):
     paper = PAPER_RECAM
 
     lam: float = Field(1.0, ge=0, description="weight of the new head's loss; 1 on VOC, 0.1 on COCO in the paper")
+    masks: str = Field("cam", description="seed method of the soft masks; see `maskwright.weak.soft_masks.SOFT_MASKS`")
+    eps: float = Field(
+        0.0, ge=0, description="weight of the saliency loss of a network `eps` before it; 1 for the paper's rows -E"
+    )
     train: TrainSettings = Field(
         TrainSettings(), description="lr is the new head's rate, backbone_lr the factor on it for everything else"
     )
@@ -170,10 +176,10 @@ L2G_PAPER: dict[str, Any] = {
 class L2GSettings(PaperTagTraining):
     """L2G: a global network learns from the attention of a local one on views of the image; only the former is kept.
 
-    Defaults are the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the code
-    has `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. The
-    paper's trunk is a ResNet-38 of stride 8; any other can be had. What is not said of `train` is the code's on VOC; its
-    lr is that of the heads and of PCM.
+    Defaults are the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the
+    code has `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. The
+    paper's trunk is a ResNet-38 of stride 8; any other can be had. What is not said of `train` is the code's on VOC;
+    its lr is that of the heads and of PCM.
     """
 
     paper = PAPER_L2G
@@ -251,10 +257,28 @@ class SEAMSettings(PaperTagTraining):
     scale: float = Field(0.3, gt=0, lt=1, description="size of the second branch's image as a share of the first's")
 
 
-class EPSSettings(Settings):
-    """EPS: the maps of tagged classes together must explain a saliency map."""
+# Steps and sizes are the released code's on VOC (the paper has 20k steps); where no source says, as SEAM.
+PAPER_EPS: dict[str, Any] = {
+    **{key: value for key, value in PAPER_SEAM.items() if key != "epochs"},
+    "steps": 10000,
+    "augment": {**PAPER_SEAM["augment"], "long_side": (256, 512)},
+}
 
-    train: TrainSettings = TrainSettings()
+
+class EPSSettings(PaperTagTraining):
+    """EPS: the maps of tagged classes together must explain a saliency map; needs `data.saliency`.
+
+    The paper's trunk is a ResNet-38 of stride 8; any other can be had. Its masks are made with a threshold of 0.20.
+    What is not said of `train` is the code's on VOC.
+    """
+
+    paper = PAPER_EPS
+
+    weight: float = Field(1.0, ge=0, description="of the saliency loss")
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="share of a class that is salient, above which it is foreground"
+    )
+    blend: float = Field(0.5, ge=0, le=1, description="weight of the foreground's estimate beside the background's")
 
 
 class EDAMSettings(Settings):

@@ -147,6 +147,30 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
     return network
 
 
+def check_saliency(dataset: Any, what: str) -> None:
+    """Refuse to begin what needs saliency maps without them.
+
+    Raises:
+        RecipeError: the first image has none; readers see to it that all have one, or none.
+    """
+    if len(dataset) and dataset[0].saliency is None:
+        raise RecipeError(
+            f"{what} needs saliency maps, but {dataset.names[0]} has none; give saliency=FOLDER, or the name of a "
+            "built-in detector, saliency=barrier"
+        )
+
+
+def batch_saliency(batch: dict[str, torch.Tensor]) -> torch.Tensor:
+    """Saliency of a training batch, `(B, 1, H, W)` float32 in 0..1.
+
+    Raises:
+        DataError: some image of the batch has none.
+    """
+    if "saliency" not in batch:
+        raise DataError("some images have no saliency map; give a map of every image, see `maskwright data check`")
+    return batch["saliency"].float() / 255
+
+
 def part_groups(
     settings: TrainSettings, *, old: Iterable[nn.Module | None], new: Iterable[nn.Module | None]
 ) -> list[dict[str, Any]]:

@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maskwright.weak.classifier import train_classifier
+from maskwright.weak.eps_training import train_eps
 from maskwright.weak.l2g_training import train_l2g
 from maskwright.weak.recam_training import train_recam
 from maskwright.weak.seam_training import train_seam
@@ -20,6 +21,7 @@ NETWORKS: dict[str, Callable[..., dict[str, Any]]] = {
     "recam": train_recam,
     "l2g": train_l2g,
     "seam": train_seam,
+    "eps": train_eps,
 }
 
 TITLES = {

@@ -9,6 +9,7 @@ mean goes over all positions, not divided by the mask's sum, and an image withou
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from typing import Any
 
 import torch
@@ -19,6 +20,10 @@ from maskwright.errors import RecipeError, unknown_name
 from maskwright.weak.cam import SeedMaps, Views, class_activation_maps
 
 NO_CLASS = -1
+
+# Called with the classifier, normalised images `(B, 3, H, W)`, their features `(B, D, h, w)` and tags `(B, K)`;
+# gives soft masks `(B, K, h, w)` in 0..1.
+SoftMasks = Callable[[Any, Tensor, Tensor, Tensor], Tensor]
 
 # The paper's w, w'', their sum and their elementwise product.
 WEIGHT_OPTIONS = ("w1", "w2", "sum", "product")

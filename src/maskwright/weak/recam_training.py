@@ -2,23 +2,20 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
 import torch
 from torch import Tensor, nn
+from torch.nn import functional as F
 
 from maskwright.config import Recipe
 from maskwright.data.augment import normalise
-from maskwright.errors import RecipeError
-from maskwright.models import ImageTagClassifier
-from maskwright.weak.classifier import fit_tags, next_network, part_groups
-from maskwright.weak.recam import recam_loss
-
-# Called with the classifier, normalised images `(B, 3, H, W)`, their features `(B, D, h, w)` and tags `(B, K)`;
-# gives soft masks `(B, K, h, w)` in 0..1.
-SoftMasks = Callable[[ImageTagClassifier, Tensor, Tensor, Tensor], Tensor]
+from maskwright.errors import RecipeError, unknown_name
+from maskwright.weak.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
+from maskwright.weak.eps import eps_loss
+from maskwright.weak.recam import SoftMasks, recam_loss
+from maskwright.weak.soft_masks import SOFT_MASKS
 
 
 def train_recam(
@@ -33,48 +30,70 @@ def train_recam(
 ) -> dict[str, Any]:
     """Train backbone, first head and a new second head on `L_bce + lam * L_sce`; resumes where it was stopped.
 
+    With `recam.eps` the loss of a network `eps` goes on beside it: the rows -E of the paper's table 4, whose code was
+    not released; this composition of it is ours.
+
     Args:
-        recipe: `recam`, `classifier`, `seeds.size` and `seed` are read.
+        recipe: `recam`, `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss goes on.
         start: `model.safetensors` of the trained network before it.
-        train: dataset with tags.
+        train: dataset with tags; with `recam.eps` also with saliency maps.
         val: dataset whose tags, where known, give the average precision of the first head that is logged.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`, which `load_classifier` reads; the second head is
             `recam_head.weight` in it.
         device: where to train.
-        masks: gives the soft masks of another seed method, in place of the classifier's activation maps.
+        masks: gives the soft masks in place of those that `recam.masks` names.
 
     Returns:
         What `fit` returns.
 
     Raises:
-        RecipeError: there is no trained network to go on from.
+        RecipeError: there is no trained network to go on from, it lacks what the settings need, or no such soft masks.
         DataError: no image has a tag, or the file holds another model than the recipe's classifier.
     """
     if start is None:
         raise RecipeError("recam goes on from a trained network; write networks=[classifier, recam]")
-    settings, lam = recipe.recam.train, recipe.recam.lam
+    settings = recipe.recam
+    if settings.masks not in SOFT_MASKS:
+        raise RecipeError(unknown_name("recam.masks", settings.masks, SOFT_MASKS))
+    masks = masks or SOFT_MASKS[settings.masks]
     network = next_network(recipe, start, len(train.labels.foreground), recam_head=True)
     second = network.recam_head
     assert second is not None
+    background = None
+    if settings.eps or settings.masks == "eps":
+        network.head_weight()  # there must be a background
+        background = network.background
+    if settings.eps:
+        check_saliency(train, "recam.eps")
     mean, std = network.mean, network.std
 
     def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images = normalise(batch["image"], mean, std)
-        features = runner(images, features=True)
-        chosen = None if masks is None else masks(network, images, features, batch["tags"])
-        return recam_loss(features, network.classifier.weight, second.weight, batch["tags"], lam, masks=chosen)
+        features, tags = runner(images, features=True), batch["tags"]
+        chosen = None if masks is None else masks(network, images, features, tags)
+        loss, parts = recam_loss(features, network.classifier.weight, second.weight, tags, settings.lam, masks=chosen)
+        if settings.eps:
+            saliency = eps_loss(
+                F.conv2d(features, network.head_weight()),
+                batch_saliency(batch),
+                tags,
+                threshold=recipe.eps.threshold,
+                blend=recipe.eps.blend,
+            )
+            loss, parts = loss + settings.eps * saliency, {**parts, "saliency": saliency.detach()}
+        return loss, parts
 
-    # A background or a PCM on maps is not in the loss and stays as it is.
-    pcm = network.pcm if network.pcm is not None and network.pcm.kind == "features" else None
+    # What is not in the loss, such as PCM on maps, stays as it is.
+    old = [network.backbone, network.classifier, network.feature_pcm, background]
     return fit_tags(
         network,
         step,
         recipe,
-        settings,
+        settings.train,
         train,
         val,
         folder,
         device,
-        parameter_groups=part_groups(settings, old=[network.backbone, network.classifier, pcm], new=[second]),
+        parameter_groups=part_groups(settings.train, old=old, new=[second]),
         title="recam",
     )

@@ -16,10 +16,10 @@ from torch import Tensor, nn
 from maskwright.models import ImageTagClassifier
 from maskwright.weak.advcam import summed_maps
 from maskwright.weak.cam import normalise_maps
+from maskwright.weak.eps import eps_class_maps
 from maskwright.weak.gradcam import ClassMaps, grad_cam_maps, grad_cam_plus_plus_maps
 from maskwright.weak.layercam import layer_cam_maps
-from maskwright.weak.recam import positive_classes
-from maskwright.weak.recam_training import SoftMasks
+from maskwright.weak.recam import SoftMasks, positive_classes
 from maskwright.weak.scorecam import score_cam_maps
 
 
@@ -105,6 +105,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 SOFT_MASKS: dict[str, SoftMasks | None] = {
     "advcam": advcam_masks,
     "cam": None,
+    "eps": masks_by(eps_class_maps),
     "gradcam": masks_by(grad_cam_maps),
     "gradcam++": masks_by(grad_cam_plus_plus_maps),
     "layercam": masks_by(layer_cam_maps),
