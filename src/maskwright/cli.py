@@ -22,7 +22,9 @@ app = typer.Typer(
 data_app = typer.Typer(help="Look at data before an hour is lost.", no_args_is_help=True, rich_markup_mode=None)
 recipes_app = typer.Typer(help="The recipes that come with maskwright.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(data_app, name="data")
+study_app = typer.Typer(help="Repeat what a paper found, on your images.", no_args_is_help=True, rich_markup_mode=None)
 app.add_typer(recipes_app, name="recipes")
+app.add_typer(study_app, name="study")
 
 RecipeName = Annotated[str, typer.Argument(help="a recipe's name (see `maskwright recipes ls`) or a YAML file")]
 Overrides = Annotated[list[str] | None, typer.Argument(help="settings as key=value, e.g. data=photos/ tags=tags.csv")]
@@ -209,6 +211,21 @@ def data_check(
     typer.echo(findings_report(findings))
     if any(finding.level == "error" for finding in findings):
         raise typer.Exit(1)
+
+
+@study_app.command("bce-sce")
+def study_bce_sce(settings: Overrides = None) -> None:
+    """Sigmoid or softmax loss (ReCAM, figures 1, 4): classes=A,B epochs=N repeats=N images=N recipe=NAME out=FOLDER."""
+    from maskwright.engine import distributed
+    from maskwright.weak.study import study_bce_sce as study
+
+    defaults = {"classes": None, "epochs": 0, "repeats": 1, "images": 200, "recipe": None, "out": None}
+    overrides, options = _split(settings, defaults)
+    try:
+        for line in study(overrides, **options):
+            typer.echo(line)
+    finally:
+        distributed.shutdown()
 
 
 @recipes_app.command("ls")
