@@ -299,6 +299,33 @@ def test_stages_of_a_run_in_their_order(tmp_path):
         map_stages(tmp_path / "crf")
 
 
+def test_command_on_a_run(save_all, tmp_path):
+    from maskwright.engine.checkpoint import save_model
+    from maskwright.models import create_classifier
+
+    data = scenes("train", count=5, size=(32, 48))
+    run, made = tmp_path / "run", {"backbone": "resnet10t", "num_tags": 10, "output_stride": 16, "options": {}}
+    network = create_classifier(backbone="resnet10t", num_tags=10)
+    save_model(run / "net" / "model.safetensors", network, {"kind": "classifier", "model": made})
+    make_stage(run, "net", [], key="")
+    make_stage(run, "seeds", ["net"], key="")
+    save_all(subset(data, range(5)), run / "seeds" / "maps")
+    recipe = {"data": {"root": "scenes", "options": {"count": 5, "size": [32, 48]}}, "pseudo_masks": {"threshold": 0.2}}
+    write_json(run / "recipe.yaml", {**recipe, "of_another_version": 1})
+    done = CliRunner().invoke(app, ["seeds", str(run), "stability=2"])
+    assert done.exit_code == 0, done.output
+    written = read_json(run / "seed_evaluation.json")
+    assert (written["threshold"], written["images"], written["stability"]["images"]) == (0.2, 5, 2)
+    assert len(written["stability"]["views"]) == 8  # the recipe's four scales, mirrored or not
+    write_pseudo_masks(data, run / "seeds" / "maps", SETTINGS, run / "pseudo_masks", PROVENANCE)
+    make_stage(run, "pseudo_masks", ["seeds"], key="")
+    CliRunner().invoke(app, ["seeds", str(run)])
+    written = read_json(run / "seed_evaluation.json")
+    assert list(written["stages"]) == ["seeds", "pseudo_masks"]
+    assert written["threshold"] == 0.35  # what the masks were made with
+    assert list(written["stages"]["seeds"]["default"]["per_class"]) == list(data.labels.names)
+
+
 def test_command_on_a_folder_of_maps(save_all, tmp_path):
     data = scenes("train", count=6, size=(32, 48))
     save_all(subset(data, range(6)), tmp_path / "mine" / "maps")
