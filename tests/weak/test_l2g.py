@@ -483,6 +483,24 @@ def test_rates_of_trunks_and_heads(data, tmp_path, monkeypatch, shared):
     assert found["shuffle"] is False
 
 
+@pytest.mark.distributed
+@pytest.mark.parametrize("shared", [False, True])
+def test_every_weight_gets_its_gradient_where_the_network_is_wrapped(tmp_path, shared):
+    torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
+    try:
+        network, local = (net.eval() for net in build_l2g(recipe(shared_trunk=shared), None, 3))
+        wrapped = torch.nn.parallel.DistributedDataParallel(network)
+        tags = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
+        for _ in range(2):  # the second pass fails where the first left a gradient out
+            network.zero_grad()
+            images, corners = torch.randn(2, 3, 64, 64), draw_corners(2, 4, (64, 64), (32, 32))
+            views = cut_views(images, corners, (32, 32))
+            l2g_loss(wrapped(images, maps=True), local.maps(views), tags, corners, (32, 32), 16)[0].backward()
+        assert all(p.grad is not None for net in (network, local) for p in net.parameters() if p.requires_grad)
+    finally:
+        torch.distributed.destroy_process_group()
+
+
 def test_both_networks_go_on_from_the_one_before(data, tmp_path):
     first = recipe(["classifier"])
     train_classifier(first, None, data, data, tmp_path, CPU)
@@ -502,7 +520,7 @@ def test_shape_transfer_wants_saliency(data, tmp_path):
         train_l2g(recipe(transfer="shape"), None, data, data, tmp_path, CPU)
     assert not list(tmp_path.iterdir())
     some = Salient(data, missing=(1, 2, 3))
-    with pytest.raises(DataError, match="some of a batch have none"):
+    with pytest.raises(DataError, match="some images have no saliency map"):
         train_l2g(recipe(transfer="shape"), None, some, data, tmp_path, CPU)
 
 
@@ -524,6 +542,9 @@ def test_the_codes_settings_are_the_default_and_the_papers_one_word():
     assert code.train.batch_size == 8
     assert (code.train.epochs, code.train.lr, code.train.schedule, code.train.nesterov) == (10, 0.01, "step", True)
     assert code.train.augment.short_side == (512, 512)
+    squashed = build_recipe({"networks": ["l2g"], "l2g": {"train": {"augment": {"resize": [448, 448]}}}}).l2g
+    assert squashed.train.augment.short_side is None
+    assert squashed.train.augment.hue == 0.1
     paper = build_recipe({"networks": ["l2g"], "l2g": {"form": "paper", "views": 8, "threshold": 0.2}}).l2g
     expected = {**L2G_PAPER, "views": 8, "threshold": 0.2}
     assert {name: getattr(paper, name) for name in expected} == expected

@@ -9,6 +9,9 @@ from pydantic import Field, model_validator
 from maskwright.schema.base import Settings
 from maskwright.schema.training import TrainSettings
 
+# Ways to say the size that an image is brought to before anything else; at most one is given.
+FIRST_SIZES = ("resize", "long_side", "short_side")
+
 
 class PaperTraining(Settings):
     """Settings with a training, of which what is not said is the paper's."""
@@ -22,8 +25,11 @@ class PaperTraining(Settings):
             said = values.get("train", {})
             paper = {key: value for key, value in cls.paper.items() if key != "steps" or "epochs" not in said}
             train = {**paper, **said}
-            if isinstance(train.get("augment"), dict):
-                train["augment"] = {**cls.paper.get("augment", {}), **train["augment"]}
+            augment = said.get("augment", {})
+            if isinstance(augment, dict):
+                sized = any(augment.get(name) is not None for name in FIRST_SIZES)
+                taken = {k: v for k, v in cls.paper.get("augment", {}).items() if not (sized and k in FIRST_SIZES)}
+                train["augment"] = {**taken, **augment}
             values = {**values, "train": train}
         return values
 

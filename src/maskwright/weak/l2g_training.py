@@ -10,9 +10,9 @@ from torch import Tensor, nn
 
 from maskwright.config import Recipe
 from maskwright.data.augment import normalise
-from maskwright.errors import DataError, RecipeError
+from maskwright.errors import RecipeError
 from maskwright.models import ImageTagClassifier
-from maskwright.weak.classifier import fit_tags, next_network, part_groups
+from maskwright.weak.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
 from maskwright.weak.l2g import check_sampling, cut_views, draw_corners, l2g_loss
 
 
@@ -42,11 +42,8 @@ def train_l2g(
     """
     settings = recipe.l2g
     check_sampling(settings.sampling, settings.views)
-    if settings.transfer == "shape" and train[0].saliency is None:
-        raise RecipeError(
-            f"l2g.transfer=shape needs saliency maps, but {train.names[0]} has none; give saliency=FOLDER, or set "
-            "l2g.transfer=attention"
-        )
+    if settings.transfer == "shape":
+        check_saliency(train, "l2g.transfer=shape")
     network, local = build_l2g(recipe, start, len(train.labels.foreground))
     stride = network.backbone.strides[-1]
     if any(side % stride for side in settings.view_size):
@@ -62,11 +59,6 @@ def train_l2g(
             len(images), settings.views, (images.shape[2], images.shape[3]), settings.view_size, settings.sampling
         )
         views = cut_views(images, corners, settings.view_size)
-        saliency = None
-        if settings.transfer == "shape":
-            if "saliency" not in batch:
-                raise DataError("l2g.transfer=shape needs a saliency map of every image; some of a batch have none")
-            saliency = batch["saliency"].float() / 255
         return l2g_loss(
             runner(normalise(images, mean, std), maps=True),
             local.maps(normalise(views, mean, std)),
@@ -74,7 +66,7 @@ def train_l2g(
             corners,
             settings.view_size,
             stride,
-            saliency=saliency,
+            saliency=batch_saliency(batch) if settings.transfer == "shape" else None,
             weight=settings.weight,
             global_classification=settings.global_classification,
             winner_takes_all=settings.winner_takes_all,
@@ -97,7 +89,7 @@ def train_l2g(
         parameter_groups=part_groups(
             settings.train,
             old=[network.backbone, local.backbone],
-            new=[network.classifier, network.background, _pcm(network), local.classifier, _pcm(local)],
+            new=[network.classifier, network.background, network.feature_pcm, local.classifier, local.feature_pcm],
         ),
         title="l2g",
         # What both share is the model's.
@@ -126,11 +118,6 @@ def build_l2g(recipe: Recipe, start: Path | None, num_tags: int) -> tuple[ImageT
     if recipe.l2g.shared_trunk:
         local.backbone = network.backbone
     for part in local.children():
-        if part not in (local.backbone, local.classifier, _pcm(local)):
+        if part not in (local.backbone, local.classifier, local.feature_pcm):
             part.requires_grad_(False)
     return network, local
-
-
-def _pcm(network: ImageTagClassifier) -> nn.Module | None:
-    """The network's PCM where it is on the features, so that maps depend on it."""
-    return network.pcm if network.pcm is not None and network.pcm.kind == "features" else None
