@@ -9,7 +9,6 @@ from maskwright.files import read_json
 from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.content import percent
-from maskwright.weak.seed_evaluation import FILE_NAME
 
 MOST_OUTLIERS = 12
 MOST_CLASSES = 60  # of a chart of classes, the worst of them
@@ -26,7 +25,7 @@ def seed_section(run_folder: Path, colours: dict[str, str]) -> dict[str, Any] | 
     Raises:
         DataError: seed_evaluation.json is not JSON.
     """
-    path = run_folder / FILE_NAME
+    path = run_folder / "seed_evaluation.json"
     found = read_json(path) if path.is_file() else None
     if not isinstance(found, dict) or not found.get("stages"):
         return None
