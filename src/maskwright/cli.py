@@ -193,6 +193,22 @@ def ceiling(
         typer.echo(line)
 
 
+@app.command()
+def saliency(
+    root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")], settings: Overrides = None
+) -> None:
+    """Saliency maps of a set's images: out=FOLDER detector=barrier, or detector=RUN (see the recipe saliency)."""
+    from maskwright.config import apply_override, build_recipe
+    from maskwright.weak.saliency import write_saliency
+
+    overrides, options = _split(settings, {"out": "saliency", "detector": "barrier"})
+    fields: dict[str, Any] = {"data": {"root": root}}
+    for override in overrides:
+        apply_override(fields, override)
+    data = build_recipe(fields, source="saliency").data
+    typer.echo(f"{write_saliency(data, **options)} saliency maps written to {options['out']}")
+
+
 @data_app.command("check")
 def data_check(
     root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")],

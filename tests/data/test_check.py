@@ -218,6 +218,31 @@ class TestImages:
         mask_file(root / "sal" / "n0.png", (0, 200), 10, 10)
         assert only(found(root, saliency="sal"), "saliency-size").level == "error"
 
+    def test_saliency_that_is_no_saliency(self, root):
+        assert only(found(root, saliency="sal"), "").what.startswith("saliency sal is not a folder")
+        assert levels(found(root, saliency="barrier")) == ["info", "info"]
+        for i in range(10):
+            mask_file(root / "sal" / f"n{i}.png", (0, 200))
+        mask_file(root / "sal" / "n0.png", (7,))
+        assert only(found(root, saliency="sal"), "saliency-constant").level == "warning"
+        mask_file(root / "sal" / "n0.png", (0, 1))
+        assert only(found(root, saliency="sal"), "saliency-range").level == "error"
+        image_file(root / "sal" / "n0.png")
+        finding = only(found(root, saliency="sal"), "saliency-mode")
+        assert (finding.level, finding.files) == ("warning", [str(root / "sal" / "n0.png")])
+        Image.fromarray(np.full((40, 48), 1000, np.uint16)).save(root / "sal" / "n0.png")
+        assert only(found(root, saliency="sal"), "saliency-mode").level == "error"
+        (root / "sal" / "n0.png").write_bytes(b"not a picture")
+        assert "error" in levels(found(root, saliency="sal"))
+
+    def test_saliency_of_no_image_or_of_some(self, root):
+        (root / "sal").mkdir()
+        first, second = (f for f in found(root, saliency="sal") if f.kind == "saliency-none")
+        assert (first.level, second.level) == ("error", "info")
+        assert f"maskwright saliency {root} out=sal" in first.fix
+        mask_file(root / "sal" / "n0.png", (0, 200))
+        assert only(found(root, saliency="sal"), "saliency-missing").level == "error"
+
 
 class TestTags:
     def test_rows_without_images_and_images_without_rows(self, root):

@@ -12,17 +12,30 @@ from maskwright.config import DataSettings
 from maskwright.data.ade20k import open_ade20k
 from maskwright.data.camvid import open_camvid
 from maskwright.data.cityscapes import open_cityscapes
+from maskwright.data.classes import resolve
 from maskwright.data.coco import open_coco
 from maskwright.data.finding import Complain, refuse
-from maskwright.data.folder import open_folder, open_voc
-from maskwright.data.images import list_images
+from maskwright.data.folder import open_folder, open_voc, saliency_paths
+from maskwright.data.images import list_images, read_saliency
 from maskwright.data.masks import check_values, read_mask
 from maskwright.data.nyu_depth import open_nyu_depth
 from maskwright.data.pascal_context import open_pascal_context
+from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, unknown_name
+from maskwright.files import read_json
 
-__all__ = ["READERS", "Dataset", "LabelSpace", "Sample", "open_dataset", "subset", "with_masks"]
+__all__ = [
+    "READERS",
+    "Dataset",
+    "LabelSpace",
+    "Sample",
+    "objects_only",
+    "open_dataset",
+    "subset",
+    "with_masks",
+    "with_saliency",
+]
 
 
 class Dataset(Protocol):
@@ -122,7 +135,8 @@ def open_dataset(settings: DataSettings, split: str) -> Dataset:
     Raises:
         DataError: what is on disk is not as expected; the message names the file and the fix.
     """
-    return READERS[reader_name(settings)](settings, split)
+    dataset = with_saliency(READERS[reader_name(settings)](settings, split), settings)
+    return objects_only(dataset) if settings.objects else dataset
 
 
 class Subset:
@@ -216,6 +230,134 @@ class WithMasks:
 
     def size(self, index: int) -> tuple[int, int]:
         return self.dataset.size(index)
+
+
+class WithSaliency:
+    """A data set whose saliency maps come from files that its reader does not know, or from a detector."""
+
+    def __init__(self, dataset: Any, saliency: Sequence[str | None] | None, detector: str | None) -> None:
+        self.dataset = dataset
+        self.labels, self.names, self.source = dataset.labels, dataset.names, dataset.source
+        self.images, self.masks, _, self.given_tags = _hashed(dataset)
+        self.saliency, self.detector = saliency, detector
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.get(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        sample = _get(self.dataset, index, with_mask)
+        return Sample(sample.name, sample.image, sample.mask, sample.tags, self._saliency(index, sample.image))
+
+    def _saliency(self, index: int, image: np.ndarray) -> np.ndarray | None:
+        if self.detector is not None:
+            return DETECTORS[self.detector](image)
+        path = None if self.saliency is None else self.saliency[index]
+        return None if path is None else read_saliency(path, (image.shape[0], image.shape[1]), self.names[index])
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
+        return self.dataset.mask(index)
+
+    def tags(self, index: int) -> tuple[int, ...] | None:
+        return self.dataset.tags(index)
+
+    def has_mask(self, index: int) -> bool:
+        return self.dataset.has_mask(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(index)
+
+
+class ObjectsOnly:
+    """A data set whose classes are one, `object`; see `objects_only`."""
+
+    labels = LabelSpace(("background", "object"))
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.images, self.masks, self.saliency, self.given_tags = _hashed(dataset)
+        self.names = dataset.names
+        self.source = {**dataset.source, "classes_merged": list(dataset.labels.names)}
+        values = np.full(256, self.labels.ignore_index, np.uint8)
+        values[list(dataset.labels.foreground)] = 1
+        values[dataset.labels.background] = 0
+        self.values = values
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.get(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        sample = _get(self.dataset, index, with_mask)
+        mask = None if sample.mask is None else self.values[sample.mask]
+        return Sample(sample.name, sample.image, mask, self.tags(index), sample.saliency)
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
+        mask = self.dataset.mask(index)
+        return None if mask is None else self.values[mask]
+
+    def tags(self, index: int) -> tuple[int, ...] | None:
+        tags = self.dataset.tags(index)
+        return None if tags is None else (1,) if tags else ()
+
+    def has_mask(self, index: int) -> bool:
+        return self.dataset.has_mask(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(index)
+
+
+def _hashed(dataset: Dataset) -> tuple[Any, ...]:
+    """What `content_hash` asks a data set for."""
+    return tuple(getattr(dataset, key, None) for key in ("images", "masks", "saliency", "given_tags"))
+
+
+def with_saliency(dataset: Dataset, settings: DataSettings) -> Dataset:
+    """The same data set with the saliency maps that `settings.saliency` names, where its reader did not read them.
+
+    Args:
+        dataset: as a reader gives it; its `source` says from then on where saliency maps come from.
+        settings: `saliency` is a folder of maps, or one of `maskwright.data.saliency.DETECTORS`, which then looks at
+            every image when it is asked for.
+
+    Raises:
+        DataError: as `saliency_paths`.
+    """
+    if settings.saliency is None:
+        return dataset
+    read = getattr(dataset, "saliency", None)
+    if read is None:
+        paths = saliency_paths(settings, dataset.names, refuse)
+        detector = settings.saliency if paths is None and settings.saliency in DETECTORS else None
+        if paths is None and detector is None:
+            return dataset
+        dataset = WithSaliency(dataset, paths, detector)
+        read = paths
+    dataset.source["saliency"] = {"from": settings.saliency}
+    record = resolve(Path(settings.root), settings.saliency) / "maps.json"
+    if record.is_file():  # written beside the maps by `maskwright saliency`
+        dataset.source["saliency"]["made_with"] = read_json(record)
+    return dataset
+
+
+def objects_only(dataset: Dataset) -> ObjectsOnly:
+    """The same images with masks of two values, background and object, to learn what any object looks like.
+
+    Raises:
+        DataError: no class of the set is the background.
+    """
+    if dataset.labels.background is None:
+        raise DataError(
+            f"the set has no background class among {', '.join(dataset.labels.names[:5])}, ...; everything would be an "
+            "object. Give background=NAME"
+        )
+    return ObjectsOnly(dataset)
 
 
 def subset(dataset: Dataset, indices: Sequence[int]) -> Subset:

@@ -11,6 +11,7 @@ from maskwright.config import DataSettings
 from maskwright.data import READERS, Dataset, reader_name
 from maskwright.data.finding import Complain, Finding, FindingError, Level, number_of
 from maskwright.data.masks import range_finding
+from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scan import Record, scan
 from maskwright.errors import DataError
@@ -89,6 +90,7 @@ def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[F
         for record in scan(dataset):
             _add(summary, record)
         findings += _problems(summary)
+        findings += _saliency(settings, dataset, training=not summaries)
         findings += _coverage(summary, training=not summaries, source=dataset.source)
         findings += _classes(summary, training=not summaries)
         findings += _tags(summary, training=not summaries)
@@ -174,6 +176,24 @@ def _problems(summary: SplitSummary) -> list[Finding]:
         what = first.what if count == 1 else f"{count} files in {summary.split}; of the first: {first.what}"
         found.append(Finding(first.level, what, files, count, first.expected, first.fix, kind))
     return found
+
+
+def _saliency(settings: DataSettings, dataset: Dataset, training: bool) -> list[Finding]:
+    """A folder of saliency maps that has none of a split; one that has some of them is the reader's finding."""
+    if settings.saliency in (None, *DETECTORS) or getattr(dataset, "saliency", None) is not None or not len(dataset):
+        return []
+    what = f"no image of the split has a saliency map in {settings.saliency}"
+    level: Level = "error" if training else "info"
+    return [
+        Finding(
+            level,
+            what,
+            count=len(dataset),
+            expected=f"maps named as the images, such as {dataset.names[0]}.png",
+            fix=f"write them with maskwright saliency {settings.root} out={settings.saliency}" if training else "",
+            kind="saliency-none",
+        )
+    ]
 
 
 def _coverage(summary: SplitSummary, training: bool, source: dict) -> list[Finding]:

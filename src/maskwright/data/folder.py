@@ -14,6 +14,7 @@ from maskwright.config import DataSettings
 from maskwright.data.classes import label_space, resolve
 from maskwright.data.finding import Complain, Finding, refuse
 from maskwright.data.images import ImageSet, list_images
+from maskwright.data.saliency import DETECTORS
 from maskwright.data.tags import TagTable, image_key, match_tags, read_tags, tag_values
 from maskwright.errors import DataError, unknown_name
 
@@ -329,16 +330,21 @@ def _folder_tags(settings: DataSettings, listing: Listing) -> TagTable:
 
 
 def saliency_paths(settings: DataSettings, names: list[str], complain: Complain) -> list[str | None] | None:
-    """The saliency map of each image, where the settings name a folder of them; None where they do not.
+    """The saliency map of each image, where the settings name a folder of them; None where they name a detector.
 
     Raises:
-        DataError: no such folder, or maps for only some of the images.
+        DataError: neither such a folder nor such a detector, or maps for only some of the images.
     """
     if settings.saliency is None:
         return None
     folder = resolve(Path(settings.root), settings.saliency)
     if not folder.is_dir():
-        raise DataError(f"saliency {settings.saliency}: no such folder in {settings.root}")
+        if settings.saliency in DETECTORS:
+            return None
+        raise DataError(
+            f"saliency {settings.saliency} is not a folder in {settings.root}: "
+            f"{unknown_name('saliency detector', settings.saliency, DETECTORS)}"
+        )
     found, _ = list_images(folder)
     missing = [name for name in names if name not in found]
     if len(missing) == len(names):

@@ -13,8 +13,8 @@ import numpy as np
 from PIL import Image
 
 from maskwright.data import Dataset
-from maskwright.data.finding import Finding, FindingError
-from maskwright.data.images import ORIENTATION, ImageSet, image_error, image_size
+from maskwright.data.finding import Finding, FindingError, Level
+from maskwright.data.images import ORIENTATION, ImageSet, image_error
 from maskwright.data.masks import DECODE_ERRORS, allowed_values, range_finding
 from maskwright.data.sample import LabelSpace
 
@@ -170,14 +170,34 @@ def _compare(record: Record, shape: tuple[int, ...], side: int, path: str, image
 
 
 def _inspect_saliency(record: Record, path: str) -> None:
+    """Findings about a saliency map: one grey channel, 0 to 255, of the image's size, that tells pixels apart."""
+
+    def complain(level: Level, problem: str, expected: str, fix: str, kind: str) -> None:
+        record.problems.append(Finding(level, problem, [path], 1, expected, fix, kind))
+
     try:
-        size = image_size(path)
-    except FindingError as error:
-        if error.finding is not None:
-            record.problems.append(error.finding)
+        with Image.open(path) as picture:
+            size, mode = picture.size[::-1], picture.mode
+            values = np.asarray(picture.convert("L"))
+    except DECODE_ERRORS as error:
+        finding = image_error(path, error).finding
+        if finding is not None:
+            record.problems.append(finding)
         return
     if record.size is not None and sorted(size) != sorted(record.size):
         problem = f"saliency map is {size[1]}x{size[0]} pixels, its image is {record.size[1]}x{record.size[0]}"
-        record.problems.append(
-            Finding("error", problem, [path], expected="the same size", fix="resize it", kind="saliency-size")
+        complain("error", problem, "the same size", "resize it", "saliency-size")
+    if mode not in ("1", "L"):
+        wide = mode.startswith(("I", "F"))
+        problem = f"saliency map has the mode {mode}, " + (
+            "whose values above 255 are cut off" if wide else "whose colours are read as grey levels"
         )
+        complain(
+            "error" if wide else "warning", problem, "one grey channel of 8 bits", "convert the file", "saliency-mode"
+        )
+    elif values.min() == values.max():
+        problem = f"every pixel of the saliency map is {values.min()}"
+        complain("warning", problem, "0 for background, up to 255 for objects", "make it anew", "saliency-constant")
+    elif values.max() <= 1:
+        problem = "the highest value of the saliency map is 1"
+        complain("error", problem, "values up to 255", "multiply it by 255", "saliency-range")

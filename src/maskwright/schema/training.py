@@ -19,7 +19,10 @@ class DataSettings(Settings):
     masks: str | None = Field(None, description="mask folder, relative to root or absolute")
     classes: str | list[str] | None = Field(None, description="file with one class name per line, or the names")
     tags: str | None = Field(None, description="CSV, JSON or folder of tags; 'masks' derives them from the masks")
-    saliency: str | None = Field(None, description="folder of saliency maps")
+    saliency: str | None = Field(
+        None, description="folder of saliency maps, or a detector: `maskwright.data.saliency.DETECTORS`"
+    )
+    objects: bool = Field(False, description="all classes but the background are one, called object")
     background: str | int | None = Field("auto", description="name or value of the background class; none; auto")
     ignore_index: int = 255
     label_map: dict[int, int] | None = Field(None, description="value in the mask file -> label value")
