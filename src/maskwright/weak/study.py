@@ -5,7 +5,7 @@ the same start, images, order and budget; only the loss on its logits z differs.
 (SCE) pushes the logit of the most confusing class down harder than the sigmoids (BCE) do, which gives a higher accuracy
 and better seeds. Gradients of one image's loss, with K classes, y its one-hot tag: BCE (sigmoid(z_k) - y_k) / K, SCE
 softmax(z)_k - y_k; that of the confusing class is positive and pushes down, that of the target negative. The division
-by K, which the paper has as well, is part of what BCE is; `gradients` says how much of a difference it makes.
+by K, as in the paper, is part of what BCE is; the verdict says what is left without it.
 
 Which classes and how many images the paper took is not said in full; here they are given, or those that a classifier of
 all classes tells apart worst. Accuracy and seeds are measured on images that were not trained on.

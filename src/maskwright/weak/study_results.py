@@ -12,7 +12,7 @@ COLOURS = {"bce": "#c2571a", "sce": "#1f6fb2"}
 # What is measured after an epoch or averaged over it: key, words, whether it is a share that is shown in %.
 PANELS = (
     ("accuracy", "accuracy (%)", True),
-    ("seed_best", "seed mIoU (%), best threshold", True),
+    ("seed_best", "seed mIoU (%)", True),
     ("gradient_target", "gradient, target's logit", False),
     ("gradient_confusing", "gradient, confusing class's logit", False),
 )
@@ -134,16 +134,18 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 if any(value is None for row in values for value in row):
                     continue
                 y = factor * np.array(values)
-                label = loss.upper() + (", threshold fixed beforehand" if name == "seed_miou" else "")
+                label = loss.upper() + {"seed_best": ", best threshold", "seed_miou": ", fixed threshold"}.get(name, "")
                 marker = "o" if loss == "bce" else "s"
-                axes.plot(x, y.mean(0), style, marker=marker, markersize=3.5, color=COLOURS[loss], label=label)
+                axes.plot(
+                    x, y.mean(0), style, marker=marker, markersize=3.5, color=COLOURS[loss], label=loss.upper() + how
+                )
                 if len(y) > 1:
                     axes.fill_between(x, y.min(0), y.max(0), color=COLOURS[loss], alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", title=words[0].upper() + words[1:])
         if not axes.lines:
             axes.text(0.5, 0.5, "no true masks", transform=axes.transAxes, ha="center", color="0.4")
         else:
-            axes.legend(frameon=False, fontsize=9)
+            axes.legend(fontsize=9, edgecolor="none", framealpha=0.85)
         if not share:
             axes.axhline(0, color="0.6", linewidth=0.8)
         axes.spines[["top", "right"]].set_visible(False)
