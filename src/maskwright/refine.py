@@ -107,11 +107,36 @@ def crf_stages(job: Run, source: str, suffix: str) -> list[Stage]:
 
 def crf_background(recipe: Recipe) -> float:
     """The background's score in the CRF: its own setting, else the threshold that masks are made with."""
+    return recipe.crf.background or mask_threshold(recipe)
+
+
+def saliency_stages(job: Run, source: str, suffix: str) -> list[Stage]:
+    """Saliency maps that overrule the maps of stage `source`."""
+    threshold = mask_threshold(job.recipe)
+
+    def run(folder: Path) -> None:
+        from maskwright.weak.saliency_maps import saliency_folder
+
+        saliency_folder(
+            job.train,
+            job.out / source / "maps",
+            job.recipe.saliency,
+            folder / "maps",
+            threshold=threshold,
+            size=job.recipe.seeds.size,
+        )
+
+    settings = {**effective(job.recipe.saliency), "score": threshold, "size": job.recipe.seeds.size}
+    return [Stage(f"saliency{suffix}", "maps overruled by saliency", run, settings, (source,))]
+
+
+def mask_threshold(recipe: Recipe) -> float:
+    """The threshold that masks are made with, or 0.25 where it is still to be found."""
     threshold = recipe.pseudo_masks.threshold
-    return recipe.crf.background or (0.25 if isinstance(threshold, str) else threshold)
+    return 0.25 if isinstance(threshold, str) else threshold
 
 
-REFINEMENTS = {"irn": irn_stages, "crf": crf_stages}
+REFINEMENTS = {"irn": irn_stages, "crf": crf_stages, "saliency": saliency_stages}
 
 
 def _labels(job: Run, source: str, folder: Path) -> None:

@@ -258,7 +258,7 @@ GIVEN = {name: masks for name, masks in SOFT_MASKS.items() if masks is not None}
 
 
 # What soft masks that are no class activation maps are made of.
-PARTS = {"eps": {"background": True}}
+PARTS = {"eps": {"background": True}, "edam": {"edam": True}}
 
 
 @pytest.fixture

@@ -132,7 +132,7 @@ def test_what_is_missing_is_said_before_training(tmp_path):
         train_eps(recipe(["eps"]), None, bare, bare, tmp_path, CPU)
     settings = recipe(["classifier", "recam"], eps=1.0)
     train_classifier(settings, None, bare, bare, tmp_path / "c", CPU)
-    with pytest.raises(RecipeError, match=r"networks=\[eps\]"):
+    with pytest.raises(RecipeError, match=r"without its background layer; write networks=\[eps, recam\]"):
         train_recam(settings, tmp_path / "c" / "model.safetensors", bare, bare, tmp_path / "r", CPU)
     settings = recipe(["classifier", "recam"], masks="gradcm")
     with pytest.raises(RecipeError, match="Did you mean 'gradcam'"):

@@ -34,6 +34,7 @@ CASES: dict[str, dict[str, Case]] = {
         "released": Case({"steps": 2}, tolerance=1e-3),
         "equation": Case({"steps": 2, "form": "equation"}, tolerance=1e-3),
     },
+    "edam": {"": Case(parts={"edam": True})},
     "eps": {"": Case(parts={"background": True})},
     "scorecam": {"": Case({"channels": 4})},
     "seam": {"": Case(parts={"pcm": "cam"}, rivals=True)},

@@ -16,7 +16,7 @@ from maskwright.models.backbones import Backbone, create_backbone
 from maskwright.models.pcm import PCM, seam_input
 
 # What a classifier may have beside backbone and head; each is an attribute, None where it is not there.
-PARTS = ("recam_head", "background", "pcm")
+PARTS = ("recam_head", "background", "edam", "pcm")
 
 
 class ImageTagClassifier(nn.Module):
@@ -32,6 +32,7 @@ class ImageTagClassifier(nn.Module):
         recam_head: also have the second head, of the same shape, that ReCAM trains; `forward` does not use it.
         background: also have a map of the background, a 1x1 convolution with one output, for methods that train it
             (L2G, EPS); tag logits do not use it.
+        edam: also have EDAM's layer of class masks, a 1x1 convolution for all classes and the background.
         pcm: also have the pixel correlation module. `features`: the feature map is `f + PCM(f)` everywhere, as in L2G.
             `cam`: it refines the class maps in `refined_maps`, as in SEAM; features and tag logits do not use it.
 
@@ -46,6 +47,7 @@ class ImageTagClassifier(nn.Module):
         *,
         recam_head: bool = False,
         background: bool = False,
+        edam: bool = False,
         pcm: Literal["features", "cam"] | None = None,
     ) -> None:
         super().__init__()
@@ -59,6 +61,7 @@ class ImageTagClassifier(nn.Module):
         self.background = nn.Conv2d(backbone.channels[-1], 1, 1, bias=False) if background else None
         if self.background is not None:
             nn.init.normal_(self.background.weight, std=0.01)
+        self.edam = nn.Conv2d(backbone.channels[-1], num_tags + 1, 1, bias=False) if edam else None
         self.pcm = None if pcm is None else PCM(backbone.channels[-3:-1], pcm, image_channels=len(backbone.mean))
 
     @property
@@ -197,6 +200,7 @@ def create_classifier(
     stop_grad_after_layer2: bool = False,
     recam_head: bool = False,
     background: bool = False,
+    edam: bool = False,
     pcm: Literal["features", "cam"] | None = None,
     **options: Any,
 ) -> ImageTagClassifier:
@@ -215,6 +219,7 @@ def create_classifier(
             ReCAM's train it).
         recam_head: see `ImageTagClassifier`.
         background: see `ImageTagClassifier`.
+        edam: see `ImageTagClassifier`.
         pcm: see `ImageTagClassifier`.
         options: passed to `create_backbone`.
 
@@ -236,7 +241,7 @@ def create_classifier(
         layers.freeze_stem(trunk)
     if stop_grad_after_layer2:
         layers.freeze_stages(trunk, stride=8)
-    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head, background=background, pcm=pcm)
+    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head, background=background, edam=edam, pcm=pcm)
 
 
 def load_classifier(path: str | Path) -> ImageTagClassifier:

@@ -287,10 +287,17 @@ class EPSSettings(PaperTagTraining):
     blend: float = Field(0.5, ge=0, le=1, description="weight of the foreground's estimate beside the background's")
 
 
-class EDAMSettings(Settings):
-    """EDAM: a layer of discriminative activation with attention among the images of a batch."""
+class EDAMSettings(PaperTagTraining):
+    """EDAM: masks of the classes as a layer, learned with attention among the images of a batch.
 
-    train: TrainSettings = TrainSettings()
+    Our sources do not say how it is trained: what is not said of `train` is SEAM's.
+    """
+
+    paper = PAPER_SEAM
+
+    width: int = Field(64, gt=0, description="channels of the attention")
+    heads: int = Field(4, gt=0, description="of each class's attention")
+    grid: int = Field(16, gt=0, description="rows and columns of tokens in an image, at most; paper: all positions")
 
 
 class CRFSettings(Settings):
@@ -309,7 +316,17 @@ class CRFSettings(Settings):
 
 
 class SaliencySettings(Settings):
-    """Saliency maps that overrule seed maps, as in EDAM and in the rows `-M` of ReCAM's table 4."""
+    """Saliency maps S that overrule seed maps, as in EDAM and in the rows `-M` of ReCAM's table 4.
+
+    A class must score higher than the background, whose score at a pixel is, with `soft`, 1 - S; with `hard`, as in
+    EDAM's algorithm 1, `salient` where S is at least `threshold` and `elsewhere` where it is not. No source has the
+    numbers: they are ours.
+    """
+
+    mode: Literal["soft", "hard"] = "soft"
+    threshold: float = Field(0.5, ge=0, le=1, description="saliency from which on a pixel is foreground (hard)")
+    salient: float = Field(0.05, ge=0, le=1, description="score that a class needs there; 0: the highest always wins")
+    elsewhere: float = Field(0.9, ge=0, le=1, description="score that a class needs elsewhere; 1: none ever wins")
 
 
 class SeedSettings(Settings):

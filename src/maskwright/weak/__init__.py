@@ -16,6 +16,7 @@ from maskwright.config import SeedSettings
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.weak.advcam import advcam
 from maskwright.weak.cam import SeedMaps, Views, class_activation_maps, class_maps
+from maskwright.weak.edam import edam_maps
 from maskwright.weak.eps import eps_maps
 from maskwright.weak.extract import SeedMethod, extract_folder, extract_maps, make_views
 from maskwright.weak.gradcam import gradcam, gradcam_plus_plus
@@ -30,6 +31,7 @@ from maskwright.weak.seeds import seed_labels, sweep
 SEED_METHODS: dict[str, SeedMethod] = {
     "advcam": advcam,
     "cam": class_activation_maps,
+    "edam": edam_maps,
     "eps": eps_maps,
     "gradcam": gradcam,
     "gradcam++": gradcam_plus_plus,

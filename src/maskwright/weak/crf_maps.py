@@ -8,25 +8,19 @@ are equally likely after the CRF, the class's map equals it, so that the same th
 from __future__ import annotations
 
 import math
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 import torch
 from torch import Tensor
-from torch.nn import functional as F
 
 from maskwright.config import CRFSettings
-from maskwright.engine import distributed
-from maskwright.engine.progress import track
+from maskwright.data.sample import Sample
 from maskwright.errors import RecipeError, unknown_name
-from maskwright.weak.cam import SeedMaps
 from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
-from maskwright.weak.extract import load_maps, save_maps
-from maskwright.weak.folders import LARGEST_BATCH, alike_groups, claim, missing_maps, origin
+from maskwright.weak.rewrite import rewrite_maps
 
 BATCH = 4  # images of one size that go through the CRF together
 
@@ -94,42 +88,12 @@ def crf_folder(
         DataError: maps are missing or do not fit, or the folder holds maps of other origin.
         RecipeError: unknown preset.
     """
-    folder, maps_folder = Path(folder), Path(maps_folder)
     options = {**settings.model_dump(mode="json"), "background": background}
-    claim(folder, {"crf": options, "maps": origin(maps_folder)})
-    jobs = alike_groups(dataset, missing_maps(dataset, folder), None, float("inf"), BATCH)
-    with ThreadPoolExecutor(1) as pool:
-        writes: deque[Future[None]] = deque()
-        for indices in track(jobs, title="dense CRF"):
-            names = [dataset.names[index] for index in indices]
-            found = [load_maps(maps_folder, name) for name in names]
-            for count in sorted({len(keys) for keys, _ in found}):
-                alike = [place for place, (keys, _) in enumerate(found) if len(keys) == count]
-                stacked = np.stack([found[place][1] for place in alike])
-                high_res = _refined(dataset, [indices[place] for place in alike], stacked, options, device)
-                for place, maps in zip(alike, high_res, strict=True):
-                    small = _quarter(maps, size or dataset.size(indices[place]))
-                    refined = SeedMaps(torch.from_numpy(found[place][0]), small, maps)
-                    writes.append(pool.submit(save_maps, folder, names[place], refined))
-            while len(writes) > LARGEST_BATCH:
-                writes.popleft().result()
-        for write in writes:
-            write.result()
-    distributed.barrier()
 
+    def refine(samples: Sequence[Sample], maps: Tensor) -> Tensor:
+        images = torch.from_numpy(np.stack([sample.image for sample in samples])).to(device)
+        return crf_maps(images, maps.to(device), **options)
 
-def _refined(
-    dataset: Any, indices: Sequence[int], maps: np.ndarray, options: dict[str, Any], device: torch.device | str
-) -> Tensor:
-    if maps.shape[1] == 0:
-        return torch.from_numpy(maps).float()
-    images = torch.from_numpy(np.stack([dataset[index].image for index in indices])).to(device)
-    return crf_maps(images, torch.from_numpy(maps).to(device), **options)
-
-
-def _quarter(maps: Tensor, seen: tuple[int, int]) -> Tensor:
-    """Maps `(n, H, W)` at a quarter of the size that the network saw, rounded up."""
-    small = tuple((length - 1) // 4 + 1 for length in seen)
-    if len(maps) == 0:
-        return maps.new_zeros(0, *small)
-    return F.interpolate(maps[None], small, mode="bilinear", align_corners=False, antialias=True)[0]
+    rewrite_maps(
+        dataset, maps_folder, folder, refine, made_with={"crf": options}, size=size, batch=BATCH, title="dense CRF"
+    )

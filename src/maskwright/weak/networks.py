@@ -11,6 +11,7 @@ from collections.abc import Callable
 from typing import Any
 
 from maskwright.weak.classifier import train_classifier
+from maskwright.weak.edam_training import train_edam
 from maskwright.weak.eps_training import train_eps
 from maskwright.weak.l2g_training import train_l2g
 from maskwright.weak.recam_training import train_recam
@@ -22,6 +23,7 @@ NETWORKS: dict[str, Callable[..., dict[str, Any]]] = {
     "l2g": train_l2g,
     "seam": train_seam,
     "eps": train_eps,
+    "edam": train_edam,
 }
 
 TITLES = {

@@ -17,6 +17,9 @@ from maskwright.weak.eps import eps_loss
 from maskwright.weak.recam import SoftMasks, recam_loss
 from maskwright.weak.soft_masks import SOFT_MASKS
 
+# What the masks or the loss of a network before are made of, which is trained on where they are in the loss.
+PART_OF = {"eps": "background", "edam": "edam"}
+
 
 def train_recam(
     recipe: Recipe,
@@ -59,10 +62,13 @@ def train_recam(
     network = next_network(recipe, start, len(train.labels.foreground), recam_head=True)
     second = network.recam_head
     assert second is not None
-    background = None
-    if settings.eps or settings.masks == "eps":
-        network.head_weight()  # there must be a background
-        background = network.background
+    words = [word for word in PART_OF if word == settings.masks or (word == "eps" and settings.eps)]
+    for word in words:
+        if getattr(network, PART_OF[word]) is None:
+            raise RecipeError(
+                f"recam.masks={settings.masks}, recam.eps={settings.eps} need a network {word} before, found one "
+                f"without its {PART_OF[word]} layer; write networks=[{word}, recam]"
+            )
     if settings.eps:
         check_saliency(train, "recam.eps")
     mean, std = network.mean, network.std
@@ -84,7 +90,12 @@ def train_recam(
         return loss, parts
 
     # What is not in the loss, such as PCM on maps, stays as it is.
-    old = [network.backbone, network.classifier, network.feature_pcm, background]
+    old = [
+        network.backbone,
+        network.classifier,
+        network.feature_pcm,
+        *(getattr(network, PART_OF[word]) for word in words),
+    ]
     return fit_tags(
         network,
         step,

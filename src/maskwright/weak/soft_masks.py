@@ -16,6 +16,7 @@ from torch import Tensor, nn
 from maskwright.models import ImageTagClassifier
 from maskwright.weak.advcam import summed_maps
 from maskwright.weak.cam import normalise_maps
+from maskwright.weak.edam import edam_class_maps
 from maskwright.weak.eps import eps_class_maps
 from maskwright.weak.gradcam import ClassMaps, grad_cam_maps, grad_cam_plus_plus_maps
 from maskwright.weak.layercam import layer_cam_maps
@@ -105,6 +106,7 @@ def _evaluating(network: nn.Module) -> Iterator[None]:
 SOFT_MASKS: dict[str, SoftMasks | None] = {
     "advcam": advcam_masks,
     "cam": None,
+    "edam": masks_by(edam_class_maps),
     "eps": masks_by(eps_class_maps),
     "gradcam": masks_by(grad_cam_maps),
     "gradcam++": masks_by(grad_cam_plus_plus_maps),
