@@ -14,6 +14,7 @@ from maskwright.data.published import published_labels
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.fit import total_steps
 from maskwright.errors import DataError, RecipeError
+from maskwright.estimate.cut import reduced
 from maskwright.losses import create_loss
 from maskwright.models import MODELS, create_model
 from maskwright.models.backbones import import_timm
@@ -73,7 +74,7 @@ def test_missing_data_and_a_large_crop():
     small = ["model.backbone=resnet10t", "model.pretrained=false", "model.output_stride=16"]
     longer = ["epochs=4", "train.steps=none", "train.accumulate=2"]
     recipe = load_recipe("cityscapes-lmp", [*small, *longer, "device=cpu"])
-    (trial,) = dryrun.dry_run(recipe, say=said.append)
+    trial = dryrun.dry_run(recipe, say=said.append)["segmenter"].training
     text = "\n".join(said)
     assert "cityscapes is not here; 19 classes of layout cityscapes, 2975 images in train as published" in text
     assert trial.batch == (10, 512, 1024)
@@ -124,8 +125,8 @@ def test_classes_must_be_known():
     with pytest.raises(DataError, match="does not tell the classes"):
         dryrun.dry_run(load_recipe("deeplabv3plus-quick", ["data=nowhere", "layout=folder"]), say=lambda line: None)
     names = ["data=nowhere", "layout=folder", "classes=[sky, tree]", "device=cpu", *SMALL]
-    (trial,) = dryrun.dry_run(load_recipe("deeplabv3plus-quick", names), say=lambda line: None)
-    assert trial.steps is None
+    trials = dryrun.dry_run(load_recipe("deeplabv3plus-quick", names), say=lambda line: None)
+    assert trials["segmenter"].training.steps is None
 
 
 @pytest.mark.parametrize(
@@ -140,7 +141,7 @@ def test_classes_must_be_known():
     ],
 )
 def test_a_batch_is_cut_down(batch, pixels, expected):
-    assert dryrun.reduced(batch, pixels) == expected
+    assert reduced(batch, pixels) == expected
 
 
 @pytest.mark.parametrize("name", recipe_names())

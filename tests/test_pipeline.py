@@ -126,12 +126,6 @@ def test_report_is_written_anew(uninterrupted):
     assert "report.html" in printed
 
 
-def test_plan_runs_nothing(tmp_path):
-    printed = finish(command(tmp_path / "none", "plan=true"))
-    assert [line.split()[0] for line in printed.splitlines()][: len(STAGES)] == list(STAGES)
-    assert not (tmp_path / "none").exists()
-
-
 def test_killed_in_every_stage_ends_with_the_same_numbers(uninterrupted, tmp_path):
     whole, _ = uninterrupted
     out = tmp_path / "killed"
@@ -210,7 +204,7 @@ def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninte
 def test_irn_with_another_backbone_is_refused_before_anything_runs(tmp_path):
     from maskwright.config import load_recipe
     from maskwright.errors import RecipeError
-    from maskwright.pipeline import plan
+    from maskwright.estimate.plan import plan
 
     recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "refine=[irn]", "irn={backbone: resnet18}"])
     with pytest.raises(RecipeError, match=r"irn\.backbone=resnet10t"):

@@ -77,13 +77,15 @@ def _run(recipe: str, settings: list[str] | None, until: str | None, dry: bool =
 
         dry_run(resolved, say=typer.echo)
         return
+    if options["plan"]:
+        from maskwright.estimate.plan import plan, table
+
+        for line in table(plan(resolved, until), resolved):
+            typer.echo(line)
+        return
     from maskwright import pipeline
     from maskwright.engine import distributed
 
-    if options["plan"]:
-        for name, title, state in pipeline.plan(resolved):
-            typer.echo(f"{name:<18} {state:<11} {title}")
-        return
     try:
         pipeline.run(resolved, until=until)
     finally:

@@ -21,7 +21,7 @@ from maskwright.config import Recipe, dump_recipe
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write, read_json, write_json
 from maskwright.refine import refinement_stages
-from maskwright.stages import Stage, effective, fingerprint, fingerprints, run_lock, run_stages, state_of
+from maskwright.stages import Stage, effective, fingerprint, run_lock, run_stages
 
 
 def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] = print) -> Path:
@@ -59,14 +59,6 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
             job.finish()
     distributed.barrier()
     return out
-
-
-def plan(recipe: Recipe) -> list[tuple[str, str, str]]:
-    """Name, title and state of each stage that `run` would go through; nothing is run or written."""
-    out = Path(recipe.out or f"runs/{recipe.name}")
-    stages = Run(recipe, out, _silent).stages()
-    hashes = fingerprints(stages)
-    return [(stage.name, stage.title, state_of(stage, hashes[stage.name], out)) for stage in stages]
 
 
 def run_facts(recipe: Recipe) -> dict[str, Any]:

@@ -12,6 +12,7 @@ import json
 import math
 import time
 from collections.abc import Callable, Iterable, Iterator
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any
 
@@ -36,6 +37,9 @@ from maskwright.files import atomic_write
 Batch = dict[str, Tensor]
 Step = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]
 Validate = Callable[[nn.Module], dict[str, Any]]
+
+# Where it is set, it gets each training's model, the modules trained along and the step, and gives the step to use.
+WATCH: ContextVar[Callable[[nn.Module, Iterable[nn.Module], Step], Step] | None] = ContextVar("WATCH", default=None)
 
 
 def fit(
@@ -89,6 +93,8 @@ def fit(
         SystemExit: SIGINT or SIGTERM came; the present step was finished and a resume point written.
     """
     device, folder = torch.device(device), Path(folder)
+    trainable_extra, watch = list(trainable_extra), WATCH.get()
+    step = step if watch is None else watch(model, trainable_extra, step)
     state = read_state(folder, identity_of(settings, train_set))
     if distributed.is_main():
         for unfinished in folder.glob(".*.tmp.*"):  # of a process that was killed while it wrote

@@ -7,6 +7,7 @@ import os
 import sys
 import time
 from collections.abc import Iterable, Iterator, Sized
+from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -14,6 +15,9 @@ from maskwright.engine import distributed
 from maskwright.files import append_jsonl
 
 PLAIN_SECONDS = 10.0  # least time between lines where the output is not a terminal
+
+# Set where the work of others would only be noise.
+QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
 
 T = TypeVar("T")
 
@@ -37,7 +41,7 @@ class Progress:
         self.done = self.done_before = done
         self.info = ""
         self.started = self.last_line = time.monotonic()
-        self.shown = distributed.is_main()
+        self.shown = distributed.is_main() and not QUIET.get()
         self.live = self.shown and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
