@@ -136,9 +136,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                 y = factor * np.array(values)
                 label = loss.upper() + {"seed_best": ", best threshold", "seed_miou": ", fixed threshold"}.get(name, "")
                 marker = "o" if loss == "bce" else "s"
-                axes.plot(
-                    x, y.mean(0), style, marker=marker, markersize=3.5, color=COLOURS[loss], label=loss.upper() + how
-                )
+                axes.plot(x, y.mean(0), style, marker=marker, markersize=3.5, color=COLOURS[loss], label=label)
                 if len(y) > 1:
                     axes.fill_between(x, y.min(0), y.max(0), color=COLOURS[loss], alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", title=words[0].upper() + words[1:])
