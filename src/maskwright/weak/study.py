@@ -7,7 +7,8 @@ and better seeds. Gradients of one image's loss, with K classes, y its one-hot t
 softmax(z)_k - y_k; that of the confusing class is positive and pushes down, that of the target negative. The division
 by K, as in the paper, is part of what BCE is; the verdict says what is left without it.
 
-The classes are given, or those that a classifier of all classes tells apart worst. Accuracy and seeds are measured on images that were not trained on.
+The classes are given, or those that a classifier of all classes tells apart worst. Accuracy and seeds are measured on
+images that were not trained on.
 """
 
 from __future__ import annotations
