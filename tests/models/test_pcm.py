@@ -148,6 +148,8 @@ def test_maps_are_refined_beside_features_that_stay():
 def test_the_low_level_maps_are_the_two_before_the_last():
     network = build(pcm="features")
     assert [layer.in_channels for layer in network.pcm.low] == network.backbone.channels[-3:-1] == [128, 256]
+    paper = create_classifier(backbone="resnet38", num_tags=2, output_stride=8, width=0.125, pcm="features")
+    assert [layer.in_channels for layer in paper.pcm.low] == [512 // 8, 1024 // 8], "conv4 and conv5"
     assert network.pcm.embed.weight.shape[:2] == (192, 195)
     with pytest.raises(RecipeError, match="needs 2 feature maps below the last, found 1"):
         build(pcm="features", out_indices=(3, 4))
@@ -155,9 +157,17 @@ def test_the_low_level_maps_are_the_two_before_the_last():
         build(pcm="cams")
 
 
-@pytest.mark.parametrize("backbone", ["resnet10t", "convnext_atto", "hrnet_w18_small", "vit_tiny_patch16_224"])
-def test_any_backbone_and_no_weight_without_a_gradient(backbone):
-    options = {"depth": 4} if "vit" in backbone else {}
+@pytest.mark.parametrize(
+    ("backbone", "options"),
+    [
+        ("resnet10t", {}),
+        ("convnext_atto", {}),
+        ("hrnet_w18_small", {}),
+        ("vit_tiny_patch16_224", {"depth": 4}),
+        ("resnet38", {"width": 0.05}),
+    ],
+)
+def test_any_backbone_and_no_weight_without_a_gradient(backbone, options):
     network = create_classifier(backbone=backbone, num_tags=2, output_stride=None, pcm="features", **options)
     network(torch.randn(2, 3, 64, 96)).sum().backward()
     assert [name for name, value in network.named_parameters() if value.requires_grad and value.grad is None] == []

@@ -101,7 +101,7 @@ def broadcast_tensors(tensors: list[torch.Tensor]) -> None:
     """Overwrite tensors with the main process's, in place."""
     if world_size() > 1:
         for tensor in tensors:
-            dist.broadcast(tensor, src=0)
+            dist.broadcast(tensor.detach(), src=0)  # not a step of any gradient
 
 
 def wrap(model: nn.Module, device: torch.device, *, compiled: bool = False) -> nn.Module:

@@ -19,7 +19,7 @@ from maskwright.errors import RecipeError, unknown_name
 
 KINDS = ("features", "cam")
 WIDTHS = (64, 128)  # channels of the two low-level maps in the embedding
-LARGEST = 2**26  # affinities held at a time
+LARGEST = 2**25  # affinities held at a time
 EPS = 1e-5
 
 
@@ -30,7 +30,7 @@ def pcm(maps: Tensor, embedding: Tensor, chunk: int | None = None) -> Tensor:
         maps: `(B, C, h, w)`, of any values.
         embedding: `(B, E, h, w)`, of any length at each position.
         chunk: positions j whose new values are computed at a time, with `B * h * w * chunk` affinities; by default as
-            many as make 2^26. The result does not depend on it, and neither does the gradient.
+            many as make 2^25. The result does not depend on it, and neither does the gradient.
 
     Returns:
         `(B, C, h, w)`, at least float32 also under autocast. Products are made in the embedding's type.
