@@ -91,7 +91,8 @@ def _try_all(
 ) -> dict[str, Trial]:
     cut = cut_down(recipe, labels, size, budget, device)
     if dataset is None:
-        samples = generated_samples(labels, shrunk(size, budget.image))
+        salient = recipe.data.saliency is not None
+        samples = generated_samples(labels, shrunk(size, budget.image), salient=salient)
     else:
         samples = cropped_samples(dataset, budget.image, recipe.supervision != "masks")
     found = {}
@@ -141,10 +142,12 @@ def weights_lines(recipe: Recipe) -> Iterable[str]:
         trunks += [(recipe.irn.backbone, recipe.irn.pretrained)] if "irn" in recipe.refine else []
         wanted = trunks + wanted
     for backbone, pretrained in dict.fromkeys(wanted):
-        if pretrained is False or loadable(pretrained) or backbone in BACKBONES:
+        if pretrained is False or loadable(pretrained):
             continue
         architecture, _, tag = backbone.partition(".")
         try:
+            if architecture in BACKBONES and not import_timm().is_model(architecture):
+                raise RecipeError(f"there are no weights of {backbone} to download; give a file, pretrained=FILE")
             find_weights(import_timm(), architecture, tag, pretrained)
         except RecipeError as error:
             yield f"weights    a run would stop here: {error}"

@@ -100,8 +100,9 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
             changes["train"] = small_training(block.train, batches[name][1], device)
             if hasattr(block, "view_size"):  # a part of the crop
                 whole, small = (shape[1:] for shape in batches[name])
-                parts = zip(block.view_size, small, whole, strict=True)
-                changes["view_size"] = tuple(max(1, view * new // old) for view, new, old in parts)
+                stride = recipe.classifier.output_stride or 32
+                views = [view * new / old for view, new, old in zip(block.view_size, small, whole, strict=True)]
+                changes["view_size"] = tuple(max(1, round(side / stride)) * stride for side in views)
         blocks[word] = block.model_copy(update=changes)
     options, share = small_seed_options(recipe)
     seen = recipe.seeds.size and shrunk(recipe.seeds.size, budget.image)

@@ -49,13 +49,16 @@ class FewImages:
         return height, width
 
 
-def generated_samples(labels: LabelSpace, size: tuple[int, int], count: int = COUNT) -> list[Sample]:
-    """Drawn scenes with masks of random patches, a fifth of them ignored, and a saliency map of what is no background.
+def generated_samples(
+    labels: LabelSpace, size: tuple[int, int], count: int = COUNT, *, salient: bool = False
+) -> list[Sample]:
+    """Drawn scenes with masks of random patches, a fifth of them ignored.
 
     Args:
         labels: what the masks hold.
         size: height and width of all images.
         count: of the images.
+        salient: also a saliency map of what is not background.
     """
     height, width = size
     drawn = scenes("train", count=count, size=(max(32, min(height, 256)), max(32, min(width, 256))))
@@ -67,7 +70,7 @@ def generated_samples(labels: LabelSpace, size: tuple[int, int], count: int = CO
         mask = np.ascontiguousarray(cells.repeat(32, 0).repeat(32, 1)[:height, :width])
         tile = drawn[index].image
         image = np.tile(tile, (-(-height // tile.shape[0]), -(-width // tile.shape[1]), 1))[:height, :width]
-        saliency = np.where(mask == labels.background, 0, 255).astype(np.uint8)
+        saliency = np.where(mask == labels.background, 0, 255).astype(np.uint8) if salient else None
         tags = labels.tags_in(mask)[:2] or labels.foreground[:1]
         samples.append(Sample(f"trial_{index}", np.ascontiguousarray(image), mask, tags, saliency))
     return samples

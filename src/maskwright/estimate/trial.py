@@ -33,6 +33,8 @@ from maskwright.estimate.peak import Peak
 from maskwright.pipeline import Run
 from maskwright.stages import Stage
 
+SLOW = 2.0  # seconds for the first image, after which fewer are tried
+
 
 @dataclass
 class Training:
@@ -128,32 +130,38 @@ def try_stages(
             # Nothing to judge on: a network of two steps is bound to fail.
             job.val = FewImages(blind[:images], labels, recipe.data.val)
 
-        show(len(samples))
+        images = len(samples)
+        show(images)
         for stage in job.stages(last):
             folder = out / stage.name
             folder.mkdir()
             name = stage.name.partition("-")[0]
             if name in cut.batches:
-                yield Trial(
-                    stage.name,
-                    folder,
-                    _train(stage, folder, *cut.batches[name], trainings(recipe)[name], count, device),
-                )
+                training = _train(stage, folder, *cut.batches[name], trainings(recipe)[name], count, device)
+                yield Trial(stage.name, folder, training)
                 continue
             show(1)
-            stage.run(folder)  # what is compiled at the first call is compiled now
+            seconds = _timed(stage, folder, device)  # what is compiled at the first call is compiled now
+            if seconds > SLOW:
+                images = 2  # from here on: maps of more images are not there
             show(2)
             with Peak(device) as peak:
-                stage.run(folder)
-            done = 0 if name == "evaluation" else 2  # the others go on where they were
-            show(len(samples))
-            started = time.perf_counter()
-            stage.run(folder)
-            if device.type == "cuda":
-                torch.cuda.synchronize(device)
-            seconds = (time.perf_counter() - started) / (len(samples) - done)
+                seconds = _timed(stage, folder, device)
+            done = 0 if name == "evaluation" else 1  # the others go on where they were
+            if images > 2:
+                show(images)
+                seconds, done = _timed(stage, folder, device), 2 * done
+            seconds /= images - done
             seconds /= cut.seed_share if name == "seeds" else 1.0
             yield Trial(stage.name, folder, None, seconds, peak.fixed, peak.most)
+
+
+def _timed(stage: Stage, folder: Path, device: torch.device) -> float:
+    started = time.perf_counter()
+    stage.run(folder)
+    if device.type == "cuda":
+        torch.cuda.synchronize(device)
+    return time.perf_counter() - started
 
 
 def _train(
