@@ -142,7 +142,9 @@ def resize_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     labels = torch.zeros(best.shape, dtype=torch.uint8 if logits.shape[1] <= 256 else torch.int32, device=best.device)
     for value in range(1, logits.shape[1]):
         score = resize(logits[:, value : value + 1], size)[:, 0]
-        labels.masked_fill_(score > best, value)
+        # Values ascend, so the last class to win is the largest: maxima of bytes, faster than writing under a mask.
+        wins = (score > best).view(torch.uint8)
+        torch.maximum(labels, wins.to(labels.dtype).mul_(value), out=labels)
         torch.maximum(best, score, out=best)
     return labels.long()
 
