@@ -103,6 +103,17 @@ def test_expected_number_and_weights_that_cannot_be_had(monkeypatch):
     assert "VOCdevkit/VOC2012 is not here; 21 classes of layout voc, 10582 images in trainaug" in text
 
 
+def test_weights_that_are_a_file_of_ones_own_are_asked_for(monkeypatch):
+    monkeypatch.setattr(dryrun, "find_weights", lambda *_: None)
+    trunk, segmenter = dryrun.weights_lines(load_recipe("voc-l2g"))
+    assert "no weights of resnet38 to download" in trunk
+    assert segmenter == "weights    resnet101, pretrained=tv_in1k: can be had; not loaded now"
+    assert list(dryrun.weights_lines(load_recipe("voc-cam-irn"))) == [
+        segmenter.replace("resnet101", "resnet50"),
+        segmenter,
+    ]
+
+
 @pytest.mark.parametrize(
     ("setting", "words"),
     [

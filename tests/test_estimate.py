@@ -95,6 +95,16 @@ def test_what_a_trial_cuts_down():
     assert recipe.seeds.options["steps"] == 27
 
 
+def test_views_stay_a_part_of_the_crop_in_whole_steps_of_the_network():
+    labels = scenes("train", count=1).labels
+    recipe = load_recipe("voc-l2g", ["device=cpu"])
+    cut = cut_down(recipe, labels, (375, 500), BUDGET, CPU)
+    assert cut.batches["l2g"] == ((3, 448, 448), (2, 64, 64))
+    assert cut.recipe.l2g.view_size == (48, 48)  # 45.7 in steps of 8
+    assert cut.recipe.l2g.train.nesterov is True
+    assert recipe.l2g.view_size == (320, 320)
+
+
 def test_seed_methods_that_take_minutes_are_cut_down():
     score = load_recipe("demo", ["seeds.method=scorecam"])
     assert small_seed_options(score) == ({"channels": 16}, 16 / 512)
@@ -106,7 +116,7 @@ def test_seed_methods_that_take_minutes_are_cut_down():
 def test_images_are_drawn_or_cropped():
     labels = scenes("train", count=1).labels
     drawn = generated_samples(labels, (300, 70))
-    assert len(drawn) == 4
+    assert len(drawn) == 8
     assert all(sample.image.shape == (300, 70, 3) and sample.mask.shape == (300, 70) for sample in drawn)
     assert all(sample.tags for sample in drawn)
     dataset = scenes("train", count=5, size=(64, 96))

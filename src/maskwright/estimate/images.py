@@ -12,7 +12,7 @@ from maskwright.data.loading import generator_for
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.data.scenes import scenes
 
-COUNT = 4
+COUNT = 8
 
 
 class FewImages:

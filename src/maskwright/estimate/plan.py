@@ -144,7 +144,7 @@ def map_stage(
     """Seconds for a split and bytes of memory of a stage that makes something of each image."""
     name = trial.name.partition("-")[0]
     here, there = work(name, cut.recipe, tried).mean(), work(name, recipe, images)
-    seconds = trial.seconds * there.sum() * images.factor / here
+    seconds = trial.begin + trial.seconds * there.sum() * images.factor / here
     typical = there[there > 0].mean() if there.any() else 0.0
     together = min(images_at_once(name, recipe, typical, device), images.total)
     return float(seconds), float(trial.fixed + trial.most * together * typical / here)
@@ -224,7 +224,7 @@ def table(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     lines.append(f"{'left to do':<{width}}{'':<12}{total:>12}{most:>10}{size_words(needed):>10}")
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     lines.append(
-        f"estimated on {device}{threads}, from two steps of each training and two crops for every other stage; memory "
+        f"estimated on {device}{threads}, from two steps of each training and a few crops for all other stages; memory "
         f"is on top of the program's own, about {size_words(memory_mb() * 2**20)}"
     )
     out = Path(recipe.out or f"runs/{recipe.name}").absolute()

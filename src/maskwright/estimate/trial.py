@@ -33,7 +33,7 @@ from maskwright.estimate.peak import Peak
 from maskwright.pipeline import Run
 from maskwright.stages import Stage
 
-SLOW = 2.0  # seconds for the first image, after which fewer are tried
+SLOW = 4.0  # seconds for an image, after which fewer are tried
 
 
 @dataclass
@@ -83,7 +83,8 @@ class Trial:
         name: of the stage.
         folder: where its files are, until the trial is over.
         training: where the stage trains a network.
-        seconds: for one image, where it does not.
+        begin: seconds whatever the images, where it does not.
+        seconds: for one image.
         fixed: bytes that it used whatever the images.
         most: bytes that it used at most for one image, on top.
     """
@@ -91,6 +92,7 @@ class Trial:
     name: str
     folder: Path
     training: Training | None = None
+    begin: float = 0.0
     seconds: float = 0.0
     fixed: int = 0
     most: int = 0
@@ -141,19 +143,22 @@ def try_stages(
                 yield Trial(stage.name, folder, training)
                 continue
             show(1)
-            seconds = _timed(stage, folder, device)  # what is compiled at the first call is compiled now
-            if seconds > SLOW:
-                images = 2  # from here on: maps of more images are not there
+            stage.run(folder)  # what is compiled at the first call is compiled now
             show(2)
             with Peak(device) as peak:
-                seconds = _timed(stage, folder, device)
-            done = 0 if name == "evaluation" else 1  # the others go on where they were
-            if images > 2:
-                show(images)
-                seconds, done = _timed(stage, folder, device), 2 * done
-            seconds /= images - done
-            seconds /= cut.seed_share if name == "seeds" else 1.0
-            yield Trial(stage.name, folder, None, seconds, peak.fixed, peak.most)
+                if _timed(stage, folder, device) > SLOW:
+                    images = 3  # from here on, since maps of more are not there
+            show(images)
+            many = _timed(stage, folder, device)
+            show(1)
+            few = _timed(stage, folder, device)
+            # Two images were done before, and the one of the last call as well; but an evaluation begins anew.
+            again = name == "evaluation"
+            each = max(many - few, 0.1 * many) / (images - 1 if again else images - 2)
+            begin = max(0.0, few - each if again else few)
+            if name == "seeds":
+                each /= cut.seed_share
+            yield Trial(stage.name, folder, None, begin, each, peak.fixed, peak.most)
 
 
 def _timed(stage: Stage, folder: Path, device: torch.device) -> float:
