@@ -18,7 +18,7 @@ import numpy as np
 import torch
 
 from maskwright.config import Recipe
-from maskwright.engine.device import choose_device, memory_mb
+from maskwright.engine.device import choose_device
 from maskwright.estimate.cut import Budget, Cut, cut_down
 from maskwright.estimate.images import cropped_samples
 from maskwright.estimate.trial import Trial, try_stages
@@ -225,7 +225,7 @@ def table(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
     lines.append(
         f"estimated on {device}{threads}, from two steps of each training and a few crops for all other stages; memory "
-        f"is on top of the program's own, about {size_words(memory_mb() * 2**20)}"
+        "is on top of the program's own"
     )
     out = Path(recipe.out or f"runs/{recipe.name}").absolute()
     there = next(folder for folder in (out, *out.parents) if folder.is_dir())
