@@ -6,16 +6,17 @@ import torch
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.config import load_recipe
+from maskwright.config import load_recipe, recipe_names
 from maskwright.data.scenes import scenes
 from maskwright.engine.progress import QUIET, Progress
 from maskwright.errors import DataError
 from maskwright.estimate import plan as planning
 from maskwright.estimate.cut import Budget, cut_down, small_seed_options
-from maskwright.estimate.images import cropped_samples, generated_samples
+from maskwright.estimate.images import FewImages, cropped_samples, generated_samples
 from maskwright.estimate.peak import Peak
 from maskwright.estimate.plan import Images, disk_bytes, images_at_once, look_over, plan, table, work
 from maskwright.estimate.trial import try_stages
+from maskwright.pipeline import Run
 from maskwright.weak.cam import SeedMaps, strided
 from maskwright.weak.extract import save_maps
 
@@ -93,6 +94,25 @@ def test_what_a_trial_cuts_down():
     assert cut.seed_share == pytest.approx(7.5 / (27 * 7.25 + 13 * 0.25))
     assert recipe.recam.train.steps is None
     assert recipe.seeds.options["steps"] == 27
+
+
+@pytest.mark.parametrize("name", recipe_names())
+def test_every_recipe_has_stages_and_can_be_cut_down(name, tmp_path):
+    recipe = load_recipe(name, ["device=cpu"])
+    labels = scenes("train", count=1).labels
+    job = Run(recipe, tmp_path, print)
+    job.train = job.val = job.judged = FewImages(generated_samples(labels, (64, 64), 1), labels, "train")
+    stages = [stage.name for stage in job.stages()]
+    assert stages[-1].endswith("evaluation")
+    if recipe.supervision == "tags":
+        assert stages[: len(recipe.networks) + 1] == [*recipe.networks, "seeds"]
+        assert [name for name in stages if name in recipe.refine] == recipe.refine
+        named = {key for key in recipe.expected if not key.startswith("miou")}
+        assert named <= {"seeds", *recipe.refine}
+    cut = cut_down(recipe, labels, (48, 64), BUDGET, CPU)
+    assert set(cut.batches) <= set(stages)
+    assert stages[0] in cut.batches
+    assert all(np.prod(small) <= 2**14 for _, small in cut.batches.values())
 
 
 def test_views_stay_a_part_of_the_crop_in_whole_steps_of_the_network():
