@@ -54,6 +54,33 @@ def test_equals_torch_and_the_definition(weights):
     torch.testing.assert_close(value, (factors * terms).sum() / factors.sum())
 
 
+@pytest.mark.parametrize("layout", [torch.contiguous_format, torch.channels_last])
+def test_map_has_the_gradient_of_torch_in_the_layout_of_the_logits(layout):
+    logits, labels = example()
+    scale = torch.rand(labels.shape, generator=torch.Generator().manual_seed(1))
+    ours, theirs = logits.clone(memory_format=layout).requires_grad_(), logits.clone().requires_grad_()
+    (found,) = torch.autograd.grad((cross_entropy_map(ours, labels)[0] * scale).sum(), ours)
+    pixels = F.cross_entropy(theirs, labels, ignore_index=255, reduction="none")
+    (expected,) = torch.autograd.grad((pixels * scale).sum(), theirs)
+    torch.testing.assert_close(found, expected)
+    assert found.is_contiguous(memory_format=layout)
+
+
+def test_map_can_be_gone_through_twice_where_the_graph_is_retained():
+    logits, labels = example()
+    logits.requires_grad_()
+    total = cross_entropy_map(logits, labels)[0].sum()
+    (first,) = torch.autograd.grad(total, logits, retain_graph=True)
+    (second,) = torch.autograd.grad(3 * total, logits, retain_graph=True)
+    torch.testing.assert_close(second, 3 * first)
+
+
+def test_map_compiles_to_the_same():
+    logits, labels = example()
+    compiled = torch.compile(lambda *inputs: cross_entropy_map(*inputs)[0], backend="eager")
+    torch.testing.assert_close(compiled(logits, labels), cross_entropy_map(logits, labels)[0])
+
+
 def test_map_averages_to_the_loss():
     logits, labels = example()
     pixels, valid = cross_entropy_map(logits, labels)

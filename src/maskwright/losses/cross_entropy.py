@@ -1,12 +1,18 @@
-"""Softmax cross-entropy over the pixels that carry a label."""
+"""Softmax cross-entropy over the pixels that carry a label.
+
+The gradient is made in the memory that holds the log-probabilities, and class-last logits stay class-last: torch's own
+form holds three maps of all classes where this one holds one, and copies class-last logits first.
+"""
 
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
+from torch.autograd.function import once_differentiable
 
 from maskwright.errors import DataError
 from maskwright.losses.ignore import IGNORE_INDEX, at_least_float32, check_shapes, index_labels, valid_pixels
@@ -33,8 +39,9 @@ def cross_entropy_map(
     logits = at_least_float32(logits)
     valid = valid_pixels(labels, logits.shape[1], ignore_index)
     weights = _checked_weights(class_weights, logits)
-    loss = F.cross_entropy(logits, labels.long(), weights, ignore_index=ignore_index, reduction="none")
-    return loss, valid
+    index = index_labels(labels, valid)
+    loss = _pixel_losses(logits, index, valid)
+    return loss if weights is None else loss * weights[index], valid
 
 
 def cross_entropy(
@@ -58,15 +65,11 @@ def cross_entropy(
     Raises:
         DataError: shapes that do not fit, or labels out of range (CPU).
     """
-    check_shapes(logits, labels)
-    logits = at_least_float32(logits)
-    valid = valid_pixels(labels, logits.shape[1], ignore_index)
-    weights = _checked_weights(class_weights, logits)
-    total = F.cross_entropy(logits, labels.long(), weights, ignore_index=ignore_index, reduction="sum")
-    if weights is None:
-        return total / valid.sum().clamp(min=1)
-    mass = (weights[index_labels(labels, valid)] * valid).sum()
-    return total / torch.where(mass > 0, mass, torch.ones_like(mass))
+    losses, valid = cross_entropy_map(logits, labels, ignore_index=ignore_index, class_weights=class_weights)
+    if class_weights is None:
+        return losses.sum() / valid.sum().clamp(min=1)
+    mass = (class_weights.to(losses)[index_labels(labels, valid)] * valid).sum()
+    return losses.sum() / torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
 class CrossEntropy(nn.Module):
@@ -89,6 +92,41 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(logits, labels, ignore_index=self.ignore_index, class_weights=self.class_weights)
+
+
+def _pixel_losses(logits: Tensor, index: Tensor, valid: Tensor) -> Tensor:
+    """Losses `(B, H, W)`, 0 where not valid, of logits `(B, C, H, W)` and classes `(B, H, W)`."""
+    if torch.compiler.is_compiling():
+        return F.cross_entropy(logits, index, reduction="none").masked_fill(~valid, 0)
+    return _CrossEntropyMap.apply(logits, index, valid)
+
+
+class _CrossEntropyMap(torch.autograd.Function):
+    @staticmethod
+    def forward(ctx: Any, logits: Tensor, index: Tensor, valid: Tensor) -> Tensor:
+        last = logits.is_contiguous(memory_format=torch.channels_last) and not logits.is_contiguous()
+        ctx.dim = -1 if last else 1
+        log_probabilities = (logits.movedim(1, -1) if last else logits).log_softmax(ctx.dim)
+        ctx.save_for_backward(log_probabilities, index, valid)
+        return (
+            log_probabilities.gather(ctx.dim, index.unsqueeze(ctx.dim)).squeeze(ctx.dim).neg_().masked_fill_(~valid, 0)
+        )
+
+    @staticmethod
+    @once_differentiable
+    def backward(ctx: Any, gradient: Tensor) -> tuple[Tensor, None, None]:
+        log_probabilities, index, valid = ctx.saved_tensors
+        scale = gradient.masked_fill(~valid, 0).unsqueeze(ctx.dim)
+        # What was saved may be overwritten unless the graph is to be gone through once more.
+        result = log_probabilities.exp() if _graph_is_kept() else log_probabilities.exp_()
+        result.mul_(scale).scatter_add_(ctx.dim, index.unsqueeze(ctx.dim), -scale)
+        return result.movedim(-1, 1) if ctx.dim == -1 else result, None, None
+
+
+def _graph_is_kept() -> bool:
+    """Whether the backward pass that runs now was asked to retain its graph; True where torch does not say."""
+    ask = getattr(torch._C._autograd, "_get_current_graph_task_keep_graph", None)
+    return ask is None or ask()
 
 
 def _checked_weights(class_weights: Tensor | None, logits: Tensor) -> Tensor | None:
