@@ -32,10 +32,14 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.files import write_json
 from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import resize_argmax
+from maskwright.models.folding import inference_copy
 from maskwright.models.layers import resize
 
 T = TypeVar("T")
 R = TypeVar("R")
+
+# Pixels that go through a network at once on a CPU, where more only makes maps too large for the caches.
+CPU_PIXELS = 2**17
 
 
 def window_starts(length: int, crop: int, stride: int) -> list[int]:
@@ -179,8 +183,11 @@ def predict_labels(
     """
     own = (images.shape[2], images.shape[3])
     if size in (None, own) and _is_plain(settings):
+        together = len(images)
+        if images.device.type == "cpu":
+            together = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
         with evaluating(model):
-            return _bare(model).predict(images)
+            return torch.cat([_bare(model).predict(part) for part in images.split(together)])
     return resize_argmax(_maps(model, images, settings), size or own)
 
 
@@ -345,7 +352,7 @@ def _predicted(
     device: torch.device | str,
 ) -> Iterator[tuple[str, np.ndarray, Tensor | None]]:
     """Name, labels `(H, W)` uint8 at the example's own size, and truth of every image, batch by batch."""
-    bare = _bare(model)
+    bare: Any = inference_copy(_bare(model))
     for batch in batches:
         examples = [next(loaded).result() for _ in batch]
         images = normalise(torch.stack([example["image"] for example in examples]).to(device), bare.mean, bare.std)

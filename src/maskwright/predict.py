@@ -24,6 +24,7 @@ from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
 from maskwright.inference import predict_labels, predict_probabilities, prefetched
+from maskwright.models.folding import inference_copy
 from maskwright.models.layers import resize
 
 ImageLike = str | Path | Image.Image | np.ndarray
@@ -56,6 +57,10 @@ class Predictor:
         preprocessing = self.metadata.get("preprocessing", {})
         self.mean = tuple(preprocessing.get("mean", self.model.mean))
         self.std = tuple(preprocessing.get("std", self.model.std))
+
+    def for_many(self) -> Predictor:
+        """The same with a network made ready for many images, at the cost of a copy; see `inference_copy`."""
+        return Predictor(inference_copy(self.model), self.labels, self.settings, self.device, self.metadata)
 
     def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
         """The mask of one image, at the image's own size.
@@ -187,6 +192,7 @@ def predict_files(
     out = Path(out)
     found, failures = find_images([images] if isinstance(images, str | Path) else images, out)
     done: list[str] = []
+    predictor = predictor.for_many() if len(found) > 2 else predictor
     read = prefetched(lambda name: read_image(found[name]), found, workers=workers, ahead=2 * workers)
 
     def predicted() -> Iterator[tuple[str, Prediction]]:

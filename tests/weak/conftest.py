@@ -55,6 +55,13 @@ class MemorySet:
         return self.images[index].shape[:2]
 
 
+class Record(list):
+    """A list that a network shares with its copies."""
+
+    def __deepcopy__(self, memo: dict) -> Record:
+        return self
+
+
 class TinyClassifier(nn.Module):
     """Two convolutions of stride 4 and a bias-free head; counts the images that went through it."""
 
@@ -70,7 +77,7 @@ class TinyClassifier(nn.Module):
             nn.ReLU(),
         )
         self.classifier = nn.Conv2d(7, num_tags, 1, bias=False)
-        self.batches: list[int] = []
+        self.batches: list[int] = Record()
 
     def features(self, images: torch.Tensor) -> torch.Tensor:
         self.batches.append(len(images))

@@ -23,6 +23,7 @@ from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
+from maskwright.models.folding import inference_copy
 from maskwright.weak.cam import SeedMaps, Views, class_activation_maps, normalise_maps, strided
 from maskwright.weak.folders import LARGEST_BATCH, claim
 
@@ -158,8 +159,7 @@ def extract_folder(
 
     Args:
         dataset: images and tags; masks are never read here.
-        network: a tag classifier on `device` with `mean` and `std`; runs in inference mode, and its weights are laid
-            out channels last.
+        network: a tag classifier on `device` with `mean` and `std`; a copy of it runs, made for inference.
         settings: `size`, `scales` and `flip` are read.
         folder: gets the files (`keys` int64, `cam` and `high_res` float16, not compressed) and `maps.json`, which says
             what they were made with.
@@ -181,9 +181,10 @@ def extract_folder(
     jobs = list(_batches(dataset, missing, settings.size, limit / per_pixel))
     jobs = jobs[distributed.rank() :: distributed.world_size()]
     was_training = network.training
-    network.eval().to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
     try:
-        done = _maps(dataset, network, settings, jobs, folder, device, method, options or {})
+        ready: Any = inference_copy(network.eval())
+        ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
+        done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {})
         for _ in track(done, title="seed maps", total=sum(len(indices) for _, indices in jobs)):
             pass
     finally:

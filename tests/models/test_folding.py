@@ -1,0 +1,101 @@
+from __future__ import annotations
+
+import copy
+
+import pytest
+import torch
+from torch import nn
+from torch.nn.modules.batchnorm import _BatchNorm
+
+from maskwright.config import InferenceSettings
+from maskwright.inference import CPU_PIXELS, predict_labels
+from maskwright.models import create_classifier, create_model
+from maskwright.models.folding import inference_copy
+
+torch.set_num_threads(1)
+NETWORKS = [
+    ("deeplabv3plus", "resnet10t"),
+    ("pspnet", "resnet10t"),
+    ("dupsampling", "resnet10t"),
+    ("ocrnet", "hrnet_w18_small"),
+    ("fcn", "mobilenetv3_small_050"),
+    ("fcn", "convnext_atto"),
+]
+
+
+def trained_looking(network):
+    """Normalisations with statistics and weights of their own."""
+    generator = torch.Generator().manual_seed(0)
+    for norm in (module for module in network.modules() if isinstance(module, _BatchNorm)):
+        norm.running_mean.normal_(0, 0.1, generator=generator)
+        norm.running_var.uniform_(0.5, 1.5, generator=generator)
+        nn.init.uniform_(norm.weight, 0.5, 1.5, generator=generator)
+        nn.init.normal_(norm.bias, 0, 0.1, generator=generator)
+    return network
+
+
+def folded_of(network):
+    return [norm for norm in network.modules() if isinstance(norm, _BatchNorm) and "forward" in vars(norm)]
+
+
+@pytest.mark.parametrize(("name", "backbone"), NETWORKS)
+def test_copy_gives_the_same_and_leaves_the_model_alone(name, backbone):
+    model = trained_looking(create_model(name, backbone=backbone, num_classes=4)).train()
+    before = copy.deepcopy(model.state_dict())
+    fast = inference_copy(model)
+    assert fast is not model
+    assert folded_of(fast)
+    assert not folded_of(model)
+    assert model.training
+    for key, value in model.state_dict().items():
+        assert torch.equal(value, before[key]), key
+    images = torch.randn(2, 3, 65, 97, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected, found = model.eval()(images), fast(images)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-3 * expected.abs().max().item())
+
+
+def test_every_normalisation_of_a_resnet_goes():
+    network = trained_looking(create_classifier(backbone="resnet10t", num_tags=3))
+    norms = [norm for norm in network.modules() if isinstance(norm, _BatchNorm)]
+    assert len(folded_of(inference_copy(network))) == len(norms)
+
+
+class TwoNorms(nn.Module):
+    """One convolution before two normalisations."""
+
+    def __init__(self):
+        super().__init__()
+        self.conv, self.one, self.two = nn.Conv2d(3, 4, 3), nn.BatchNorm2d(4), nn.BatchNorm2d(4)
+
+    def forward(self, images):
+        return self.one(self.conv(images)) + self.two(self.conv(images))
+
+
+class AlsoRead(TwoNorms):
+    """What the convolution gives is read besides."""
+
+    def forward(self, images):
+        found = self.conv(images)
+        return self.one(found) + found
+
+
+@pytest.mark.parametrize("kind", [TwoNorms, AlsoRead])
+def test_what_cannot_be_folded_stays(kind):
+    network = trained_looking(kind())
+    assert inference_copy(network) is network
+
+
+def test_half_precision_stays():
+    network = create_classifier(backbone="resnet10t", num_tags=3).bfloat16()
+    assert inference_copy(network) is network
+
+
+def test_labels_of_a_batch_are_those_of_its_images():
+    model = trained_looking(create_model("fcn", backbone="resnet10t", num_classes=4))
+    settings = InferenceSettings.model_validate({})
+    images = torch.randn(3, 3, 300, 300, generator=torch.Generator().manual_seed(1))
+    assert len(images) * 300 * 300 > CPU_PIXELS
+    together = predict_labels(model, images, settings)
+    alone = torch.cat([predict_labels(model, image[None], settings) for image in images])
+    assert torch.equal(together, alone)
