@@ -25,7 +25,7 @@ from maskwright.config import TrainSettings
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import load_into, load_weights, save_model
-from maskwright.engine.device import deterministic, memory_mb
+from maskwright.engine.device import deterministic, freed_memory_kept, memory_mb
 from maskwright.engine.guards import check_collapse, check_finite, check_weights
 from maskwright.engine.optimizer import WeightAverage, create_optimizer, set_rates
 from maskwright.engine.progress import Progress, RunLog, plain
@@ -104,7 +104,7 @@ def fit(
         load_into(model.to(device), load_weights(folder / "model.safetensors"), folder / "model.safetensors")
         model.eval()
         return json.loads(state["result"])
-    with deterministic(settings.deterministic):
+    with deterministic(settings.deterministic), freed_memory_kept(device):
         training = _Training(
             model, train_set, settings, folder, parameter_groups, trainable_extra, device, state, shuffle
         )

@@ -1,0 +1,42 @@
+from __future__ import annotations
+
+import ctypes
+import resource
+import sys
+from pathlib import Path
+
+import pytest
+import torch
+
+from maskwright.engine.device import freed_memory_kept
+
+BLOCK = 2**24  # numbers: 64 MB, more than malloc keeps by itself
+BYTES = 4 * BLOCK
+HAS_MALLOPT = sys.platform == "linux" and hasattr(ctypes.CDLL(None), "mallopt")
+
+
+def pages_fetched() -> int:
+    before = resource.getrusage(resource.RUSAGE_SELF).ru_minflt
+    for _ in range(3):
+        torch.ones(BLOCK)
+    return resource.getrusage(resource.RUSAGE_SELF).ru_minflt - before
+
+
+def held() -> int:
+    return int(Path("/proc/self/statm").read_text().split()[1]) * resource.getpagesize()
+
+
+@pytest.mark.skipif(not HAS_MALLOPT, reason="glibc's allocator")
+def test_freed_memory_stays_inside_the_block_and_goes_back_after_it():
+    torch.set_num_threads(1)
+    before = held()
+    with freed_memory_kept("cpu"):
+        pages_fetched()
+        assert pages_fetched() < BYTES / resource.getpagesize() / 10
+        assert held() > before + BYTES / 2
+    assert held() < before + BYTES / 2
+
+
+def test_other_devices_are_left_alone():
+    with freed_memory_kept("cuda"):
+        assert torch.ones(3).sum() == 3
