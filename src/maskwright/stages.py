@@ -105,39 +105,49 @@ def run_stages(stages: list[Stage], out: Path, say: Callable[[str], None]) -> No
         if state == "finished":
             say(f"{head}: done already")
             continue
-        seconds_before = 0.0
+        before = (0.0, 0.0)
         if distributed.is_main():
             if state == "stale":
                 kept = _set_aside(folder)
                 say(f"{head}: {_what_changed(kept, stage)}; the old result is kept in {kept.name}")
             elif state == "unfinished":
-                seconds_before = read_json(folder / "stage.json")["seconds"]
+                record = read_json(folder / "stage.json")
+                before = (record["seconds"], record.get("processor_seconds", 0.0))
                 say(f"{head}: going on")
             else:
                 say(head)
             folder.mkdir(parents=True, exist_ok=True)
-            _record(folder, stage, number, hashes[stage.name], finished=False, seconds=seconds_before)
+            _record(folder, stage, number, hashes[stage.name], finished=False, spent=before)
         distributed.barrier()
-        started = time.monotonic()
+        started = _clocks()
         stage.run(folder)
         distributed.barrier()
         if distributed.is_main():
-            seconds = seconds_before + time.monotonic() - started
-            _record(folder, stage, number, hashes[stage.name], finished=True, seconds=seconds)
+            spent = tuple(old + now - then for old, now, then in zip(before, _clocks(), started, strict=True))
+            _record(folder, stage, number, hashes[stage.name], finished=True, spent=spent)
 
 
-def _record(folder: Path, stage: Stage, number: int, hash_now: str, *, finished: bool, seconds: float) -> None:
+def _record(
+    folder: Path, stage: Stage, number: int, hash_now: str, *, finished: bool, spent: tuple[float, ...]
+) -> None:
     fields = {
         "name": stage.name,
         "title": stage.title,
         "number": number,
         "fingerprint": hash_now,
         "finished": finished,
-        "seconds": round(seconds, 2),
+        "seconds": round(spent[0], 2),
+        "processor_seconds": round(spent[1], 2),
         "needs": list(stage.needs),
         "settings": json.loads(json.dumps(stage.settings, default=str)),
     }
     write_json(folder / "stage.json", fields)
+
+
+def _clocks() -> tuple[float, float]:
+    """Seconds that have passed, and seconds that processors worked for this process and those it started and ended."""
+    used = os.times()
+    return time.monotonic(), used.user + used.system + used.children_user + used.children_system
 
 
 def _set_aside(folder: Path) -> Path:
