@@ -132,8 +132,8 @@ def table(rows: list[dict[str, Any]], epochs: str, found: dict[str, Any]) -> str
         "# CamVid: losses and decoders with pixel masks",
         "",
         *as_lines(found),
-        f"{epochs} epochs at 180x240, ResNet-18 from scratch, one seed, scored on `val` at 480x360. One run a row: "
-        "differences below about 0.02 are within what another seed changes.",
+        f"{epochs} epochs at 180x240, ResNet-18 from scratch, one seed, scored on `val` at 480x360. One run a row, "
+        "so nothing is known of what another seed would change: read large differences only.",
         "",
         f"Every row: `{' '.join(COMMON)}`, one thread. The command, commit, machine and date of each row are in "
         "`camvid.json`.",
