@@ -66,14 +66,16 @@ def test_one_command_gives_masks_model_scores_and_report(uninterrupted):
     assert f"{found['segmenter']['miou']:.3f}" in printed
     for stage in STAGES:
         assert read_json(out / stage / "stage.json")["finished"] is True
+    assert list(read_json(out / "seed_evaluation.json")["stages"]) == ["seeds", "pseudo_masks"]
 
 
 def test_same_command_again_does_nothing_and_says_so(uninterrupted):
     out, _ = uninterrupted
-    before = {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    kept = [*out.rglob("*.safetensors"), out / "seed_evaluation.json"]
+    before = {path: path.stat().st_mtime_ns for path in kept}
     printed = finish(command(out))
     assert printed.count("done already") == len(STAGES)
-    assert before == {path: path.stat().st_mtime_ns for path in out.rglob("*.safetensors")}
+    assert before == {path: path.stat().st_mtime_ns for path in kept}
 
 
 def test_evaluate_scores_another_split_and_refuses_other_classes(uninterrupted, tmp_path):
@@ -196,6 +198,8 @@ def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninte
     record = read_json(out / "pseudo_masks" / "provenance.json")
     assert record["crf"] == "IR labels: irn, maps: seam"
     assert record["refinement"]["irn"]["beta"] == 10
+    judged = read_json(out / "seed_evaluation.json")["stages"]
+    assert list(judged) == ["seeds", "irn", "crf", "pseudo_masks"]  # of this run, not the one that was copied
     again = finish([*label, "irn.beta=5"])
     assert again.count("done already") == 5
     assert "beta absent -> 5" in again

@@ -129,11 +129,10 @@ def write_truth(data: str, out: Path) -> None:
             path = out / "true_saliency" / f"{name}.png"
             if not path.exists():
                 path.parent.mkdir(parents=True, exist_ok=True)
-                mask = dataset[index].mask
+                mask: Any = dataset[index].mask
+                shown = np.where((mask > 0) & (mask != 255), 255, 0).astype(np.uint8)
                 with atomic_write(path) as temporary:
-                    Image.fromarray(np.where((mask > 0) & (mask != 255), 255, 0).astype(np.uint8)).save(
-                        temporary, "PNG"
-                    )
+                    Image.fromarray(shown).save(temporary, "PNG")
 
 
 EXPERIMENT = Experiment(

@@ -55,6 +55,8 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
                 temporary.write_text(dump_recipe(recipe), encoding="utf-8")
             write_json(out / "run.json", run_facts(recipe))
         run_stages(stages, out, say)
+        if main and any(stage.name == "pseudo_masks" for stage in stages):
+            job.judge_maps()
         if main and until is None:
             job.finish()
     distributed.barrier()
@@ -334,6 +336,17 @@ class Run:
             self.say("    no true masks in the evaluation split: predictions are written, nothing is scored")
 
     # After the stages.
+
+    def judge_maps(self) -> None:
+        """Write `seed_evaluation.json`, how good maps and pseudo-masks are stage by stage, where they are newer."""
+        from maskwright.weak.seed_evaluation import FILE_NAME, evaluate_seeds, map_stages
+
+        made, judged = self.out / "pseudo_masks" / "stage.json", self.out / FILE_NAME
+        if judged.is_file() and judged.stat().st_mtime_ns > made.stat().st_mtime_ns:
+            return
+        threshold = read_json(made.with_name("scores.json"))["threshold"]
+        settings = self.recipe.pseudo_masks.model_copy(update={"threshold": threshold})
+        evaluate_seeds(self.train, map_stages(self.out), settings, self.out)
 
     def finish(self) -> None:
         """Write `metrics.json`, the picture and the report, and print the result."""
