@@ -9,8 +9,9 @@ from __future__ import annotations
 import hashlib
 import json
 import os
+import shutil
 import time
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -125,6 +126,66 @@ def run_stages(stages: list[Stage], out: Path, say: Callable[[str], None]) -> No
         if distributed.is_main():
             spent = tuple(old + now - then for old, now, then in zip(before, _clocks(), started, strict=True))
             _record(folder, stage, number, hashes[stage.name], finished=True, spent=spent)
+
+
+def share_stages(stages: list[Stage], out: Path, others: Iterable[Path], say: Callable[[str], None]) -> list[str]:
+    """Take over what other runs have finished, so that runs with stages in common make them once.
+
+    A stage is the same where its fingerprint is, and where the stages that it read are those that lie here: two runs
+    may both have trained the same classifier, and seeds of the one do not belong to the other. Files are linked, or
+    copied where the file system cannot; finished stages are never written to. Call it in one process.
+
+    Args:
+        stages: of the run, in order.
+        out: its folder.
+        others: run folders; the first that has a stage gives it.
+        say: prints one line.
+
+    Returns:
+        Names of the stages that were taken over.
+    """
+    hashes, taken = fingerprints(stages), []
+    others = [other for other in others if other.resolve() != out.resolve()]
+    for number, stage in enumerate(stages, start=1):
+        state = state_of(stage, hashes[stage.name], out)
+        if state not in ("missing", "stale"):
+            continue
+        other = next((other for other in others if _has_same(stage, hashes[stage.name], other, out)), None)
+        if other is None:
+            continue
+        folder = out / stage.name
+        partial = folder.with_name(f".{stage.name}.{os.getpid()}.copy")
+        shutil.rmtree(partial, ignore_errors=True)
+        shutil.copytree(other / stage.name, partial, copy_function=_link)
+        write_json(partial / "stage.json", {**read_json(partial / "stage.json"), "number": number})
+        if state == "stale":
+            _set_aside(folder)
+        os.replace(partial, folder)
+        taken.append(stage.name)
+        say(f"[{number}/{len(stages)}] {stage.title}: the same as in {other}, taken from there")
+    return taken
+
+
+def _has_same(stage: Stage, hash_now: str, other: Path, out: Path) -> bool:
+    if state_of(stage, hash_now, other) != "finished":
+        return False
+    return all(_making(other, need) == _making(out, need) is not None for need in stage.needs)
+
+
+def _making(out: Path, name: str) -> tuple[Any, ...] | None:
+    """What tells one making of a stage from another: no two take the same time, to 10 ms, by both clocks."""
+    path = out / name / "stage.json"
+    if not path.is_file():
+        return None
+    record = read_json(path)
+    return record["fingerprint"], record["seconds"], record.get("processor_seconds")
+
+
+def _link(source: str, target: str) -> None:
+    try:
+        os.link(source, target)
+    except OSError:  # another file system, or one without links
+        shutil.copy2(source, target)
 
 
 def _record(

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import json
 import shlex
+from collections.abc import Callable
 from pathlib import Path
 from typing import Any
 
@@ -54,20 +55,24 @@ def build_report(
     run = read_run(run_folder)
     datasets = (dataset_train, dataset_val)
     labels = next((dataset.labels for dataset in datasets if dataset is not None), None) or run_labels(run)
-    context = _context(run, labels)
-    template = _template()
-    for side in PICTURE_SIDES:
-        galleries = _galleries(run, labels, dataset_train, dataset_val, images, side)
-        text = template.render(**context, galleries=galleries)
-        if len(text.encode()) <= MOST_BYTES:
-            break
-    path = run.folder / "report.html"
-    with atomic_write(path) as temporary:
-        temporary.write_text(text, encoding="utf-8")
-    return path
+
+    def galleries(side: int) -> list[dict[str, Any]]:
+        return _galleries(run, labels, dataset_train, dataset_val, images, side)
+
+    return write_page(run.folder / "report.html", "report.html.j2", _context(run, labels), galleries)
 
 
-def _template() -> jinja2.Template:
+def write_page(
+    path: Path, template: str, context: dict[str, Any], galleries: Callable[[int], list[dict[str, Any]]]
+) -> Path:
+    """Write a page that is complete in itself, with pictures as large as it can be mailed with.
+
+    Args:
+        path: of the page.
+        template: its name in this folder.
+        context: what the template shows besides `galleries`.
+        galleries: of pictures whose long side has so many pixels.
+    """
     environment = jinja2.Environment(
         loader=jinja2.FileSystemLoader(Path(__file__).parent),
         autoescape=True,
@@ -75,7 +80,14 @@ def _template() -> jinja2.Template:
         trim_blocks=True,
         lstrip_blocks=True,
     )
-    return environment.get_template("report.html.j2")
+    page = environment.get_template(template)
+    for side in PICTURE_SIDES:
+        text = page.render(**context, galleries=galleries(side), version=__version__)
+        if len(text.encode()) <= MOST_BYTES:
+            break
+    with atomic_write(path) as temporary:
+        temporary.write_text(text, encoding="utf-8")
+    return path
 
 
 def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
@@ -106,7 +118,6 @@ def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
         "python": f'import maskwright as mw\nmask = mw.load({json.dumps(str(run.folder))})("photo.jpg")'
         if has_model
         else "",
-        "version": __version__,
     }
 
 

@@ -80,7 +80,7 @@ def training_rows(run: Run, dataset: Any, labels: LabelSpace, items: list[Ranked
             "seed": read_maps(folder / "seeds" / "maps", item.name),
             **{title: read_maps(folder / name / "maps", item.name) for name, title in run.refined.items()},
         }
-        rows.append(_row(item, dataset, labels, masks, maps, side))
+        rows.append(picture_row(item, dataset, labels, masks, maps, side))
     return rows
 
 
@@ -92,7 +92,7 @@ def validation_rows(run: Run, dataset: Any, labels: LabelSpace, items: list[Rank
             "prediction": stored_mask(run.folder / "evaluation" / "predictions", item.name),
             "from true masks": stored_mask(run.folder / "oracle_evaluation" / "predictions", item.name),
         }
-        rows.append(_row(item, dataset, labels, masks, {}, side))
+        rows.append(picture_row(item, dataset, labels, masks, {}, side))
     return rows
 
 
@@ -174,7 +174,7 @@ def css(colour: tuple[int, int, int]) -> str:
     return "#{:02x}{:02x}{:02x}".format(*colour)
 
 
-def _row(
+def picture_row(
     item: Ranked,
     dataset: Any,
     labels: LabelSpace,
@@ -182,6 +182,16 @@ def _row(
     maps: dict[str, tuple[np.ndarray, np.ndarray] | None],
     side: int,
 ) -> Row:
+    """One example as it is shown.
+
+    Args:
+        item: which example.
+        dataset: its photograph, tags and truth; None for masks alone.
+        labels: names and colours.
+        masks: column -> mask `(H, W)`, or None for an empty place; `truth` is added where there is one.
+        maps: column -> what `read_maps` gives; where there is any column of maps, tags are shown.
+        side: long side of a picture, in pixels.
+    """
     sample = dataset[item.index] if dataset is not None else None
     # Tags are shown where they were used: never beside a prediction on the validation split.
     tags = dataset.tags(item.index) if dataset is not None and maps else None
