@@ -1,28 +1,51 @@
-"""Run every speed benchmark in turn: `python -m benchmarks.speed [NAME ...]`; exit code 1 if one of them failed."""
+"""Run the speed benchmarks in turn, each in a process of its own: `python -m benchmarks.speed [NAME ...]`.
+
+Without names: every row of the table, then start-up, scaling and the built-in scenes. Exit code 1 if one failed.
+"""
 
 from __future__ import annotations
 
 import subprocess
 import sys
+import time
 from pathlib import Path
 
 from benchmarks.facts import as_lines, facts
 
 FOLDER = Path(__file__).parent
+ROWS = (
+    "cpp_pooling",
+    "loss_max_pooling",
+    "rmi",
+    "dupsampling",
+    "random_walk",
+    "dense_crf",
+    "cam",
+    "cam_extraction",
+    "advcam",
+    "recam",
+    "confusion_matrix",
+    "deeplab",
+    "deeplab_compiled",
+    "evaluation",
+    "data_pipeline",
+)
+OTHERS = ("startup", "scaling", "scenes")
 
 
 def main() -> None:
-    known = sorted(path.stem for path in FOLDER.glob("*.py") if not path.stem.startswith("_"))
-    wanted = sys.argv[1:] or known
-    unknown = [name for name in wanted if name not in known]
+    wanted = sys.argv[1:] or [*ROWS, *OTHERS]
+    unknown = [name for name in wanted if name not in (*ROWS, *OTHERS)]
     if unknown:
-        sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join(known)}")
+        sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join((*ROWS, *OTHERS))}")
     print(as_lines(facts())[0], flush=True)
     failed = []
     for name in wanted:
         print(f"\n## {name}\n", flush=True)
+        start = time.monotonic()
         if subprocess.run([sys.executable, "-m", f"benchmarks.speed.{name}"], cwd=FOLDER.parent.parent).returncode:
             failed.append(name)
+        print(f"({time.monotonic() - start:.0f} s)", flush=True)
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 

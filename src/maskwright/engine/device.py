@@ -76,7 +76,7 @@ def freed_memory_kept(device: torch.device | str) -> Iterator[None]:
     """Memory that is freed inside the block stays with the process, for steps that need the same blocks again.
 
     Otherwise large blocks go back to the system and are fetched anew, page by page, at every step: on a CPU a quarter
-    to a third of a training step (`benchmarks.speed.memory_pages`). With glibc only; elsewhere nothing is changed.
+    to a third of a training step (`benchmarks.speed.deeplab`). With glibc only; elsewhere nothing is changed.
 
     Args:
         device: where it computes; a GPU has an allocator of its own.
