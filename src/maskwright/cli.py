@@ -179,6 +179,34 @@ def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> 
 
 
 @app.command()
+def compare(
+    methods: Annotated[
+        list[str],
+        typer.Argument(
+            help="recipes or run folders, as NAME, 'NAME key=value' or 'LABEL: NAME key=value'; settings for all as "
+            "key=value; and out=FOLDER seeds=0,1,2 until=STAGE images=N"
+        ),
+    ],
+) -> None:
+    """Methods side by side: scores, costs, the same images, one page. Exit code 1 if a method failed."""
+    from maskwright.compare import compare as side_by_side
+    from maskwright.compare_results import lines
+    from maskwright.engine import distributed
+
+    arguments, options = _split(methods, {"out": "runs/compare", "seeds": None, "until": None, "images": 12})
+    try:
+        result = side_by_side(arguments, **options)
+        if distributed.is_main():
+            for line in lines(result):
+                typer.echo(line)
+            typer.echo(f"page: {options['out']}/compare.html")
+    finally:
+        distributed.shutdown()
+    if any(method["failed"] for method in result["methods"]):
+        raise typer.Exit(1)
+
+
+@app.command()
 def ceiling(
     root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")], settings: Overrides = None
 ) -> None:

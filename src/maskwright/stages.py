@@ -222,8 +222,8 @@ def _set_aside(folder: Path) -> Path:
 def _what_changed(kept: Path, stage: Stage) -> str:
     """The first few settings that differ between a stage that was set aside and the one to be made."""
     before, now = (
-        _flat(read_json(kept / "stage.json")["settings"]),
-        _flat(json.loads(json.dumps(stage.settings, default=str))),
+        flat(read_json(kept / "stage.json")["settings"]),
+        flat(json.loads(json.dumps(stage.settings, default=str))),
     )
     changed = [
         f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
@@ -239,9 +239,10 @@ def _what_changed(kept: Path, stage: Stage) -> str:
     )
 
 
-def _flat(value: Any, path: str = "") -> dict[str, Any]:
+def flat(value: Any, path: str = "") -> dict[str, str]:
+    """Nested settings by dotted key, values as JSON."""
     if isinstance(value, dict):
-        return {key: inner for name, child in value.items() for key, inner in _flat(child, f"{path}.{name}").items()}
+        return {key: inner for name, child in value.items() for key, inner in flat(child, f"{path}.{name}").items()}
     return {path.lstrip("."): json.dumps(value)}
 
 

@@ -106,7 +106,7 @@ def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | Non
     """One line per class with a dot per source.
 
     Args:
-        rows: (name, CSS colour of the swatch, [(source, style, value in 0..1 or None)]).
+        rows: (name, CSS colour of the swatch or "", [(source, style, value in 0..1 or None)]).
         title: said by screen readers.
     """
     width, step, left = 720, 24, 168
@@ -266,12 +266,15 @@ def _marker(x: float, y: float, style: int, hint: Markup) -> str:
 
 
 def _class_name(name: str, colour: str, left: float, y: float) -> str:
-    """A class's name and swatch to the left of its row."""
-    shown = name if len(name) <= 19 else name[:18] + "…"
+    """A class's name to the left of its row, and its swatch where it has a colour."""
+    most, at = (19, left - 30) if colour else (22, left - 10)
+    shown = name if len(name) <= most else name[: most - 1] + "…"
+    place = f'class="who" x="{at}" y="{y + 4:.1f}" text-anchor="end"'
+    text = f"<text {place}>{escape(shown)}<title>{escape(name)}</title></text>"
+    if not colour:
+        return text
     return (
-        f'<text class="who" x="{left - 30}" y="{y + 4:.1f}" text-anchor="end">{escape(shown)}'
-        f"<title>{escape(name)}</title></text>"
-        f'<rect class="swatch" x="{left - 22}" y="{y - 6:.1f}" width="12" height="12" rx="3" fill="{colour}"/>'
+        text + f'<rect class="swatch" x="{left - 22}" y="{y - 6:.1f}" width="12" height="12" rx="3" fill="{colour}"/>'
     )
 
 

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -178,8 +178,8 @@ def picture_row(
     item: Ranked,
     dataset: Any,
     labels: LabelSpace,
-    masks: dict[str, np.ndarray | None],
-    maps: dict[str, tuple[np.ndarray, np.ndarray] | None],
+    masks: Mapping[str, np.ndarray | None],
+    maps: Mapping[str, tuple[np.ndarray, np.ndarray] | None],
     side: int,
 ) -> Row:
     """One example as it is shown.
