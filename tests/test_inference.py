@@ -394,16 +394,19 @@ def test_gpu_gives_the_labels_of_the_cpu(model):
 
 
 def test_a_crf_has_the_last_word(model):
-    from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
+    from maskwright.weak.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (2, 20, 28, 3)).astype(np.uint8))
     images = normalise(pixels.permute(0, 3, 1, 2), model.backbone.mean, model.backbone.std)
     plain = predict_probabilities(model, images, InferenceSettings())
-    expected = dense_crf(pixels, unary_from_probabilities(plain), **PRESETS["deeplab"])
-    found = predict_probabilities(model, images, InferenceSettings(crf="deeplab"))
-    torch.testing.assert_close(found, expected, rtol=0, atol=0)
-    labels = predict_labels(model, images, InferenceSettings(crf="deeplab"))
+    for scale in (1, "image"):
+        kernels = preset_settings("deeplab", (20, 28), scale)
+        expected = dense_crf(pixels, unary_from_probabilities(plain), **kernels)
+        found = predict_probabilities(model, images, InferenceSettings(crf="deeplab", crf_scale=scale))
+        torch.testing.assert_close(found, expected, rtol=0, atol=0)
+    labels = predict_labels(model, images, InferenceSettings(crf="deeplab", crf_scale=1))
+    expected = dense_crf(pixels, unary_from_probabilities(plain), **preset_settings("deeplab", (20, 28)))
     assert torch.equal(labels, expected.argmax(1))
     assert not torch.equal(labels, plain.argmax(1))
 

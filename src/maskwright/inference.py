@@ -149,7 +149,7 @@ def predict_probabilities(model: nn.Module, images: Tensor, settings: InferenceS
     Args:
         model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
         images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
-        settings: `scales`, `flip`, `window`, `stride`, `batch_size` (of windows) and `crf` are read.
+        settings: `scales`, `flip`, `window`, `stride`, `batch_size` (of windows), `crf` and `crf_scale` are read.
 
     Returns:
         `(B, C, H, W)`, summing to 1 over C; with `crf`, after a dense CRF on the images.
@@ -157,11 +157,12 @@ def predict_probabilities(model: nn.Module, images: Tensor, settings: InferenceS
     found = _mean_over_views(model, images, settings, partial(torch.softmax, dim=1))
     if settings.crf is None:
         return found
-    from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
+    from maskwright.weak.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 
     mean, std = (images.new_tensor(getattr(_bare(model), name))[:, None, None] for name in ("mean", "std"))
     pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
-    return dense_crf(pixels, unary_from_probabilities(found), **PRESETS[settings.crf])
+    kernels = preset_settings(settings.crf, pixels.shape[1:3], settings.crf_scale)
+    return dense_crf(pixels, unary_from_probabilities(found), **kernels)
 
 
 @torch.no_grad()

@@ -16,7 +16,7 @@ if TYPE_CHECKING:
     from maskwright.pipeline import Run
 
 # Which settings of `irn` each stage's result depends on, so that a changed exponent walks again without the network.
-LABEL_SETTINGS = ("foreground_threshold", "background_threshold", "crf")
+LABEL_SETTINGS = ("foreground_threshold", "background_threshold", "crf", "crf_scale")
 NETWORK_SETTINGS = ("backbone", "pretrained", "output_stride", "options", "train", "displacement_lr", "train_radius")
 WALK_SETTINGS = ("cam_power", "radius", "beta", "exp_times", "tolerance")
 
@@ -149,7 +149,8 @@ def _labels(job: Run, source: str, folder: Path) -> None:
         folder / "labels",
         foreground_threshold=irn.foreground_threshold,
         background_threshold=irn.background_threshold,
-        crf=irn.crf is not None,
+        crf=irn.crf,
+        scale=irn.crf_scale,
         device=job.device,
     )
     if lost:

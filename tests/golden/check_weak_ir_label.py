@@ -11,7 +11,7 @@ AGREEMENT = 0.995
 
 def labels_of(arrays: dict[str, np.ndarray], system: str, crf: bool) -> np.ndarray:
     thresholds = arrays[f"{system}_fg_bg_thres"].tolist()
-    return ir_labels(arrays["cam_full"], arrays["keys"], arrays["image"], *thresholds, crf=crf)
+    return ir_labels(arrays["cam_full"], arrays["keys"], arrays["image"], *thresholds, crf="irn" if crf else None)
 
 
 def systems_in(arrays: dict[str, np.ndarray]) -> set[str]:

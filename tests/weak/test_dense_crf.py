@@ -8,7 +8,14 @@ import torch
 
 from maskwright.errors import DataError
 from maskwright.weak import dense_crf as module
-from maskwright.weak.dense_crf import PRESETS, crf_labels, dense_crf, unary_from_labels, unary_from_probabilities
+from maskwright.weak.dense_crf import (
+    PRESETS,
+    crf_labels,
+    dense_crf,
+    preset_settings,
+    unary_from_labels,
+    unary_from_probabilities,
+)
 from maskwright.weak.ir_labels import ir_labels
 from maskwright.weak.permutohedral import NEGLIGIBLE, key_layout
 
@@ -210,6 +217,25 @@ def test_label_crf_removes_specks():
     assert torch.equal(crf_labels(image, labels * 0, 1), labels * 0)
 
 
+def test_kernels_of_a_preset_follow_the_size_of_the_image():
+    assert preset_settings("irn", (375, 500), "image") == preset_settings("irn", (96, 96)) == PRESETS["irn"]
+    small = preset_settings("irn", (50, 100), "image")
+    assert small["gaussian"] == (3 * 0.2, 3)
+    assert small["bilateral"] == (50 * 0.2, 5, 10)
+    for scale in (0, -1.0, "size"):
+        with pytest.raises(DataError, match="above 0"):
+            preset_settings("irn", (50, 100), scale)
+
+
+def test_a_small_object_in_a_small_image_outlives_kernels_that_shrink_with_it():
+    noise = torch.from_numpy(np.random.default_rng(0).normal(0, 12, (64, 64, 3)))
+    labels = torch.zeros(64, 64, dtype=torch.int64)
+    labels[20:28, 20:24] = 1
+    image = (90 + 20 * labels[..., None] + noise).clamp(0, 255).to(torch.uint8)
+    kept = [(crf_labels(image, labels, 2, scale=scale) * labels).sum() / labels.sum() for scale in (1, "image")]
+    assert kept[1] > kept[0] + 0.2
+
+
 def test_what_does_not_fit_is_said():
     image, unary, _ = scene(8, 8)
     with pytest.raises(DataError, match=r"Did you mean 'lattice'"):
@@ -249,7 +275,7 @@ def test_ir_labels_by_hand():
     maps[0, 0] = 0.9, 0.2, 0.0
     maps[1, 1] = 0.0, 0.06, 0.31
     image = np.zeros((2, 3, 3), np.uint8)
-    found = ir_labels(maps, [4, 7], image, 0.3, 0.05, crf=False)
+    found = ir_labels(maps, [4, 7], image, 0.3, 0.05, crf=None)
     assert found.dtype == np.uint8
     np.testing.assert_array_equal(found, [[5, 255, 0], [0, 255, 8]])
     refined = ir_labels(maps, [4, 7], image, 0.3, 0.05)
@@ -262,7 +288,7 @@ def test_ir_labels_follow_the_image():
     image, _, truth = scene(60, 60, 2, noise=2.0)
     rng = np.random.default_rng(0)
     maps = np.clip(0.6 * (truth.numpy() == 1) + 0.1 + rng.normal(0, 0.15, truth.shape), 0, 1)[None].astype(np.float32)
-    plain = ir_labels(maps, [2], image.numpy(), 0.3, 0.2, crf=False)
+    plain = ir_labels(maps, [2], image.numpy(), 0.3, 0.2, crf=None)
     refined = ir_labels(maps, [2], image.numpy(), 0.3, 0.2)
     expected = np.where(truth.numpy() == 1, 3, 0)
     assert (refined == expected).mean() > max((plain == expected).mean(), 0.95)

@@ -3,9 +3,16 @@
 from __future__ import annotations
 
 import typing
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
-from pydantic import BaseModel, ConfigDict, model_validator
+from pydantic import BaseModel, ConfigDict, Field, model_validator
+
+# Kernels and iterations of a dense CRF; `maskwright.weak.dense_crf.PRESETS` holds them.
+CRFPreset = Literal["irn", "seam", "deeplab", "largefov", "deeplab-vgg16"]
+KernelScale = Annotated[
+    Annotated[float, Field(gt=0)] | Literal["image"],
+    Field(description="factor on the CRF's reach in pixels; 1: as published; image: longest side / 500"),
+]
 
 
 def _words(annotation: Any) -> set[Any]:

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from maskwright.schema.base import Settings
+from maskwright.schema.base import CRFPreset, KernelScale, Settings
 
 
 class DataSettings(Settings):
@@ -120,6 +120,7 @@ class InferenceSettings(Settings):
     window: tuple[int, int] | None = Field(None, description="sliding window size; none: whole image")
     stride: tuple[int, int] | None = Field(None, description="sliding window step; default 2/3 of the window")
     batch_size: int = Field(8, gt=0)
-    crf: Literal["irn", "seam", "deeplab", "largefov", "deeplab-vgg16"] | None = Field(
+    crf: CRFPreset | None = Field(
         None, description="dense CRF after the network, at the size that it sees; see `weak.dense_crf.PRESETS`"
     )
+    crf_scale: KernelScale = "image"

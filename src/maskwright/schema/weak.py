@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from maskwright.schema.base import Settings
+from maskwright.schema.base import CRFPreset, KernelScale, Settings
 from maskwright.schema.training import TrainSettings
 
 # Ways to say the size that an image is brought to before anything else; at most one is given.
@@ -140,7 +140,8 @@ class IRNSettings(PaperTraining):
     options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
     foreground_threshold: float = Field(0.30, ge=0, le=1, description="above it a class is certain")
     background_threshold: float = Field(0.05, ge=0, le=1, description="where no class is above it, background is")
-    crf: str | None = Field("irn", description="dense CRF preset that the IR labels go through, or none")
+    crf: CRFPreset | None = Field("irn", description="dense CRF preset that the IR labels go through, or none")
+    crf_scale: KernelScale = "image"
     displacement_lr: float = Field(10.0, gt=0, description="factor on train.lr for the displacement branch")
     train_radius: float = Field(10, gt=1, description="pairs of training are nearer than this, in positions")
     pad_to: int | None = Field(None, gt=0, description="smaller images are padded to this side; none: native size")
@@ -303,7 +304,7 @@ class EDAMSettings(PaperTagTraining):
 class CRFSettings(Settings):
     """A dense CRF between maps and pseudo-masks, or before another refinement; see `maskwright.weak.crf_maps`."""
 
-    preset: str = Field("seam", description="kernels and iterations; see `maskwright.weak.dense_crf.PRESETS`")
+    preset: CRFPreset = Field("seam", description="kernels and iterations; see `maskwright.weak.dense_crf.PRESETS`")
     background: float | None = Field(
         None, gt=0, lt=1, description="score of the background; by default pseudo_masks.threshold"
     )
@@ -312,6 +313,7 @@ class CRFSettings(Settings):
         gt=0,
         description="instead: (1 - highest map) ** alpha; 4 in SEAM, PSA and EPS, whose other values are 24, 32",
     )
+    scale: KernelScale = "image"
     mode: Literal["lattice", "exact", "fast"] = "lattice"
 
 

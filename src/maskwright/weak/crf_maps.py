@@ -18,8 +18,7 @@ from torch import Tensor
 
 from maskwright.config import CRFSettings
 from maskwright.data.sample import Sample
-from maskwright.errors import RecipeError, unknown_name
-from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
+from maskwright.weak.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 from maskwright.weak.rewrite import rewrite_maps
 
 BATCH = 4  # images of one size that go through the CRF together
@@ -33,6 +32,7 @@ def crf_maps(
     background: float = 0.25,
     alpha: float | None = None,
     mode: str = "lattice",
+    scale: float | str = 1.0,
 ) -> Tensor:
     """Maps of images of one size and one count of classes after a dense CRF.
 
@@ -43,22 +43,21 @@ def crf_maps(
         background: score of the background, in 0..1; also what even odds become.
         alpha: the unary of the background is `(1 - highest map) ** alpha` instead.
         mode: as for `dense_crf`.
+        scale: as for `dense_crf.preset_settings`.
 
     Returns:
         `(B, n, H, W)` float32 in 0..1: `background` where class and background are equally likely.
 
     Raises:
-        RecipeError: unknown preset.
-        DataError: as `dense_crf`.
+        DataError: as `dense_crf` and `dense_crf.preset_settings`.
     """
-    if preset not in PRESETS:
-        raise RecipeError(unknown_name("CRF preset", preset, PRESETS))
+    kernels = preset_settings(preset, maps.shape[-2:], scale)
     maps = maps.float()
     if alpha is None:
         plane = torch.full_like(maps[:, :1], background)
     else:
         plane = (1 - maps.amax(1, keepdim=True)).clamp(min=0) ** alpha
-    likely = dense_crf(images, unary_from_probabilities(torch.cat([plane, maps], 1)), **PRESETS[preset], mode=mode)
+    likely = dense_crf(images, unary_from_probabilities(torch.cat([plane, maps], 1)), **kernels, mode=mode)
     odds = likely[:, 1:] / (likely[:, 1:] + likely[:, :1]).clamp(min=1e-12)
     return odds ** (math.log(background) / math.log(0.5))
 
@@ -85,8 +84,7 @@ def crf_folder(
         size: what the seeds were made with; the small maps are a quarter of it, or of the image's size.
 
     Raises:
-        DataError: maps are missing or do not fit, or the folder holds maps of other origin.
-        RecipeError: unknown preset.
+        DataError: maps are missing or do not fit, the folder holds maps of other origin, or an unknown preset.
     """
     options = {**settings.model_dump(mode="json"), "background": background}
 

@@ -43,6 +43,38 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 MODES = ("lattice", "fast", "exact")
 EXACT_PIXELS = 16_384
+PRESET_SIDE = 500  # longest side of the photographs of PASCAL VOC, on which the presets were chosen
+
+
+def preset_settings(name: str, size: Sequence[int], scale: float | str = 1.0) -> dict[str, Any]:
+    """Kernels and iterations of a preset, for images of a size.
+
+    On images much smaller than those that a preset was chosen on, kernels of as many pixels reach across whole objects
+    and delete what is small.
+
+    Args:
+        name: one of `PRESETS`.
+        size: height and width of the images.
+        scale: factor on the standard deviations in pixels; 1: as published; "image": longest side / 500.
+
+    Returns:
+        Arguments of `dense_crf`.
+
+    Raises:
+        DataError: unknown preset, or a scale that is neither above 0 nor "image".
+    """
+    if name not in PRESETS:
+        raise DataError(unknown_name("CRF preset", name, PRESETS))
+    factor = max(size) / PRESET_SIDE if scale == "image" else scale
+    if not isinstance(factor, int | float) or not factor > 0:
+        raise DataError(f'scale={scale!r} of the CRF: expected a number above 0, or "image"')
+    chosen = PRESETS[name]
+    (spatial, spatial_weight), (pixels, levels, weight) = chosen["gaussian"], chosen["bilateral"]
+    return {
+        "gaussian": (spatial * factor, spatial_weight),
+        "bilateral": (pixels * factor, levels, weight),
+        "iterations": chosen["iterations"],
+    }
 
 
 def unary_from_probabilities(probabilities: Tensor, clip: float = 1e-5) -> Tensor:
@@ -126,7 +158,13 @@ def dense_crf(
 
 
 def crf_labels(
-    image: Tensor, labels: Tensor, num_labels: int, preset: str = "irn", confidence: float = 0.7, mode: str = "lattice"
+    image: Tensor,
+    labels: Tensor,
+    num_labels: int,
+    preset: str = "irn",
+    confidence: float = 0.7,
+    mode: str = "lattice",
+    scale: float | str = 1.0,
 ) -> Tensor:
     """Hard labels after a CRF on hard labels.
 
@@ -137,19 +175,19 @@ def crf_labels(
         preset: name in `PRESETS`.
         confidence: see `unary_from_labels`.
         mode: see `dense_crf`.
+        scale: see `preset_settings`.
 
     Returns:
         Labels of the same shape, int64.
 
     Raises:
-        DataError: see `unary_from_labels` and `dense_crf`; unknown preset.
+        DataError: see `unary_from_labels`, `dense_crf` and `preset_settings`.
     """
-    if preset not in PRESETS:
-        raise DataError(unknown_name("CRF preset", preset, PRESETS))
+    settings = preset_settings(preset, labels.shape[-2:], scale)
     if num_labels == 1:
         return labels.long()
     unary = unary_from_labels(labels, num_labels, confidence)
-    return dense_crf(image, unary, mode=mode, **PRESETS[preset]).argmax(-3)
+    return dense_crf(image, unary, mode=mode, **settings).argmax(-3)
 
 
 def _check(image: Tensor, unary: Tensor, gaussian, bilateral, iterations: int, mode: str) -> None:

@@ -31,9 +31,10 @@ def ir_labels(
     image: np.ndarray,
     foreground_threshold: float,
     background_threshold: float,
-    crf: bool = True,
+    crf: str | None = "irn",
     *,
     mode: str = "lattice",
+    scale: float | str = 1.0,
     device: torch.device | str = "cpu",
 ) -> np.ndarray:
     """Certain classes, certain background, and undecided pixels of one image.
@@ -46,15 +47,16 @@ def ir_labels(
         image: `(H, W, 3)` uint8 RGB.
         foreground_threshold: score of the background where classes are to be certain.
         background_threshold: score of the background where it is to be certain itself; the lower of the two.
-        crf: whether both maps go through the CRF (preset "irn", confidence 0.7).
+        crf: preset of the CRF that both maps go through with a confidence of 0.7, or None.
         mode: of the CRF, see `dense_crf`.
+        scale: of the CRF's kernels, see `dense_crf.preset_settings`.
         device: where the CRF is computed.
 
     Returns:
         `(H, W)` uint8: 0 background, key + 1 a class, 255 undecided; all 0 without maps.
 
     Raises:
-        DataError: image and maps differ in size, or a key is above 253.
+        DataError: image and maps differ in size, a key is above 253, or an unknown preset.
     """
     keys = np.asarray(keys, np.int64)
     if image.shape != (*high_res.shape[1:], 3) or len(keys) != len(high_res):
@@ -72,10 +74,10 @@ def ir_labels(
             for threshold in (foreground_threshold, background_threshold)
         ]
     )
-    if crf:
+    if crf is not None:
         both = torch.from_numpy(np.stack([image, image])).to(device)
         labels = torch.from_numpy(maps.astype(np.int64)).to(device)
-        maps = crf_labels(both, labels, count, preset="irn", mode=mode).cpu().numpy()
+        maps = crf_labels(both, labels, count, preset=crf, mode=mode, scale=scale).cpu().numpy()
     foreground, background = maps
     result = np.append(0, keys + 1).astype(np.uint8)[foreground]
     result[(foreground == 0) & (background != 0)] = UNDECIDED
@@ -89,7 +91,8 @@ def write_ir_labels(
     *,
     foreground_threshold: float,
     background_threshold: float,
-    crf: bool = True,
+    crf: str | None = "irn",
+    scale: float | str = 1.0,
     device: torch.device | str = "cpu",
 ) -> dict[str, int]:
     """IR labels of every image that has maps, as palette PNG in the data set's values; goes on where it was stopped.
@@ -101,6 +104,7 @@ def write_ir_labels(
         foreground_threshold: see `ir_labels`.
         background_threshold: see `ir_labels`.
         crf: see `ir_labels`.
+        scale: see `ir_labels`.
         device: where the CRF is computed.
 
     Returns:
@@ -133,6 +137,7 @@ def write_ir_labels(
             foreground_threshold,
             background_threshold,
             crf,
+            scale=scale,
             device=device,
         )
         for key in keys:
