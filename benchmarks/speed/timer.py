@@ -179,7 +179,7 @@ def measure(
         wall[name], cpu[name] = [spent], [busy]
     differences = comparison.check(results)
     results.clear()
-    if device == "cpu":
+    if device == "cpu" and threads > 1:
         torch.set_num_threads(1)
         cpu |= rounds(comparison, device, seconds)[1]
         torch.set_num_threads(threads)
