@@ -17,11 +17,14 @@ MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NUM_TAGS = 3
 SCALES = (1.0, 0.5)
 
-# One of each kind: convolutions that end in a ReLU, other ones, a transformer whose features may be negative.
+# One of each kind: convolutions that end in a ReLU, other ones, a transformer whose features may be negative, and the
+# two that are our own.
 BACKBONES: dict[str, dict[str, Any]] = {
     "resnet10t": {},
     "convnext_atto": {},
     "swin_tiny_patch4_window7_224": {"depths": (1, 1, 1, 1), "embed_dim": 16, "num_heads": (1, 2, 4, 8)},
+    "resnet38": {"width": 1 / 16},
+    "vgg16": {"width": 1 / 16},
 }
 
 

@@ -126,5 +126,9 @@ def test_folder(memory_set, tmp_path):
     written = next((tmp_path / "instances").rglob("*.npz")).stat().st_mtime_ns
     write_instances(*arguments)
     assert next((tmp_path / "instances").rglob("*.npz")).stat().st_mtime_ns == written
+    with pytest.raises(DataError, match="other threshold"):
+        write_instances(*arguments, threshold=0.3)
+    with pytest.raises(DataError, match="other walk"):
+        write_instances(*arguments[:3], IRNSettings(exp_times=5), arguments[4])
     with pytest.raises(DataError, match="does not exist"):
         load_instances(tmp_path / "instances", dataset.names[1])

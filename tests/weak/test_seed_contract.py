@@ -10,8 +10,9 @@ import pytest
 import torch
 from torch import nn
 
+from maskwright.errors import RecipeError
 from maskwright.weak import SEED_METHODS
-from maskwright.weak.cam import SeedMaps, strided
+from maskwright.weak.cam import SeedMaps, class_activation_maps, strided
 
 from .contract import BACKBONES, picture, trained_like, views_of
 
@@ -36,6 +37,7 @@ CASES: dict[str, dict[str, Case]] = {
     },
     "edam": {"": Case(parts={"edam": True})},
     "eps": {"": Case(parts={"background": True})},
+    "l2g": {"": Case(), "whole": Case({"quantise": True}, {"background": True, "pcm": "features"}, tolerance=1 / 254)},
     "scorecam": {"": Case({"channels": 4})},
     "seam": {"": Case(parts={"pcm": "cam"}, rivals=True)},
 }
@@ -111,7 +113,26 @@ class TestSeedMethod:
         network = copy.deepcopy(trained_like(FIRST, **case.parts)).to(dtype)
         (found,) = self.maps(method, case, [picture()], [(0, 2)], network, dtype=dtype)
         self.check(found, (0, 2), (32, 48))
-        assert found.high_res.dtype == torch.promote_types(dtype, torch.float32)
+        assert found.high_res.dtype == found.cam.dtype == torch.promote_types(dtype, torch.float32)
+        if dtype == torch.float64:
+            (single,) = self.maps(method, case, [picture()], [(0, 2)])
+            torch.testing.assert_close(found.high_res.float(), single.high_res, rtol=0, atol=10 * case.tolerance)
+            # Nothing on the way was rounded to float32.
+            assert not torch.equal(found.high_res, found.high_res.float().double())
+
+    def test_any_network_with_all_parts(self, method, case):
+        """What other methods have trained does not stand in the way."""
+        parts = {"background": True, "edam": True, "pcm": "features", **case.parts}
+        (found,) = self.maps(method, case, [picture()], [(0, 2)], trained_like(FIRST, **parts))
+        self.check(found, (0, 2), (32, 48))
+
+    def test_classes_that_nothing_speaks_for(self, method, case):
+        network = copy.deepcopy(trained_like(FIRST, **case.parts))
+        with torch.no_grad():
+            for head in (network.classifier, network.recam_head):
+                head.weight.abs_().neg_()
+        (found,) = self.maps(method, case, [picture()], [(0, 2)], network)
+        self.check(found, (0, 2), (32, 48))
 
     def test_autocast(self, method, case):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -145,3 +166,110 @@ class TestSeedMethod:
         with torch.no_grad():
             (again,) = self.maps(method, case, [picture()], [(1,)])
         assert torch.equal(found.high_res, again.high_res)
+
+
+def broken(change):
+    def method(network, views):
+        return change(class_activation_maps(network, views), network, views)
+
+    return method
+
+
+def swapped(maps, network, views):
+    return maps[::-1]
+
+
+def of_the_batch(maps, network, views):
+    return [SeedMaps(each.keys, each.cam / len(maps), each.high_res / len(maps)) for each in maps]
+
+
+def single(maps, network, views):
+    return [SeedMaps(each.keys, each.cam.float(), each.high_res.float()) for each in maps]
+
+
+def rounded(maps, network, views):
+    dtype = maps[0].cam.dtype
+    return [SeedMaps(each.keys, each.cam.float().to(dtype), each.high_res.float().to(dtype)) for each in maps]
+
+
+def half(maps, network, views):
+    return [SeedMaps(each.keys, each.cam.half(), each.high_res.half()) for each in maps]
+
+
+def without_guard(maps, network, views):
+    return [SeedMaps(each.keys, each.cam, each.high_res / each.high_res.amax((1, 2), keepdim=True)) for each in maps]
+
+
+def of_those_with_tags(maps, network, views):
+    return [each for each in maps if len(each.keys)]
+
+
+def too_small(maps, network, views):
+    return [SeedMaps(each.keys, each.cam, each.high_res[:, :-1]) for each in maps]
+
+
+def trains(maps, network, views):
+    network.train()
+    return maps
+
+
+def draws(maps, network, views):
+    views.images[0].add_(1e-3)
+    return maps
+
+
+def with_gradient(maps, network, views):
+    return [SeedMaps(each.keys, each.cam, each.high_res.clone().requires_grad_()) for each in maps]
+
+
+def chance(maps, network, views):
+    return [SeedMaps(each.keys, each.cam, each.high_res * torch.rand(())) for each in maps]
+
+
+def shared_out(maps, network, views):
+    total = [each.high_res.sum(0).clamp(min=1e-5) for each in maps]
+    return [SeedMaps(each.keys, each.cam, each.high_res / sum_) for each, sum_ in zip(maps, total, strict=True)]
+
+
+def to_the_right(maps, network, views):
+    slope = torch.linspace(0, 1, views.size[1])
+    return [SeedMaps(each.keys, each.cam, each.high_res * slope) for each in maps]
+
+
+def three_classes(maps, network, views):
+    if network.num_tags != 3:
+        raise RecipeError("only three classes")
+    return maps
+
+
+BROKEN = {
+    swapped: ("test_batch_equals_loop", ()),
+    of_the_batch: ("test_batch_equals_loop", ()),
+    single: ("test_dtype_of_the_caller", (torch.float64,)),
+    rounded: ("test_dtype_of_the_caller", (torch.float64,)),
+    half: ("test_autocast", ()),
+    without_guard: ("test_classes_that_nothing_speaks_for", ()),
+    of_those_with_tags: ("test_any_tags", ((), True)),
+    too_small: ("test_any_size", ((33, 47),)),
+    trains: ("test_network_and_views_stay_as_they_were", ()),
+    draws: ("test_network_and_views_stay_as_they_were", ()),
+    with_gradient: ("test_any_backbone", (FIRST,)),
+    chance: ("test_the_same_under_no_grad", ()),
+    shared_out: ("test_classes_do_not_depend_on_which_others_are_tagged", ()),
+    to_the_right: ("test_mirror_image_has_mirrored_maps", ()),
+    three_classes: ("test_a_network_of_one_class", ()),
+}
+
+
+@pytest.mark.parametrize("change", BROKEN, ids=lambda change: change.__name__)
+def test_a_broken_method_does_not_pass(change, monkeypatch):
+    name, arguments = BROKEN[change]
+    test = getattr(TestSeedMethod(), name)
+    monkeypatch.setitem(SEED_METHODS, "broken", class_activation_maps)
+    test("broken", Case(), *arguments)
+    monkeypatch.setitem(SEED_METHODS, "broken", broken(change))
+    try:
+        with pytest.raises((AssertionError, RecipeError, ValueError)):
+            test("broken", Case(), *arguments)
+    finally:
+        trained_like(FIRST).eval()

@@ -22,6 +22,7 @@ from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
+from maskwright.weak.folders import claim, origin
 from maskwright.weak.irn import load_edges, load_seeds
 from maskwright.weak.random_walk import enlarge_walk, random_walk
 
@@ -204,9 +205,12 @@ def write_instances(
         threshold: score of the background.
 
     Raises:
-        DataError: maps, edges or displacements are missing.
+        DataError: maps, edges or displacements are missing, or the folder holds instances of other origin.
     """
-    folder, labels = Path(folder), dataset.labels
+    folder, maps_folder, edges_folder, labels = Path(folder), Path(maps_folder), Path(edges_folder), dataset.labels
+    walk = settings.model_dump(mode="json", include={"cam_power", "radius", "beta", "exp_times", "tolerance"})
+    made_with = {"walk": walk, "threshold": threshold, "size": list(size) if size else None}
+    claim(folder, {**made_with, "seeds": origin(maps_folder), "edges": origin(edges_folder)})
     names = [name for index, name in enumerate(dataset.names) if dataset.tags(index)]
     names = distributed.broadcast([name for name in names if not (folder / f"{name}.npz").is_file()])
     place = {name: index for index, name in enumerate(dataset.names)}

@@ -1,0 +1,143 @@
+"""A run's stages between tags and masks: what is there is kept, image by image; what is stale is noticed."""
+
+from __future__ import annotations
+
+import shutil
+from pathlib import Path
+
+import numpy as np
+import pytest
+import torch
+from PIL import Image
+
+from maskwright import pipeline
+from maskwright.config import load_recipe
+from maskwright.files import read_json, write_json
+
+SETTINGS = [
+    "device=cpu",
+    "data.saliency=barrier",
+    "data.options={count: 5, size: [48, 48]}",
+    "classifier.train={epochs: 1, batch_size: 4, workers: 0, augment: {crop: [48, 48]}}",
+    "seeds.scales=[1.0]",
+    "refine=[crf, saliency, irn]",
+    "irn={backbone: resnet10t, train_radius: 3, options: {dilate: false}, exp_times: 3}",
+    "irn.train={epochs: 1, batch_size: 4, workers: 0, augment: {crop: [48, 48]}}",
+]
+# Every stage that writes a file for each image, and where.
+FOLDERS = {
+    "seeds": "maps",
+    "crf": "maps",
+    "saliency": "maps",
+    "ir_labels": "labels",
+    "edges": "maps",
+    "irn": "maps",
+    "pseudo_masks": "SegmentationClass",
+}
+NETWORKS = ("classifier", "irnet")
+
+
+def run(out: Path, *changes: str) -> list[str]:
+    said: list[str] = []
+    pipeline.run(load_recipe("demo", [*SETTINGS, f"out={out}", *changes]), until="pseudo_masks", say=said.append)
+    return said
+
+
+def files(out: Path) -> dict[Path, int]:
+    return {
+        path.relative_to(out): path.stat().st_mtime_ns
+        for path in sorted(out.rglob("*"))
+        if path.suffix in (".npz", ".png", ".safetensors") and ".stale" not in str(path)
+    }
+
+
+def content(path: Path) -> dict[str, np.ndarray]:
+    if path.suffix == ".png":
+        return {"mask": np.array(Image.open(path))}
+    with np.load(path) as arrays:
+        return dict(arrays)
+
+
+@pytest.fixture(scope="module")
+def finished(tmp_path_factory) -> Path:
+    torch.set_num_threads(1)
+    out = tmp_path_factory.mktemp("resume") / "run"
+    run(out)
+    return out
+
+
+@pytest.fixture
+def out(finished, tmp_path) -> Path:
+    return Path(shutil.copytree(finished, tmp_path / "run"))
+
+
+def test_all_stages_with_files_are_looked_at(finished):
+    stages = {path.parent.name for path in finished.glob("*/stage.json")}
+    assert stages == {*FOLDERS, *NETWORKS}
+    for stage, folder in FOLDERS.items():
+        assert len(list((finished / stage / folder).iterdir())) >= 5
+
+
+@pytest.mark.parametrize("stage", FOLDERS)
+def test_a_stopped_stage_makes_only_what_is_missing(out, stage):
+    missing = sorted(path for path in (out / stage / FOLDERS[stage]).iterdir() if path.suffix in (".npz", ".png"))[1]
+    wanted, before = content(missing), files(out)
+    missing.unlink()
+    record = out / stage / "stage.json"
+    write_json(record, {**read_json(record), "finished": False})
+    said = run(out)
+    assert sum("going on" in line for line in said) == 1
+    assert sum("done already" in line for line in said) == len(FOLDERS) + len(NETWORKS) - 1
+    found = content(missing)
+    assert found.keys() == wanted.keys()
+    for key, value in wanted.items():
+        np.testing.assert_array_equal(found[key], value)
+    after = files(out)
+    assert after.keys() == before.keys()
+    changed = {path for path in after if after[path] != before[path]}
+    assert missing.relative_to(out) in changed
+    assert {path for path in changed if path.parent.name == FOLDERS[stage]} == {missing.relative_to(out)}
+    assert {path.parts[0] for path in changed} == {stage}
+
+
+AFTER_CRF = {"crf", "saliency", "ir_labels", "irnet", "edges", "irn", "pseudo_masks"}
+
+
+@pytest.mark.parametrize(
+    ("change", "stale"),
+    [
+        ("seeds.flip=false", AFTER_CRF | {"seeds"}),
+        ("crf={preset: irn}", AFTER_CRF),
+        ("saliency.mode=hard", AFTER_CRF - {"crf"}),
+        ("irn.foreground_threshold=0.4", {"ir_labels", "irnet", "edges", "irn", "pseudo_masks"}),
+        ("irn.pad_to=64", {"edges", "irn", "pseudo_masks"}),
+        ("irn.beta=5.0", {"irn", "pseudo_masks"}),
+        ("pseudo_masks.unsure_below=0.2", {"pseudo_masks"}),
+    ],
+)
+def test_what_is_stale_is_set_aside_and_nothing_else(out, change, stale, monkeypatch):
+    before = files(out)
+    made = []
+    monkeypatch.setattr(pipeline, "run_stages", lambda stages, out, say: made.extend(stale_stages(stages, out)))
+    monkeypatch.setattr(pipeline.Run, "judge_maps", lambda job: None, raising=False)
+    run(out, change)
+    assert set(made) == stale
+    assert files(out) == before
+
+
+def stale_stages(stages, out: Path) -> list[str]:
+    from maskwright.stages import fingerprints, state_of
+
+    hashes = fingerprints(stages)
+    states = {stage.name: state_of(stage, hashes[stage.name], out) for stage in stages}
+    assert set(states.values()) <= {"finished", "stale"}
+    return [name for name, state in states.items() if state == "stale"]
+
+
+def test_a_stale_stage_keeps_its_old_result(out):
+    old = content(next((out / "irn" / "maps").glob("*.npz")))
+    said = run(out, "irn.beta=2.0")
+    assert any("irn.stale-1" in line and "beta" in line for line in said)
+    name = next((out / "irn.stale-1" / "maps").glob("*.npz"))
+    np.testing.assert_array_equal(content(name)["high_res"], old["high_res"])
+    assert (out / "irn" / "maps" / name.name).is_file()
