@@ -20,7 +20,7 @@ def check(arrays):
         assert classes == fields["logits"].shape[1]
         labels = torch.from_numpy(fields["labels"].astype(np.int64))
         where = {"pool": POOLS[pool], "pool_size": pool_size, "radius": radius}
-        for dtype in (torch.float32, torch.float64):
+        for dtype, rtol in ((torch.float32, 2e-5), (torch.float64, 1e-8)):
             logits = torch.from_numpy(fields["logits"]).to(dtype).requires_grad_()
             loss = rmi_loss(logits, labels, **where)
             loss.backward()
@@ -31,7 +31,7 @@ def check(arrays):
             }
             for name, value in found.items():
                 assert value.dtype == dtype
-                np.testing.assert_allclose(value.item(), float(fields[name]), rtol=2e-5, err_msg=f"{case} {name}")
+                np.testing.assert_allclose(value.item(), float(fields[name]), rtol=rtol, err_msg=f"{case} {name}")
             np.testing.assert_allclose(loss.item(), float(fields["loss_public_code_f32"]), rtol=2e-5)
             np.testing.assert_allclose(
                 logits.grad.numpy(), fields["grad_logits_public_code"], rtol=1e-3, atol=1e-6, err_msg=case

@@ -93,6 +93,7 @@ def pool_labels(
     policy: Policy | None = None,
     ignore: Literal["channel", "renormalise"] = "channel",
     ignore_index: int = IGNORE_INDEX,
+    dtype: torch.dtype = torch.float32,
 ) -> PooledLabels:
     """Share of each class in each cell (the paper's CPP pooling).
 
@@ -105,9 +106,10 @@ def pool_labels(
         ignore: "channel" (the paper) counts ignored pixels as one class more, the last; "renormalise" divides by the
             valid pixels of the cell, and leaves a cell without any at 0.
         ignore_index: value of pixels without a label.
+        dtype: of the result.
 
     Returns:
-        Probabilities `(B, C + 1, h, w)` or `(B, C, h, w)` float32, and the valid share of each cell `(B, h, w)`.
+        Probabilities `(B, C + 1, h, w)` or `(B, C, h, w)`, and the valid share of each cell `(B, h, w)`.
 
     Raises:
         DataError: labels of another shape or range.
@@ -117,7 +119,7 @@ def pool_labels(
         raise RecipeError(f"pool_labels takes either stride or size, found stride={stride}, size={size}")
     chosen: Policy = policy or ("ceil" if size is None else "adaptive")
     counts = cell_counts(labels, num_classes, stride=stride, size=size, policy=chosen, ignore_index=ignore_index)
-    return probabilities(counts, ignore=ignore)
+    return probabilities(counts, ignore=ignore, dtype=dtype)
 
 
 def pool_to(labels: Tensor, size: tuple[int, int], num_classes: int, **arguments) -> PooledLabels:
@@ -125,7 +127,9 @@ def pool_to(labels: Tensor, size: tuple[int, int], num_classes: int, **arguments
     return pool_labels(labels, num_classes, size=size, **arguments)
 
 
-def probabilities(counts: Tensor, *, ignore: Literal["channel", "renormalise"] = "channel") -> PooledLabels:
+def probabilities(
+    counts: Tensor, *, ignore: Literal["channel", "renormalise"] = "channel", dtype: torch.dtype = torch.float32
+) -> PooledLabels:
     """Shares from counts `(B, C + 1, h, w)` whose last channel counts ignored pixels; see `pool_labels`.
 
     Raises:
@@ -135,10 +139,11 @@ def probabilities(counts: Tensor, *, ignore: Literal["channel", "renormalise"] =
         raise RecipeError(f"ignore must be one of {', '.join(IGNORE_MODES)}, found {ignore!r}")
     area = counts.sum(1, keepdim=True)
     labelled = area - counts[:, -1:]
-    valid = labelled[:, 0] / area[:, 0].clamp(min=1)
+    whole = area.clamp(min=1).to(dtype)
+    valid = labelled[:, 0] / whole[:, 0]
     if ignore == "channel":
-        return PooledLabels(counts / area.clamp(min=1), valid)
-    return PooledLabels(counts[:, :-1] / labelled.clamp(min=1), valid)
+        return PooledLabels(counts / whole, valid)
+    return PooledLabels(counts[:, :-1] / labelled.clamp(min=1).to(dtype), valid)
 
 
 def count_pyramid(
@@ -286,7 +291,11 @@ class CPPLoss(nn.Module):
         fits = [math.ceil(side / stride) for side in labels.shape[1:]] == [height, width]
         where = {"stride": stride} if fits else {"size": (height, width)}
         with torch.no_grad():
-            pooled = pool_labels(labels, num_classes, ignore=ignore, ignore_index=self.ignore_index, **where)
+            # In the prediction's precision: a third in float32 would cost a float64 loss half its digits.
+            dtype = torch.float64 if logits.dtype == torch.float64 else torch.float32
+            pooled = pool_labels(
+                labels, num_classes, ignore=ignore, ignore_index=self.ignore_index, dtype=dtype, **where
+            )
         return cpp_loss(logits, pooled, weighting="all" if channel else "fraction")
 
 
