@@ -3,9 +3,7 @@
 from __future__ import annotations
 
 import json
-import math
 import os
-import shutil
 import subprocess
 import sys
 from collections.abc import Callable, Mapping, Sequence
@@ -14,8 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.facts import as_lines, facts
+from maskwright.compare_results import mean_interval
 from maskwright.errors import MaskwrightError
 from maskwright.files import atomic_write, write_json
+from maskwright.stages import share_stages
 
 RESULTS = Path(__file__).parent / "results"
 FAST = ["autocast=bfloat16", "channels_last=true", "workers=1"]
@@ -54,17 +54,18 @@ def run_row(experiment: Experiment, name: str, data: str, out: Path, seed: int) 
     import torch
 
     from maskwright.config import load_recipe
-    from maskwright.pipeline import run
+    from maskwright.pipeline import Run, run
 
     torch.set_num_threads(1)
     folder = out / folder_name(name, seed)
-    for other in experiment.rows[name].get("shares", []):
-        share(out / folder_name(other, seed), folder)
-    recipe, words = experiment.overrides(name, data, folder, seed)
-    run(load_recipe(recipe, words), until=experiment.until)
+    recipe = load_recipe(*experiment.overrides(name, data, folder, seed))
+    others = [out / folder_name(other, seed) for other in experiment.rows[name].get("shares", [])]
+    share_stages(Run(recipe, folder, print).stages(experiment.until), folder, others, print)
+    run(recipe, until=experiment.until)
     metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
     made = json.loads((folder / "pseudo_masks" / "scores.json").read_text())
-    stages = [json.loads(path.read_text()) for path in folder.glob("*/stage.json")]
+    judged = json.loads((folder / "seed_evaluation.json").read_text())["stages"]
+    stages = [json.loads(path.read_text()) for path in folder.glob("*/stage.json") if ".stale-" not in str(path)]
     used = {stage["name"]: stage["processor_seconds"] for stage in stages}
     ahead = ["segmenter", "evaluation", "oracle", "oracle_evaluation"]
     log = [json.loads(line) for line in (folder / "classifier" / "log.jsonl").read_text().splitlines()]
@@ -73,7 +74,7 @@ def run_row(experiment: Experiment, name: str, data: str, out: Path, seed: int) 
         "seed": seed,
         "settings": experiment.rows[name]["settings"],
         "tag_map": [line["tag_map"] for line in log if line["event"] == "validate"][-1],
-        "seeds_best": best_of_stage(folder, "seeds"),
+        "seeds_best": judged["seeds"]["best"]["miou"],
         "pseudo": made["miou"],
         "threshold": made["threshold"],
         "best": max(line["miou"] for line in made["sweep"]),
@@ -83,32 +84,6 @@ def run_row(experiment: Experiment, name: str, data: str, out: Path, seed: int) 
         "stages": used,
         "facts": facts(),
     }
-
-
-def best_of_stage(folder: Path, stage: str) -> float | None:
-    """Best mIoU over thresholds of the maps of a stage."""
-    from maskwright.config import load_recipe
-    from maskwright.data import open_dataset
-    from maskwright.weak import sweep
-
-    recipe = load_recipe(str(folder / "recipe.yaml"))
-    rows = sweep(
-        open_dataset(recipe.data, recipe.data.train), folder / stage / "maps", [0.05 * step for step in range(1, 13)]
-    )
-    return max(row["miou"] for row in rows)
-
-
-def share(other: Path, folder: Path) -> None:
-    """Copy the finished stages of another run; those that do not fit are noticed as stale and made anew."""
-    for record in other.glob("*/stage.json"):
-        stage = record.parent.name
-        if stage in ("segmenter", "evaluation", "pseudo_masks") or ".stale" in stage or (folder / stage).exists():
-            continue
-        if json.loads(record.read_text())["finished"]:
-            partial = folder / f".{stage}.copy"
-            shutil.rmtree(partial, ignore_errors=True)
-            shutil.copytree(record.parent, partial)
-            os.replace(partial, folder / stage)
 
 
 def table(experiment: Experiment, rows: list[dict[str, Any]], name: str, found: dict[str, Any]) -> str:
@@ -144,18 +119,12 @@ def table(experiment: Experiment, rows: list[dict[str, Any]], name: str, found: 
     return "\n".join(lines) + "\n"
 
 
-T_95 = {2: 12.71, 3: 4.30, 4: 3.18, 5: 2.78, 6: 2.57, 7: 2.45, 8: 2.36, 9: 2.31, 10: 2.26}  # Student's t
-
-
 def interval(values: list[float], digits: int = 3) -> str:
     """Mean, and the half width of its 95 % interval where there are at least two values."""
     if not values:
         return ""
-    mean = sum(values) / len(values)
-    if len(values) == 1:
-        return f"{mean:.{digits}f}"
-    deviation = math.sqrt(sum((value - mean) ** 2 for value in values) / (len(values) - 1))
-    return f"{mean:.{digits}f} ± {T_95[len(values)] * deviation / math.sqrt(len(values)):.{digits}f}"
+    mean, half = mean_interval(values)
+    return f"{mean:.{digits}f}" + ("" if half is None else f" ± {half:.{digits}f}")
 
 
 def folder_name(row: str, seed: int) -> str:
