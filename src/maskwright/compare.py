@@ -19,7 +19,7 @@ from typing import Any
 from maskwright.config import Recipe, load_recipe, recipe_names
 from maskwright.errors import DataError, MaskwrightError, RecipeError, unknown_name
 from maskwright.files import read_json, write_json
-from maskwright.stages import Stage, effective, fingerprint, run_lock, run_stages, share_stages, state_of
+from maskwright.stages import Stage, effective, fingerprint, fingerprints, run_lock, run_stages, share_stages, state_of
 
 SETTING = re.compile(r"[\w.]+=")
 LABEL = re.compile(r"([^={\[]*?):\s+(.*)", re.DOTALL)
@@ -233,7 +233,6 @@ def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[st
     """Run what is not finished yet, and note what the folder then has."""
     from maskwright import pipeline
     from maskwright.engine import distributed
-    from maskwright.stages import fingerprints
 
     if job.method.folders:
         records = [read_json(path) for path in job.folder.glob("*/stage.json") if ".stale-" not in path.parent.name]
@@ -244,16 +243,32 @@ def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[st
             )
     else:
         steps = pipeline.Run(job.recipe, job.folder, _silent)
-        stages = steps.stages()
+        stages, asked = steps.stages(), steps.stages(until)
         try:
             if distributed.is_main():
                 with run_lock(job.folder):
-                    share_stages(steps.stages(until), job.folder, others, say)
+                    share_stages(asked, job.folder, others, say)
             distributed.barrier()
-            pipeline.run(job.recipe, until=until, say=say)
+            if distributed.broadcast(_complete(asked, job.folder, until)):
+                say("done already")
+            else:
+                pipeline.run(job.recipe, until=until, say=say)
         finally:
-            hashes = fingerprints(stages)
-            job.done = {s.name for s in stages if state_of(s, hashes[s.name], job.folder) == "finished"}
+            job.done = _finished(stages, job.folder)
+
+
+def _finished(stages: list[Stage], folder: Path) -> set[str]:
+    hashes = fingerprints(stages)
+    return {stage.name for stage in stages if state_of(stage, hashes[stage.name], folder) == "finished"}
+
+
+def _complete(stages: list[Stage], folder: Path, until: str | None) -> bool:
+    """Whether a run has nothing left to do: every stage, and for a whole run a report that is not older than they."""
+    if len(_finished(stages, folder)) < len(stages):
+        return False
+    report = folder / "report.html"
+    newest = max((folder / stage.name / "stage.json").stat().st_mtime_ns for stage in stages)
+    return until is not None or (report.is_file() and report.stat().st_mtime_ns >= newest)
 
 
 def _judge(job: Job, jobs: Sequence[Job], folder: Path, say: Callable[[str], None]) -> None:

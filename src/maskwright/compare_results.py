@@ -5,6 +5,7 @@ from __future__ import annotations
 import math
 import shlex
 import sys
+from collections import Counter
 from collections.abc import Sequence
 from typing import TYPE_CHECKING, Any
 
@@ -19,9 +20,9 @@ if TYPE_CHECKING:
 # What a method is judged by: key -> (name, what it is).
 SCORES = {
     "tag_map": ("Tag mAP", "mean average precision of the tags on the evaluation split, of the last network"),
-    "seeds_best": ("Seeds", "mIoU of the seed maps at the best threshold of the sweep, which true masks chose"),
+    "seeds_best": ("Seeds, best τ", "mIoU of the seed maps at the best threshold of the sweep, which true masks chose"),
     "pseudo_masks": ("Pseudo-masks", "mIoU of the pseudo-masks at the recipe's threshold"),
-    "pseudo_best": ("at best τ", "the same at the best threshold of the sweep, which true masks chose"),
+    "pseudo_best": ("…, best τ", "the same at the best threshold of the sweep, which true masks chose"),
     "model": ("Model", "mIoU of the final model on the evaluation split"),
 }
 AFTER_MASKS = ("segmenter", "evaluation")
@@ -165,6 +166,8 @@ def seconds(run: dict[str, Any], part: str) -> float | None:
 def differences(recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, str | None]]:
     """Settings that are not the same in all recipes: dotted key -> label -> value as JSON, None where it has none.
 
+    Those of a part that only one recipe has are left out; the list that names the part shows it.
+
     Args:
         recipes: label -> fields of the resolved recipe.
     """
@@ -173,7 +176,8 @@ def differences(recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, str |
         label: {key: value for key, value in flat(fields).items() if key.partition(".")[0] not in aside}
         for label, fields in recipes.items()
     }
-    keys = dict.fromkeys(key for values in kept.values() for key in values)
+    counts = Counter(key for values in kept.values() for key in values)
+    keys = [key for key, count in counts.items() if count > 1]
     rows = {key: {label: values.get(key) for label, values in kept.items()} for key in keys}
     return {key: row for key, row in rows.items() if len(set(row.values())) > 1}
 
@@ -183,12 +187,12 @@ def lines(result: dict[str, Any]) -> list[str]:
     rows = result["methods"]
     keys = [key for key in SCORES if any(key in row["scores"] for row in rows)]
     width = max(len(row["label"]) for row in rows) + 2
-    text = [f"{'method':<{width}}" + "".join(f"{SCORES[key][0]:>14}" for key in keys) + f"{'processor time':>17}"]
+    text = [f"{'method':<{width}}" + "".join(f"{SCORES[key][0]:>15}" for key in keys) + f"{'processor time':>17}"]
     for row in rows:
-        cells = "".join(f"{_words(row['scores'].get(key)):>14}" for key in keys)
+        cells = "".join(f"{_words(row['scores'].get(key)):>15}" for key in keys)
         times = row["cost"]["all"]["times"]
         text.append(f"{row['label']:<{width}}{cells}{'-' if times is None else f'{times:.2f}x':>17}")
-        text += [f"  failed: {message}" for message in row["failed"]]
+        text += [f"  failed: {message}" for message in dict.fromkeys(row["failed"])]
     return text
 
 

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable, Sequence
+from itertools import combinations
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -49,8 +50,7 @@ def build_comparison(jobs: Sequence[Job], result: dict[str, Any], path: Path, im
         images: number of training and of validation images that are shown.
 
     Returns:
-        What is shown: for `training` and `validation` the `name` of each image and `agreement`, the share of its pixels
-        on which all methods agree (None with fewer than two).
+        What is shown: for `training` and `validation` the `name` of each image and its `agreement` (see there).
     """
     masks = _first(jobs, "pseudo_masks") or _first(jobs, "seeds")
     models = _first(jobs, "evaluation")
@@ -60,7 +60,11 @@ def build_comparison(jobs: Sequence[Job], result: dict[str, Any], path: Path, im
     }
     labels = next((job.val.labels for job in jobs if job.val is not None), None)
     colours = {} if labels is None else {n: css(c) for n, c in zip(labels.names, labels.palette, strict=True)}
-    runs = {job.method.label: read_run(job.folder) for job in reversed(jobs) if job.done}
+    shown: dict[str, Job] = {}
+    for job in jobs:
+        if job.done:
+            shown.setdefault(job.method.label, job)
+    runs = {label: read_run(job.folder) for label, job in shown.items()}
 
     def galleries(side: int) -> list[dict[str, Any]]:
         found = [  # of each method's first run
@@ -79,7 +83,7 @@ def build_comparison(jobs: Sequence[Job], result: dict[str, Any], path: Path, im
         "lead": _lead(jobs, result),
         "table": _table(result, path.parent),
         "chart": _chart(result),
-        "failures": [(row["label"], text) for row in result["methods"] for text in row["failed"]],
+        "failures": [(row["label"], text) for row in result["methods"] for text in dict.fromkeys(row["failed"])],
         "cautions": _cautions(jobs, runs, result),
         "classes": [entry for key in ("model", "pseudo_masks") if (entry := _classes(result, key, colours))],
         "signs": _signs(result),
@@ -120,7 +124,7 @@ def _choose(jobs: Sequence[Job], split: str, place: tuple[str, str], count: int)
     for number in spread(len(names), RANKED_AT_MOST):
         name, index = names[number]
         masks = [stored_mask(job.folder / place[0] / place[1], name) for job in jobs]
-        ranked.append(Ranked(name, index, agreement([mask for mask in masks if mask is not None]), "% agreement"))
+        ranked.append(Ranked(name, index, agreement([mask for mask in masks if mask is not None]), "agreement"))
     scored = sorted((item for item in ranked if item.score is not None), key=lambda item: (item.score, item.index))
     return select(scored, count) if scored else [ranked[number] for number in spread(len(ranked), count)]
 
@@ -133,13 +137,14 @@ def _has_maps(job: Job, name: str) -> bool:
 
 
 def agreement(masks: Sequence[np.ndarray]) -> float | None:
-    """Share of the pixels that have the same label in all masks `(H, W)`; None for fewer than two, or other sizes."""
+    """Share of the pixels `(H, W)` to which two methods give the same label, mean over the pairs of methods.
+
+    Over pairs, so that one method that is wrong everywhere does not hide where the others differ. None for fewer than
+    two masks, or masks of different sizes.
+    """
     if len(masks) < 2 or len({mask.shape for mask in masks}) > 1:
         return None
-    same = np.ones(masks[0].shape, bool)
-    for mask in masks[1:]:
-        same &= mask == masks[0]
-    return float(same.mean())
+    return float(np.mean([np.mean(one == other) for one, other in combinations(masks, 2)]))
 
 
 Cells = Callable[["Job", str], tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]]
@@ -165,7 +170,7 @@ def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cel
     name = dict(getattr(jobs[0], split).source).get("split") or "" if jobs else ""
     if any(item.score is not None for item in chosen):
         note = "The images on which the methods agree least, then a few spread evenly up to those where they agree. "
-        note += "Agreement is the share of the pixels that have the same label in all methods. "
+        note += "Agreement is the share of the pixels to which two methods give the same label, mean over pairs. "
     else:
         note = "Images spread evenly over the split. "
     if "truth" in columns:
@@ -204,7 +209,8 @@ def _table(result: dict[str, Any], folder: Path) -> dict[str, Any]:
     """One line a method: each score with its interval and its gain over the first method, and costs."""
     rows = result["methods"]
     keys = [key for key in SCORES if any(key in row["scores"] for row in rows)]
-    best = {key: max(row["scores"][key]["mean"] for row in rows if key in row["scores"]) for key in keys}
+    means = {key: [row["scores"][key]["mean"] for row in rows if key in row["scores"]] for key in keys}
+    best, worst = ({key: pick(values) for key, values in means.items()} for pick in (max, min))
     table = []
     for row in rows:
         cells = []
@@ -218,10 +224,10 @@ def _table(result: dict[str, Any], folder: Path) -> dict[str, Any]:
                     "text": percent(score["mean"]),
                     "exact": score["mean"],
                     "interval": _plus_minus(score["interval"]),
-                    "gain": "" if "gain" not in score else f"{100 * score['gain']:+.1f}",
+                    "gain": "" if "gain" not in score else f"Δ {100 * score['gain']:+.1f}",
                     "gain_interval": _plus_minus(score.get("gain_interval")),
                     "kind": ("up" if low > 0 else "down") if sure else "",
-                    "best": len(rows) > 1 and score["mean"] == best[key],
+                    "best": score["mean"] == best[key] > worst[key],
                 }
             cells.append(entry)
         spent = row["cost"]
@@ -277,7 +283,7 @@ def _chart(result: dict[str, Any]) -> dict[str, Any] | None:
         return None
     return {
         "svg": charts.dot_plot(rows, title="mIoU of each method"),
-        "legend": [(SCORES[key][0] + (" at best τ" if key == "seeds_best" else ""), CHARTED[key]) for key in keys],
+        "legend": [(SCORES[key][0], CHARTED[key]) for key in keys],
     }
 
 
@@ -306,7 +312,7 @@ def _cautions(jobs: Sequence[Job], runs: dict[str, Run], result: dict[str, Any])
     for head, labels in heads.items():
         everyone = len(labels) == len(runs)
         if head != "Trained from scratch" or everyone:
-            text = "In all methods." if everyone else f"Only in {', '.join(labels)}: the others had less to go by."
+            text = "In all methods." if everyone else f"Only in {', '.join(labels)}; not in the others."
             note("fact" if everyone else "warn", head, text)
     counts = [score["runs"] for row in result["methods"] for score in row["scores"].values()]
     if counts and max(counts) == 1:
@@ -332,7 +338,8 @@ def _classes(result: dict[str, Any], key: str, colours: dict[str, str]) -> dict[
         values = [row["per_class"][key].get(name) for row in methods]
         known = [value for value in values if value is not None]
         cells = [
-            {"text": percent(value), "exact": value, "best": len(known) > 1 and value == max(known)} for value in values
+            {"text": percent(value), "exact": value, "best": value is not None and value == max(known) > min(known)}
+            for value in values
         ]
         rows.append({"name": name, "colour": colours.get(name, ""), "cells": cells})
     return {"key": key, "title": SCORES[key][0], "columns": [row["label"] for row in methods], "rows": rows}
@@ -367,7 +374,11 @@ def _costs(result: dict[str, Any]) -> dict[str, Any] | None:
         run = next((run for run in row["runs"] if seconds(run, "all") is not None), None)
         if run is not None:
             found[row["label"]] = {name: stage["processor_seconds"] for name, stage in run["stages"].items()}
-    stages = list(dict.fromkeys(name for spent in found.values() for name in spent))
+    places: dict[str, list[float]] = {}
+    for spent in found.values():
+        for place, name in enumerate(spent):
+            places.setdefault(name, []).append(place / len(spent))
+    stages = sorted(places, key=lambda name: sum(places[name]) / len(places[name]))
     rows = [
         (title(name), ["–" if name not in spent else content.duration(spent[name]) for spent in found.values()])
         for name in stages

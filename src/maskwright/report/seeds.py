@@ -58,8 +58,9 @@ def seed_section(run_folder: Path, colours: dict[str, str]) -> dict[str, Any] | 
 
 def title(stage: str) -> str:
     """A stage's name to read: `pseudo_masks` is Pseudo-masks, `irn` is IRN."""
-    names = {"pseudo_masks": "Pseudo-masks", "irn": "IRN", "crf": "CRF"}
-    return names.get(stage, stage.replace("_", " ").capitalize())
+    names = {"pseudo_masks": "Pseudo-masks", "recam": "ReCAM"}
+    acronym = stage in ("irn", "crf", "l2g", "seam", "eps", "edam")
+    return names.get(stage, stage.upper() if acronym else stage.replace("_", " ").capitalize())
 
 
 def curve_lines(with_truth: bool) -> list[tuple[str, int]]:
