@@ -9,6 +9,9 @@ import pytest
 import torch
 import torch.nn.functional as F
 
+from maskwright.data.sample import LabelSpace
+from maskwright.engine.checkpoint import save_model
+from maskwright.hub import load
 from maskwright.models import create_model
 
 torch.set_num_threads(1)
@@ -96,6 +99,25 @@ class ModelContract:
         with pytest.raises(RuntimeError, match="Missing key"):
             other.load_state_dict(state)
 
+    @torch.no_grad()
+    def test_a_saved_model_comes_back_from_its_file_alone(self, backbone, tmp_path):
+        model = self.make(backbone).eval()
+        arguments = {**BACKBONES[backbone], **self.options}
+        described = {"name": self.name, "backbone": backbone, "output_stride": arguments.pop("output_stride", None)}
+        metadata = {
+            "kind": "segmenter",
+            "model": {**described, "num_classes": CLASSES, "options": arguments},
+            "labels": LabelSpace(tuple("abcde")).to_dict(),
+            "preprocessing": {"mean": list(model.mean), "std": list(model.std)},
+            "recipe": {},
+            "maskwright": "0.0",
+        }
+        save_model(tmp_path / "model.safetensors", model, metadata)
+        loaded = load(tmp_path, device="cpu").model
+        expected, found = (network(self.images(), auxiliary=True) for network in (model, loaded))
+        assert set(found) == set(expected)
+        assert all(torch.equal(found[name], expected[name]) for name in found)
+
     def test_autocast(self, backbone):
         model = self.make(backbone).train()
         with torch.autocast("cpu", torch.bfloat16):
@@ -171,8 +193,27 @@ class ModelContract:
         assert torch.equal(copy.deepcopy(model)(self.images()), model(self.images()))
 
     @pytest.mark.slow
-    @torch.no_grad()
     def test_compiles(self, backbone):
-        model = self.make(backbone).eval()
-        compiled = torch.compile(model)
+        """One graph, forward and backward, at an odd size; what inductor makes of it is tested by `test_inductor`."""
+        model = self.make(backbone).eval()  # dropout would differ
+        compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
+        images = self.images(2, 65, 64)
+        outputs, expected = (network(images, auxiliary=True) for network in (compiled, model))
+        assert set(outputs) == set(expected)
+        for name, value in expected.items():
+            torch.testing.assert_close(outputs[name], value, rtol=1e-3, atol=1e-4)
+        weights = [value for value in model.parameters() if value.requires_grad]
+        found, gradients = (
+            torch.autograd.grad(sum(value.square().mean() for value in given.values()), weights)
+            for given in (outputs, expected)
+        )
+        for one, other in zip(found, gradients, strict=True):
+            torch.testing.assert_close(one, other, rtol=1e-3, atol=1e-4 * float(other.abs().max()) + 1e-7)
+
+    @pytest.mark.slow
+    @torch.no_grad()
+    def test_inductor(self):
+        """For one backbone: its C++ takes a minute to compile on a CPU, and layers come from the same few files."""
+        model = self.make("resnet18").eval()
+        compiled = torch.compile(model, fullgraph=True)
         torch.testing.assert_close(compiled(self.images()), model(self.images()), rtol=1e-3, atol=1e-4)

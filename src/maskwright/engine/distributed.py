@@ -18,6 +18,10 @@ from maskwright.errors import RecipeError
 # that dies does not wait for this: torchrun ends the others at once.
 TIMEOUT = timedelta(hours=24)
 
+# Kept, because gloo's thread may let go of a tensor after the main thread went on: one that has no other owner is then
+# freed by that thread, and where the interpreter is already ending this aborts the process.
+_NOTHING = torch.zeros(1)
+
 T = TypeVar("T")
 
 
@@ -60,7 +64,7 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
-        dist.all_reduce(torch.zeros(1))
+        dist.all_reduce(_NOTHING)
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
