@@ -166,7 +166,8 @@ def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cel
     rows = [_row(jobs, getattr(jobs[0], split), item, cells, side, key) for item in chosen]
     order = ["image", "truth", *(job.method.label for job in jobs)]
     columns = [column for column in order if any(column in row.cells for row in rows)]
-    what = {"training": "Pseudo-masks", "validation": "Predictions"}[key]
+    heat = any(layer.heat for row in rows for layers in row.cells.values() for layer in layers)
+    what = "Predictions" if key == "validation" else "Seed maps" if heat else "Pseudo-masks"
     name = dict(getattr(jobs[0], split).source).get("split") or "" if jobs else ""
     if any(item.score is not None for item in chosen):
         note = "The images on which the methods agree least, then a few spread evenly up to those where they agree. "
@@ -175,7 +176,8 @@ def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cel
         note = "Images spread evenly over the split. "
     if "truth" in columns:
         note += "On each picture: the mIoU of this image. "
-    return {"key": key, "title": f"{what}: {name}".rstrip(": "), "note": note, "columns": columns, "rows": rows}
+    title_of = f"{what}: {name}".rstrip(": ")
+    return {"key": key, "title": title_of, "note": note, "columns": columns, "rows": rows, "heat": heat}
 
 
 def _row(jobs: Sequence[Job], dataset: Any, item: Ranked, cells: Cells, side: int, key: str) -> Row:
