@@ -148,6 +148,14 @@ class TestSeedMethod:
         assert found.high_res.device.type == "cuda"
         torch.testing.assert_close(found.high_res.cpu(), expected.high_res, rtol=0, atol=0.02)
 
+    def test_nothing_is_made_on_another_device(self, method, case):
+        """Without a GPU: what is made without saying where lands on a device on which nothing can be computed."""
+        network, views = trained_like(FIRST, **case.parts), views_of([picture()], [(0, 2)])
+        with torch.device("meta"):
+            (found,) = SEED_METHODS[method](network, views, **case.options)
+        self.check(found, (0, 2), (32, 48))
+        assert found.high_res.device.type == found.cam.device.type == "cpu"
+
     def test_network_and_views_stay_as_they_were(self, method, case):
         network = trained_like(FIRST, **case.parts)
         views = views_of([picture()], [(0, 2)])
@@ -236,6 +244,10 @@ def to_the_right(maps, network, views):
     return [SeedMaps(each.keys, each.cam, each.high_res * slope) for each in maps]
 
 
+def elsewhere(maps, network, views):
+    return [SeedMaps(each.keys, each.cam, each.high_res * torch.ones(views.size)) for each in maps]
+
+
 def three_classes(maps, network, views):
     if network.num_tags != 3:
         raise RecipeError("only three classes")
@@ -257,6 +269,7 @@ BROKEN = {
     chance: ("test_the_same_under_no_grad", ()),
     shared_out: ("test_classes_do_not_depend_on_which_others_are_tagged", ()),
     to_the_right: ("test_mirror_image_has_mirrored_maps", ()),
+    elsewhere: ("test_nothing_is_made_on_another_device", ()),
     three_classes: ("test_a_network_of_one_class", ()),
 }
 
@@ -269,7 +282,7 @@ def test_a_broken_method_does_not_pass(change, monkeypatch):
     test("broken", Case(), *arguments)
     monkeypatch.setitem(SEED_METHODS, "broken", broken(change))
     try:
-        with pytest.raises((AssertionError, RecipeError, ValueError)):
+        with pytest.raises((AssertionError, RecipeError, RuntimeError, ValueError)):
             test("broken", Case(), *arguments)
     finally:
         trained_like(FIRST).eval()

@@ -78,7 +78,7 @@ class CollaborativeAttention(nn.Module):
         masked = (masks[:, :-1, None] * reduced[:, None]).flatten(0, 1)
         cells = F.adaptive_avg_pool2d(masked, size).view(count, tags, -1, size[0] * size[1])
         tokens = cells.permute(1, 0, 3, 2).flatten(1, 2)  # (K, B * cells, width)
-        where = positions(count, size, tokens.shape[2]).to(tokens)
+        where = positions(count, size, tokens.shape[2], tokens.device).to(tokens.dtype)
         query, key = torch.bmm(tokens + where, self.project[..., : -tokens.shape[2]]).chunk(2, 2)
         value = torch.bmm(tokens, self.project[..., -tokens.shape[2] :])
         query, key, value = (part.unflatten(2, (self.heads, -1)).transpose(1, 2) for part in (query, key, value))
@@ -88,20 +88,21 @@ class CollaborativeAttention(nn.Module):
         return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
-def positions(images: int, size: tuple[int, int], width: int) -> Tensor:
+def positions(images: int, size: tuple[int, int], width: int, device: torch.device | str | None = None) -> Tensor:
     """Sines and cosines of a token's place in its image, and of its image's place in the batch.
 
     Args:
         images: B.
         size: rows and columns of tokens in each.
         width: of the tokens, a multiple of 4.
+        device: where they are wanted.
 
     Returns:
         `(B * rows * columns, width)`.
     """
-    place = torch.arange(images * size[0] * size[1])
+    place = torch.arange(images * size[0] * size[1], device=device)
     cells = size[0] * size[1]
-    rates = 10000 ** (-torch.arange(width // 4) / (width // 4))
+    rates = 10000 ** (-torch.arange(width // 4, device=device) / (width // 4))
     angles = torch.cat([(place % cells)[:, None] * rates, (place // cells)[:, None] * rates], 1)
     return torch.cat([angles.sin(), angles.cos()], 1)
 

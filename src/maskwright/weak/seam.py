@@ -42,8 +42,9 @@ def enlarged_mean(maps: Tensor, size: Sequence[int]) -> Tensor:
     Returns:
         `(B, K)`.
     """
+    made: dict[str, Any] = {"dtype": maps.dtype, "device": maps.device}
     rows, columns = (
-        F.interpolate(torch.eye(count).to(maps)[None], int(length), mode="linear", align_corners=True)
+        F.interpolate(torch.eye(count, **made)[None], int(length), mode="linear", align_corners=True)
         for count, length in zip(maps.shape[2:], size, strict=True)
     )
     return (maps * torch.outer(rows[0].mean(1), columns[0].mean(1))).sum((2, 3))
