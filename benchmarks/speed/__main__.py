@@ -1,10 +1,13 @@
-"""Run the speed benchmarks in turn, each in a process of its own: `python -m benchmarks.speed [NAME ...]`.
+"""Run the speed benchmarks in turn, each in a process of its own.
 
-Without names: every row of the table, then start-up, scaling and the built-in scenes. Exit code 1 if one failed.
+    python -m benchmarks.speed [NAME ...] [--device cuda]
+
+Without names: every row of the table, then how cost scales. Exit code 1 if one failed.
 """
 
 from __future__ import annotations
 
+import argparse
 import subprocess
 import sys
 import time
@@ -29,12 +32,18 @@ ROWS = (
     "deeplab_compiled",
     "evaluation",
     "data_pipeline",
+    "startup",
+    "gpu",
 )
-OTHERS = ("startup", "scaling", "scenes")
+OTHERS = ("scaling",)
 
 
 def main() -> None:
-    wanted = sys.argv[1:] or [*ROWS, *OTHERS]
+    parser = argparse.ArgumentParser(description="run the speed benchmarks in turn")
+    parser.add_argument("names", nargs="*", metavar="NAME", help=f"default all: {', '.join((*ROWS, *OTHERS))}")
+    parser.add_argument("--device", default="cpu", help="cpu or cuda, of the rows")
+    options = parser.parse_args()
+    wanted = options.names or [*ROWS, *OTHERS]
     unknown = [name for name in wanted if name not in (*ROWS, *OTHERS)]
     if unknown:
         sys.exit(f"no benchmark {', '.join(unknown)}; there are {', '.join((*ROWS, *OTHERS))}")
@@ -43,7 +52,10 @@ def main() -> None:
     for name in wanted:
         print(f"\n## {name}\n", flush=True)
         start = time.monotonic()
-        if subprocess.run([sys.executable, "-m", f"benchmarks.speed.{name}"], cwd=FOLDER.parent.parent).returncode:
+        command = [sys.executable, "-m", f"benchmarks.speed.{name}"]
+        if options.device != "cpu" and name in ROWS:
+            command += ["--device", options.device]
+        if subprocess.run(command, cwd=FOLDER.parent.parent).returncode:
             failed.append(name)
         print(f"({time.monotonic() - start:.0f} s)", flush=True)
     if failed:

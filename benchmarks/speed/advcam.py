@@ -113,7 +113,7 @@ ROW = Row(
         },
     },
     {"backbone": "resnet10t", "size": 64},
-    seconds=12.0,
+    seconds=8.0,
 )
 
 if __name__ == "__main__":

@@ -132,7 +132,7 @@ ROW = Row(
     build,
     {"8 images of 160x224": {"backbone": "resnet50", "count": 8, "height": 160, "width": 224}},
     {"backbone": "resnet10t", "count": 2, "height": 48, "width": 64},
-    seconds=25.0,
+    seconds=12.0,
 )
 
 if __name__ == "__main__":

@@ -151,7 +151,7 @@ ROW = Row(
     build,
     {"2 workers": {"images": 256, "workers": 2}},
     {"images": 8, "workers": 0},
-    seconds=10.0,
+    seconds=8.0,
     on_gpu=False,
     memory=False,
 )

@@ -182,7 +182,7 @@ ROW = Row(
         "inference": {"task": "inference", **SIZES},
     },
     {"size": 64, "batch": 2},
-    seconds=20.0,
+    seconds=10.0,
 )
 
 if __name__ == "__main__":

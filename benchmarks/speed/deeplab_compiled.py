@@ -18,7 +18,7 @@ ROW = Row(
         "inference": {"task": "inference", "compiled": True, **SIZES},
     },
     {"size": 64, "batch": 2},
-    seconds=10.0,
+    seconds=6.0,
     memory=False,
 )
 

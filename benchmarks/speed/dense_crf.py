@@ -124,7 +124,7 @@ ROW = Row(
         "21 labels, noise": {"labels": 21, "noise": 6.0, **SIZES},
     },
     {"height": 48, "width": 64},
-    seconds=10.0,
+    seconds=6.0,
 )
 
 if __name__ == "__main__":

@@ -170,7 +170,7 @@ ROW = Row(
     build,
     {"after the network": {"kind": "step", **SIZES}, "a folder, files to scores": {"kind": "folder", **SIZES}},
     {"height": 64, "width": 128, "count": 2},
-    seconds=15.0,
+    seconds=8.0,
 )
 
 if __name__ == "__main__":

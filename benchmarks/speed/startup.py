@@ -119,7 +119,7 @@ ROW = Row(
         "predict of one image, 352x480": {"kind": "predict", **SIZES},
     },
     {"backbone": "resnet10t", "height": 48, "width": 64},
-    seconds=10.0,
+    seconds=6.0,
     on_gpu=False,
     memory=False,
 )

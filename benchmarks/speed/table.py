@@ -66,6 +66,8 @@ def sentences(case: Mapping[str, Any]) -> list[str]:
         text += f"{wall['rounds']} rounds), one thread {seconds(cpu['median'])} of the processor"
         if figures["peak_bytes"] is not None:
             text += f", +{figures['peak_bytes'] / 2**20:.1f} MB"
+        if figures.get("images_per_s"):
+            text += f", {figures['images_per_s']:.4g} images/s"
         lines.append(text + (f" [{figures['scaled_by']}]" if figures["scaled_by"] else ""))
     for bar in case["bars"]:
         text = f"  {bar['ours']} against {bar['against']}: {bar['clock']['median']:.3g} x by the clock, "
@@ -117,6 +119,8 @@ def _table() -> list[str]:
     for record in records:
         for case in record["cases"]:
             lines += [_line(record, case, bar) for bar in case["bars"]]
+    for record in records:
+        lines += _growth(record) if "curves" in record else []
     lines += ["", "## Commands", "", "| row | work | command | commit | date |", "|---|---|---|---|---|"]
     for record in records:
         words = (record["row"], record["work"], f"`{record['command']}`", record["commit"], record["date"])
@@ -125,10 +129,34 @@ def _table() -> list[str]:
     return [*lines, "", *(f"![{name}]({name})" for name in others)]
 
 
+def _growth(record: Mapping[str, Any]) -> list[str]:
+    """Curves of `scaling`, and what a second process brings."""
+    lines = [
+        "",
+        "## Scaling",
+        "",
+        "Cost is size to the power of the exponent, fitted over the larger half of the sizes.",
+        "",
+    ]
+    lines += ["| work | by | sizes | exponent | over all sizes | largest takes | |", "|" + "---|" * 7]
+    for curve in record["curves"]:
+        low, high = curve["sizes"][0], curve["sizes"][-1]
+        verdict = "" if curve["met"] else curve["why"] or "above the 1.1 it should keep"
+        lines.append(
+            f"| {curve['name']} | {curve['axis']} | {low:,} to {high:,} | {curve['exponent_late']:.2f} "
+            f"| {curve['exponent']:.2f} | {seconds(curve['cpu_s'][-1])} | {verdict} |"
+        )
+    lines += ["", "| two processes for one | faster by the clock | processor time |", "|---|---|---|"]
+    for found in record["processes"]:
+        lines.append(f"| {found['name']} | {found['clock']:.2f} x | {found['processor']:.2f} x |")
+    return lines
+
+
 def _line(record: Mapping[str, Any], case: Mapping[str, Any], bar: Mapping[str, Any]) -> str:
     ours, clock = case["contestants"][bar["ours"]], bar["clock"]
     name = record["row"] + ("" if record["device"] == "cpu" else f" ({record['device']})")
     peak = "" if ours["peak_bytes"] is None else f", +{ours['peak_bytes'] / 2**20:.3g} MB"
+    rate = f", {ours['images_per_s']:.4g} images/s" if ours.get("images_per_s") else ""
     words = [
         name,
         f"{case['case']}: {bar['ours']}",
@@ -138,7 +166,7 @@ def _line(record: Mapping[str, Any], case: Mapping[str, Any], bar: Mapping[str, 
         f"{clock['low']:.3g} to {clock['high']:.3g}",
         f"{bar['processor']['median']:.3g} x",
         "-" if bar["memory"] is None else _share(bar["memory"]),
-        seconds(ours["wall_s"]["median"]) + peak,
+        seconds(ours["wall_s"]["median"]) + peak + rate,
         f"{case['limit']['share']:.0%}" if case["limit"]["seconds"] else "-",
         _verdict(bar),
     ]

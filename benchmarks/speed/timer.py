@@ -83,6 +83,8 @@ class Comparison:
         flops: operations that any implementation must make.
         once: contestants so slow that one run is all they get.
         scaled: contestants that run at a smaller size.
+        precision: type of the products that `flops` counts.
+        images: that one call works through, where images a second are worth saying.
         notes: what else the reader must know, such as a peer that is not installed.
     """
 
@@ -93,6 +95,8 @@ class Comparison:
     flops: float = 0.0
     once: Collection[str] = ()
     scaled: Mapping[str, Scaled] = field(default_factory=dict)
+    precision: torch.dtype = torch.float32
+    images: int = 0
     notes: Sequence[str] = ()
 
 
@@ -114,7 +118,7 @@ class Row:
     build: Callable[..., Comparison]
     cases: Mapping[str, Mapping[str, Any]]
     tiny: Mapping[str, Any]
-    seconds: float = 6.0
+    seconds: float = 5.0
     on_gpu: bool = True
     memory: bool = True
 
@@ -191,6 +195,7 @@ def measure(
             "cpu_s": _spread([value * scale.time for value in cpu[name]]),
             "peak_bytes": memory[name] * scale.memory if name in memory else None,
             "scaled_by": scale.law or None,
+            "images_per_s": comparison.images / statistics.median(wall[name]) if comparison.images else None,
         }
     first = next(iter(comparison.functions))
     return {
@@ -378,7 +383,7 @@ def _pairs(others: Sequence[float], ours: Sequence[float]) -> list[float]:
 
 def _limit(comparison: Comparison, device: str, threads: int, seconds: float) -> dict[str, float]:
     """Seconds that the machine needs at least, and the share of that which ours reaches."""
-    bandwidth, arithmetic = machine_limits(device, threads)
+    bandwidth, arithmetic = machine_limits(device, threads, comparison.precision)
     least = max(comparison.moved / bandwidth, comparison.flops / arithmetic)
     return {
         "bytes": comparison.moved,
@@ -391,15 +396,16 @@ def _limit(comparison: Comparison, device: str, threads: int, seconds: float) ->
 
 
 @cache
-def machine_limits(device: str, threads: int) -> tuple[float, float]:
-    """Bytes a second that a copy moves, and operations a second of a float32 product of matrices: the best of five."""
+def machine_limits(device: str, threads: int, precision: torch.dtype = torch.float32) -> tuple[float, float]:
+    """Bytes a second that a copy moves, and operations a second of a product of matrices: the best of six."""
     torch.set_num_threads(threads)
-    source = torch.ones(2**25, device=device)
+    source = torch.ones(2**28 if device == "cuda" else 2**25, device=device)
     target = torch.empty_like(source)
-    square = torch.ones(1024, 1024, device=device)
+    side = 8192 if device == "cuda" else 1024
+    square = torch.ones(side, side, device=device, dtype=precision)
     copies = [timed(partial(target.copy_, source), device)[0] for _ in range(6)]
     products = [timed(partial(torch.mm, square, square), device)[0] for _ in range(6)]
-    return 2 * source.nbytes / min(copies), 2 * 1024**3 / min(products)
+    return 2 * source.nbytes / min(copies), 2 * side**3 / min(products)
 
 
 def _versions() -> dict[str, str]:
