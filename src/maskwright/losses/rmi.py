@@ -230,8 +230,11 @@ class _RegionTerms(torch.autograd.Function):
     @once_differentiable
     def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
         gradients, image, label = ctx.saved_tensors
+        scaled = gradients * gradient[:, None, None].to(gradients.dtype)
+        if len(image) == ctx.shape[0] * ctx.shape[1]:  # every class in every image, in order
+            return scaled.view(ctx.shape), *[None] * 7
         result = gradients.new_zeros(ctx.shape)
-        result[image, label] = gradients * gradient[:, None, None].to(gradients.dtype)
+        result[image, label] = scaled
         return result, *[None] * 7
 
 
