@@ -132,7 +132,7 @@ def _map_scores(judged: dict[str, Any]) -> dict[str, Any]:
         "judged_on": {"split": judged["split"], "images": judged["images"], "with_truth": judged["images_judged"]},
         "seeds_best": ((stages.get("seeds") or {}).get("best") or {}).get("miou"),
         "pseudo_masks": made.get("miou"),
-        "pseudo_best": ((maps[-1]["best"] if maps else None) or {}).get("miou"),
+        "pseudo_best": ((maps[-1]["best"] if maps and "pseudo_masks" in stages else None) or {}).get("miou"),
         "thresholds": {"used": judged["threshold"], "best": maps[-1]["best_threshold"] if maps else None},
         "per_class": {
             "pseudo_masks": {name: rates["iou"] for name, rates in made.get("per_class", {}).items()},

@@ -174,7 +174,7 @@ def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cel
         note += "Agreement is the share of the pixels to which two methods give the same label, mean over pairs. "
     else:
         note = "Images spread evenly over the split. "
-    if "truth" in columns:
+    if "truth" in columns and not heat:
         note += "On each picture: the mIoU of this image. "
     title_of = f"{what}: {name}".rstrip(": ")
     return {"key": key, "title": title_of, "note": note, "columns": columns, "rows": rows, "heat": heat}
