@@ -1,4 +1,4 @@
-"""Ignored pixels have no effect on value or gradient of any loss, whatever the network says there; the registry over."""
+"""Ignored pixels have no effect on the value or a gradient of any loss of the registry, whatever is predicted there."""
 
 from __future__ import annotations
 

@@ -1,6 +1,7 @@
 """Started by torchrun: a gradient under DDP with loss max-pooling, written by the first process."""
 
 import sys
+from pathlib import Path
 
 import torch
 from torch.nn.parallel import DistributedDataParallel
@@ -34,4 +35,6 @@ if __name__ == "__main__":
     for number in range(1, len(sys.argv), 2):
         main(*sys.argv[number : number + 2])
     distributed.barrier()
-    distributed.shutdown()  # when the wrapped network is gone: a live one may abort the process
+    distributed.shutdown()
+    threads = [name.read_text().strip() for name in Path("/proc/self/task").glob("*/comm")]
+    assert not [name for name in threads if "gloo" in name], threads  # they may abort the process at its end

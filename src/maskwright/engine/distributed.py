@@ -18,10 +18,6 @@ from maskwright.errors import RecipeError
 # that dies does not wait for this: torchrun ends the others at once.
 TIMEOUT = timedelta(hours=24)
 
-# Kept, because gloo's thread may let go of a tensor after the main thread went on: one that has no other owner is then
-# freed by that thread, and where the interpreter is already ending this aborts the process.
-_NOTHING = torch.zeros(1)
-
 T = TypeVar("T")
 
 
@@ -32,6 +28,10 @@ def initialise(device: str | torch.device = "auto") -> None:
     """
     if dist.is_initialized() or int(os.environ.get("WORLD_SIZE", 1)) == 1:
         return
+    # DistributedDataParallel imports it, and where that happens inside a process group the group is never let go: its
+    # threads then live on after `shutdown`, and at times abort the process at its end.
+    import torch._dynamo
+
     chosen = choose_device(device)
     if chosen.type == "cuda":
         torch.cuda.set_device(chosen)
@@ -64,7 +64,7 @@ def is_main() -> bool:
 def barrier() -> None:
     """Wait until every process is here."""
     if world_size() > 1:
-        dist.all_reduce(_NOTHING)
+        dist.all_reduce(torch.zeros(1))
 
 
 def all_reduce_sum(tensor: torch.Tensor) -> torch.Tensor:
