@@ -132,3 +132,12 @@ def test_a_recipe_that_rests_on_others_is_shown_written_out(tmp_path):
 def test_what_a_recipe_rests_on_must_be_there(tmp_path, text, words):
     with pytest.raises(RecipeError, match=words):
         load_recipe(write(tmp_path, mine=text))
+
+
+@pytest.mark.parametrize("name", [name for name in recipe_names() if name.startswith(("voc-", "coco-"))])
+def test_recipes_of_papers_have_the_kernels_of_a_crf_as_published(name):
+    recipe = load_recipe(name, ["data=folder"])
+    scales = [recipe.irn.crf_scale] if "irn" in recipe.refine and recipe.irn.crf else []
+    scales += [recipe.crf.scale] if "crf" in recipe.refine else []
+    scales += [recipe.inference.crf_scale] if recipe.inference.crf else []
+    assert set(scales) <= {1.0}
