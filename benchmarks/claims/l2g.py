@@ -39,7 +39,7 @@ VIEWS = {
     "scenes": {"small": "[48, 48]", "middle": "[64, 64]", "large": "[80, 80]"},
     "msrc21": {"small": "[64, 96]", "middle": "[96, 144]", "large": "[112, 168]"},
 }
-EPOCHS = {"scenes": 2, "msrc21": 2}
+EPOCHS = {"scenes": 2, "msrc21": 3}
 SECOND = {
     "batch_size": "8",
     "optimizer": "adamw",
