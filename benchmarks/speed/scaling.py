@@ -1,6 +1,6 @@
 """How cost grows with the work: pixels, classes, images; and what a second process brings.
 
-    python -m benchmarks.speed.scaling [--side SIDE] [--classes CLASSES] [--images IMAGES]
+    python -m benchmarks.speed.scaling [--side SIDE] [--classes CLASSES] [--images IMAGES] [--patience SECONDS]
 
 Processor seconds of one thread, children included, which other work on the machine hardly touches. Each curve gets two
 exponents, least squares on the logarithms: over all sizes, and over the larger half of them, where fixed cost no longer
@@ -246,7 +246,7 @@ def grown(axis: str, curves: Sequence[Curve], largest: int) -> Iterator[dict[str
         yield fitted(curve.name, axis, [size**2 for size in sizes] if axis == "pixels" else sizes, values, curve.why)
 
 
-def by_images(largest: int, patience: float = 60.0) -> Iterator[dict[str, Any]]:
+def by_images(largest: int, patience: float) -> Iterator[dict[str, Any]]:
     """Measure what is done for each image of a set; every step once, since a second call would find it done.
 
     Args:
@@ -298,6 +298,7 @@ def main() -> None:
     parser.add_argument("--side", type=int, default=SIDES[-1], help="largest side of an image")
     parser.add_argument("--classes", type=int, default=CLASSES[-1], help="most classes")
     parser.add_argument("--images", type=int, default=IMAGES[-1], help="most images")
+    parser.add_argument("--patience", type=float, default=60, help="seconds that one step on images may take")
     parser.add_argument("--dry", action="store_true", help="keep nothing")
     options = parser.parse_args()
     start = time.monotonic()
@@ -306,7 +307,7 @@ def main() -> None:
     for axis, source in (
         ("pixels", grown("pixels", BY_PIXELS, options.side)),
         ("classes", grown("classes", BY_CLASSES, options.classes)),
-        ("images", by_images(options.images)),
+        ("images", by_images(options.images, options.patience)),
     ):
         print(f"{axis}:", flush=True)
         for curve in source:

@@ -118,7 +118,7 @@ ROW = Row(
         "import": {"kind": "import", **SIZES},
         "predict of one image, 352x480": {"kind": "predict", **SIZES},
     },
-    {"backbone": "resnet10t", "height": 48, "width": 64},
+    {"height": 48, "width": 64},
     seconds=6.0,
     on_gpu=False,
     memory=False,
