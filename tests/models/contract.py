@@ -195,6 +195,7 @@ class ModelContract:
     @pytest.mark.slow
     def test_compiles(self, backbone):
         """One graph, forward and backward, at an odd size; what inductor makes of it is tested by `test_inductor`."""
+        torch.compiler.reset()  # models share `forward`, and no function is compiled more than a few times
         model = self.make(backbone).eval()  # dropout would differ
         compiled = torch.compile(model, backend="aot_eager", fullgraph=True)
         images = self.images(2, 65, 64)
@@ -214,6 +215,7 @@ class ModelContract:
     @torch.no_grad()
     def test_inductor(self):
         """For one backbone: its C++ takes a minute to compile on a CPU, and layers come from the same few files."""
+        torch.compiler.reset()
         model = self.make("resnet18").eval()
         compiled = torch.compile(model, fullgraph=True)
         torch.testing.assert_close(compiled(self.images()), model(self.images()), rtol=1e-3, atol=1e-4)
