@@ -37,7 +37,7 @@ SETS = {
 CROP = {"scenes": "[96, 96]", "msrc21": "[128, 192]"}
 VIEWS = {
     "scenes": {"small": "[48, 48]", "middle": "[64, 64]", "large": "[80, 80]"},
-    "msrc21": {"small": "[64, 96]", "middle": "[96, 144]", "large": "[112, 168]"},
+    "msrc21": {"small": "[64, 96]", "middle": "[96, 144]", "large": "[112, 176]"},
 }
 EPOCHS = {"scenes": 2, "msrc21": 3}
 SECOND = {
