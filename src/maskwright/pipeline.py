@@ -129,6 +129,16 @@ class Run:
         return subset(judged, chosen)
 
     @cached_property
+    def saliency_facts(self) -> dict[str, Any]:
+        """What the stages that may look at saliency maps depend on, and the tag classifier does not."""
+        from maskwright.data.content import content_hash
+
+        source = dict(self.train.source).get("saliency")
+        if source is None and getattr(self.train, "saliency", None) is None:
+            return {}
+        return {"saliency_maps": {"source": source, "content": content_hash(self.train, ["saliency"])}}
+
+    @cached_property
     def real(self) -> list[str]:
         """Names whose real masks may be trained on beside pseudo-masks."""
         if self.recipe.supervision != "mixed":
@@ -237,6 +247,8 @@ class Run:
             if before is None:
                 trunk = recipe.classifier if word == "classifier" else recipe.classifier.without_training()
                 settings = {"data": data, "classifier": effective(trunk), **settings}
+            if word != "classifier":
+                settings |= self.saliency_facts
             stages.append(Stage(word, TITLES[word], train, settings, () if before is None else (before,)))
         return stages
 
@@ -400,9 +412,9 @@ def _data_facts(dataset: Any) -> dict[str, Any]:
     from maskwright.data.content import content_hash
 
     return {
-        "source": dataset.source,
+        "source": {key: value for key, value in dict(dataset.source).items() if key != "saliency"},
         "labels": fingerprint(dataset.labels.to_dict()),
-        "content": content_hash(dataset),
+        "content": content_hash(dataset, ["images", "masks"]),
     }
 
 

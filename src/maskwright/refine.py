@@ -127,6 +127,7 @@ def saliency_stages(job: Run, source: str, suffix: str) -> list[Stage]:
         )
 
     settings = {**effective(job.recipe.saliency), "score": threshold, "size": job.recipe.seeds.size}
+    settings |= job.saliency_facts
     return [Stage(f"saliency{suffix}", "maps overruled by saliency", run, settings, (source,))]
 
 

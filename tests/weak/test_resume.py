@@ -134,6 +134,18 @@ def stale_stages(stages, out: Path) -> list[str]:
     return [name for name, state in states.items() if state == "stale"]
 
 
+def test_saliency_concerns_only_the_stages_that_look_at_it(tmp_path):
+    from maskwright.stages import fingerprints
+
+    def hashes(*settings: str) -> dict[str, str]:
+        recipe = load_recipe("demo", [f"out={tmp_path}", *settings])
+        return fingerprints(pipeline.Run(recipe, tmp_path, print).stages("pseudo_masks"))
+
+    chain = ["networks=[classifier, l2g]", "seeds.method=l2g"]
+    without, with_maps = hashes(*chain), hashes(*chain, "data.saliency=barrier")
+    assert {name for name in without if without[name] != with_maps[name]} == {"l2g", "seeds", "pseudo_masks"}
+
+
 def test_a_stale_stage_keeps_its_old_result(out):
     old = content(next((out / "irn" / "maps").glob("*.npz")))
     said = run(out, "irn.beta=2.0")

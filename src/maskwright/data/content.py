@@ -4,16 +4,22 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from typing import Any
 
 
-def content_hash(dataset: Any) -> str:
+def content_hash(dataset: Any, files: Sequence[str] = ("images", "masks", "saliency")) -> str:
     """Hash over names, tags, and the size and time of change of every file; nothing is decoded.
 
     A built-in set has no files: what it holds follows from its `source`, which callers record beside this.
+
+    Args:
+        dataset: of any reader.
+        files: which of them count.
     """
     digest = hashlib.sha256()
-    images, masks, saliency = (getattr(dataset, key, None) for key in ("images", "masks", "saliency"))
+    images = getattr(dataset, "images", None)
+    counted = [getattr(dataset, key, None) for key in files]
     derived = isinstance(getattr(dataset, "given_tags", None), str)
     for index, name in enumerate(dataset.names):
         digest.update(name.encode())
@@ -21,7 +27,7 @@ def content_hash(dataset: Any) -> str:
             continue
         if not derived:
             digest.update(repr(dataset.tags(index)).encode())
-        for paths in (images, masks, saliency):
+        for paths in counted:
             path = paths[index] if paths is not None else None
             if path is not None and os.path.exists(path):
                 facts = os.stat(path)
