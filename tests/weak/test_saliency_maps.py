@@ -112,7 +112,7 @@ def test_the_crf_of_a_folder_is_that_of_its_images(memory_set, save_all, tmp_pat
         assert found.shape == before.shape
         if len(keys):
             image = torch.from_numpy(dataset.images[index])[None]
-            expected = crf_maps(image, torch.from_numpy(before)[None], background=0.3, mode="exact")[0]
+            expected = crf_maps(image, torch.from_numpy(before)[None], background=0.3, mode="exact", scale="image")[0]
             np.testing.assert_allclose(found, expected, atol=2e-3)
 
 
