@@ -123,7 +123,7 @@ ROW = Row(
         "21 labels": {"labels": 21, "noise": 0.0, **SIZES},
         "21 labels, noise": {"labels": 21, "noise": 6.0, **SIZES},
     },
-    {"height": 48, "width": 64},
+    {"height": 144, "width": 192},  # in a smaller photograph half the resolution is too little for the fast mode
     seconds=6.0,
 )
 
