@@ -78,6 +78,8 @@ ROWS: dict[str, dict[str, Any]] = {
     },
     "AdvCAM": {"settings": ADVCAM, "shares": ["CAM"]},
     "CAM, CRF": {"settings": ["refine=[crf]"], "shares": ["CAM"]},
+    "CAM, CRF, kernels as published": {"settings": ["refine=[crf]", "crf.scale=1"], "shares": ["CAM"]},
+    "CAM, CRF, SEAM's background": {"settings": ["refine=[crf]", "crf.alpha=4"], "shares": ["CAM"]},
     "CAM, IRN": {"settings": IRN, "shares": ["CAM"]},
     "ReCAM, IRN": {
         "settings": [*RECAM, "seeds.method=recam", "seeds.options={weight: product}", *IRN],
