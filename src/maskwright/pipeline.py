@@ -358,7 +358,9 @@ class Run:
             return
         threshold = read_json(made.with_name("scores.json"))["threshold"]
         settings = self.recipe.pseudo_masks.model_copy(update={"threshold": threshold})
-        evaluate_seeds(self.train, map_stages(self.out), settings, self.out)
+        mine = {stage.name for stage in self.stages()}  # the folder may hold stages of an earlier recipe
+        found = {name: folder for name, folder in map_stages(self.out).items() if name in mine}
+        evaluate_seeds(self.train, found, settings, self.out)
 
     def finish(self) -> None:
         """Write `metrics.json`, the picture and the report, and print the result."""
