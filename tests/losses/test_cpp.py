@@ -7,7 +7,16 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 
 from maskwright.errors import DataError, RecipeError
-from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss, cpp_loss_map, pool_labels, pool_to
+from maskwright.losses.cpp import (
+    CPPLoss,
+    _counts_anywhere,
+    cell_counts,
+    count_pyramid,
+    cpp_loss,
+    cpp_loss_map,
+    pool_labels,
+    pool_to,
+)
 
 from .contract import LossContract, example
 
@@ -61,6 +70,26 @@ def test_adaptive_cells_equal_adaptive_average_pooling(seed, height, width, rows
     expected = F.adaptive_avg_pool2d(one_hot(labels, 4), (rows, columns))
     torch.testing.assert_close(shares.double(), expected, rtol=0, atol=1e-6)
     torch.testing.assert_close(valid.double(), 1 - expected[:, -1], rtol=0, atol=1e-6)
+
+
+@pytest.mark.parametrize("dtype", [torch.int64, torch.uint8])
+@pytest.mark.parametrize(
+    "where", [{"stride": 3}, {"stride": 4, "policy": "floor"}, {"size": (5, 7), "policy": "adaptive"}]
+)
+def test_compiled_counts_equal_those_of_torch(where, dtype, monkeypatch):
+    labels = labels_of(3, 2, 5, 22, 31).to(dtype)
+    compiled = cell_counts(labels, 5, **where)
+    assert torch.equal(cell_counts(labels.permute(0, 2, 1).contiguous().permute(0, 2, 1), 5, **where), compiled)
+    monkeypatch.setattr("maskwright.losses.cpp._counts_cpu", _counts_anywhere)
+    plain = cell_counts(labels, 5, **where)
+    assert plain.stride() == compiled.stride()
+    assert torch.equal(plain, compiled)
+
+
+def test_pooling_compiles():
+    labels = labels_of(4, 2, 5, 24, 32)
+    pooled = torch.compile(pool_labels, backend="eager")(labels, 5, stride=4)
+    torch.testing.assert_close(pooled, pool_labels(labels, 5, stride=4))
 
 
 @pytest.mark.parametrize("policy", ["ceil", "floor"])
@@ -159,3 +188,7 @@ def test_wrong_input_is_refused():
         cpp_loss(torch.zeros(1, 3, 4, 4), pool_labels(labels, 3, stride=2))
     with pytest.raises(DataError, match="found 3"):
         cell_counts(labels.where(labels != 255, 3), 3, stride=2)
+    labels[0, 7, 2] = -1
+    for policy in ("ceil", "floor"):  # also where the pixel is in no cell
+        with pytest.raises(DataError, match="found -1"):
+            cell_counts(labels, 3, stride=3, policy=policy)

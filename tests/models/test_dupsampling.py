@@ -189,9 +189,16 @@ def test_dupsample(ratio, classes, size, monkeypatch):
         torch.testing.assert_close(dupsample(maps, weight, classes, ratio), expected)
         for tile in (2**24, 1):
             monkeypatch.setattr("maskwright.models.dupsampling.TILE_BYTES", tile)
-            labels = dupsample_argmax(maps, weight, classes, ratio)
-            assert labels.dtype == torch.uint8
-            assert torch.equal(labels.long(), expected.argmax(1))
+            for dtype in (torch.float64, torch.float32):  # plain torch, and the compiled kernel
+                labels = dupsample_argmax(maps.to(dtype), weight.to(dtype), classes, ratio)
+                assert labels.dtype == torch.uint8
+                assert torch.equal(labels.long(), expected.argmax(1))
+
+
+def test_argmax_of_equal_logits_is_the_first_class():
+    features, weight = torch.ones(1, 1, 2, 2), torch.tensor([1.0, 2, 2, 1]).repeat(9)[:, None]
+    for dtype in (torch.float64, torch.float32):
+        assert (dupsample_argmax(features.to(dtype), weight.to(dtype), 4, 3) == 1).all()
 
 
 def test_argmax_with_many_classes():

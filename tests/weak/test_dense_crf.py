@@ -111,6 +111,16 @@ def test_batch_is_each_image_by_itself(mode, threads):
         torch.testing.assert_close(batch, form, atol=2e-5, rtol=0)
 
 
+@pytest.mark.parametrize("labels", [3, 7, 12, 21])
+def test_threads_share_the_labels_of_one_image(labels, monkeypatch):
+    monkeypatch.setattr(module, "PIXELS_PER_THREAD", 100)
+    image, unary, _ = scene(24, 27, labels)
+    torch.set_num_threads(1)
+    alone = dense_crf(image, unary, **SETTINGS)
+    torch.set_num_threads(2)
+    torch.testing.assert_close(dense_crf(image, unary, **SETTINGS), alone, atol=1e-6, rtol=0)
+
+
 def test_without_numba_torch_does_it(monkeypatch):
     image, unary, _ = scene(20, 22)
     expected = dense_crf(image, unary, **SETTINGS)

@@ -2,16 +2,18 @@
 
 A label map is reduced by counting: each cell holds, for every class, the share of its pixels with that label, so thin
 and small things keep the share that they have. Picking one pixel per cell loses them. Counts are exact integers and are
-made without a one-hot map: one index per pixel and one histogram.
+made without a one-hot map: by a compiled kernel that reads each label once on the CPU, else by one histogram.
 """
 
 from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from itertools import pairwise
 from typing import Literal, NamedTuple
 
+import numpy as np
 import torch
 from torch import Tensor, nn
 
@@ -63,25 +65,11 @@ def cell_counts(
     height, width = labels.shape[1:]
     rows = _edges(height, stride, None if size is None else size[0], policy)
     columns = _edges(width, stride, None if size is None else size[1], policy)
-    valid = valid_pixels(labels, num_classes, ignore_index)
-    channels = num_classes + 1
-    row_cell, row_parts = _segments(rows, height)
-    column_cell, column_parts = _segments(columns, width)
-    kept = labels[:, : len(row_cell), : len(column_cell)]
-    ignored = ~valid[:, : len(row_cell), : len(column_cell)]
-    cells = (row_parts + 1) * (column_parts + 1) * channels
-    kind = torch.int32 if _fits(labels, row_parts, column_parts, channels) else torch.int64
-    index = kept.to(kind, copy=True).masked_fill_(ignored, num_classes)
-    # Axis by axis, so that no map of cell numbers as large as the labels is made.
-    offsets = lambda numbers, step: torch.tensor(numbers, device=labels.device, dtype=kind) * step  # noqa: E731
-    index += offsets(row_cell, (column_parts + 1) * channels)[:, None]
-    index += offsets(column_cell, channels)
-    if len(labels) > 1:
-        index += offsets(range(len(labels)), cells)[:, None, None]
-    counts = torch.bincount(index.flatten(), minlength=len(labels) * cells).to(torch.int32)
-    counts = counts.view(len(labels), row_parts + 1, column_parts + 1, channels)[:, :row_parts, :column_parts]
-    counts = _join(_join(counts, rows, 1), columns, 2)
-    return counts.permute(0, 3, 1, 2)
+    if labels.device.type == "cpu" and not torch.compiler.is_compiling():
+        counts = _counts_cpu(labels, num_classes, _borders(rows), _borders(columns), ignore_index)
+    else:
+        counts = _counts_anywhere(labels, num_classes, _borders(rows), _borders(columns), ignore_index)
+    return _join(_join(counts, rows, 1), columns, 2).permute(0, 3, 1, 2)
 
 
 def pool_labels(
@@ -316,17 +304,47 @@ def _edges(side: int, stride: int | None, cells: int | None, policy: str) -> lis
     return [(i * stride, min(side, (i + 1) * stride)) for i in range(_cells(side, stride, policy))]
 
 
-def _segments(edges: list[tuple[int, int]], side: int) -> tuple[list[int], int]:
-    """Number of the segment between neighbouring cell borders that each pixel is in, and how many there are.
+def _borders(edges: list[tuple[int, int]]) -> list[int]:
+    """Where segments start, and where the last one ends.
 
     Where cells overlap a pixel belongs to two of them, but to one segment.
     """
-    last = edges[-1][1] if edges else 0
-    borders = sorted({border for edge in edges for border in edge})
-    numbers: list[int] = []
-    for number, (first, end) in enumerate(pairwise(borders)):
-        numbers += [number] * (end - first)
-    return numbers[:last], max(0, len(borders) - 1)
+    return sorted({border for edge in edges for border in edge}) or [0]
+
+
+def _counts_cpu(labels: Tensor, num_classes: int, rows: list[int], columns: list[int], ignore_index: int) -> Tensor:
+    """Counts `(B, h, w, C + 1)` int32 of the segments between borders, by a compiled kernel."""
+    from maskwright.losses.cpp_cpu import count_labels
+
+    counts = torch.zeros(len(labels), len(rows) - 1, len(columns) - 1, num_classes + 1, dtype=torch.int32)
+    wrong = count_labels(labels.detach().numpy(), np.array(rows), np.array(columns), ignore_index, counts.numpy())
+    if wrong or rows[-1] < labels.shape[1] or columns[-1] < labels.shape[2]:
+        valid_pixels(labels, num_classes, ignore_index)
+    return counts
+
+
+def _counts_anywhere(
+    labels: Tensor, num_classes: int, rows: list[int], columns: list[int], ignore_index: int
+) -> Tensor:
+    """The same in plain torch: one index per pixel and one histogram."""
+    channels, row_parts, column_parts = num_classes + 1, len(rows) - 1, len(columns) - 1
+    ignored = ~valid_pixels(labels, num_classes, ignore_index)[:, : rows[-1], : columns[-1]]
+    cells = row_parts * column_parts * channels
+    kind = torch.int32 if len(labels) * cells < 2**31 else torch.int64
+    index = labels[:, : rows[-1], : columns[-1]].to(kind, copy=True).masked_fill_(ignored, num_classes)
+    # Axis by axis, so that no map of cell numbers as large as the labels is made.
+    place = partial(torch.tensor, device=labels.device, dtype=kind)
+    index += place(_numbers(rows))[:, None] * (column_parts * channels)
+    index += place(_numbers(columns)) * channels
+    if len(labels) > 1:
+        index += place(range(len(labels)))[:, None, None] * cells
+    counts = torch.bincount(index.flatten(), minlength=len(labels) * cells).to(torch.int32)
+    return counts.view(len(labels), row_parts, column_parts, channels)
+
+
+def _numbers(borders: list[int]) -> list[int]:
+    """Number of the segment that each pixel is in."""
+    return [number for number, (first, end) in enumerate(pairwise(borders)) for _ in range(first, end)]
 
 
 def _join(counts: Tensor, edges: list[tuple[int, int]], axis: int) -> Tensor:
@@ -349,7 +367,3 @@ def _sum_blocks(counts: Tensor, factor: int, rows: int, columns: int) -> Tensor:
     counts = nn.functional.pad(counts, room)[:, : rows * factor, : columns * factor]
     counts = counts.reshape(batch, rows, factor, columns, factor, channels).sum((2, 4), dtype=torch.int32)
     return counts.permute(0, 3, 1, 2)
-
-
-def _fits(labels: Tensor, rows: int, columns: int, channels: int) -> bool:
-    return len(labels) * (rows + 1) * (columns + 1) * channels < 2**31

@@ -28,7 +28,7 @@ from maskwright.models.layers import ConvBNReLU, initialise, initialise_classifi
 if TYPE_CHECKING:
     from maskwright.models.dupsampling_fit import LabelBasis
 
-TILE_BYTES = 2**24
+TILE_BYTES = 2**23
 
 
 def dupsample(features: Tensor, weight: Tensor, num_classes: int, ratio: int) -> Tensor:
@@ -52,8 +52,8 @@ def dupsample(features: Tensor, weight: Tensor, num_classes: int, ratio: int) ->
 def dupsample_argmax(features: Tensor, weight: Tensor, num_classes: int, ratio: int) -> Tensor:
     """`dupsample(...).argmax(1)`, without the full-resolution map of all classes.
 
-    The arg-max is taken where the classes of a pixel lie side by side, and only its result, one byte a pixel, is
-    brought into image order; a few rows of cells at a time, so that the product stays within 16 MB.
+    The arg-max is taken cell by cell, and only its result, one byte a pixel, is brought into image order; a few rows of
+    cells at a time, so that the product stays within 8 MB, which a processor's cache holds.
 
     Args:
         features: `(B, d, h, w)`.
@@ -67,14 +67,31 @@ def dupsample_argmax(features: Tensor, weight: Tensor, num_classes: int, ratio: 
     batch, dim, height, width = features.shape
     kind = torch.uint8 if num_classes <= 256 else torch.int16
     labels = torch.empty(batch, height, ratio, width, ratio, dtype=kind, device=features.device)
-    rows = features.permute(0, 2, 3, 1).reshape(batch * height, width, dim)
+    rows = features.detach().permute(0, 2, 3, 1).reshape(batch * height, width, dim)
+    weight = weight.detach()
     result = labels.view(batch * height, ratio, width, ratio)
     step = max(1, TILE_BYTES // (width * len(weight) * features.element_size()))
+    if not _compiles(features, weight):
+        for first in range(0, len(rows), step):
+            tile = F.linear(rows[first : first + step], weight)
+            best = tile.view(-1, width, ratio, ratio, num_classes).argmax(-1)
+            result[first : first + step] = best.permute(0, 2, 1, 3)
+        return labels.view(batch, height * ratio, width * ratio)
+
+    from maskwright.models.dupsampling_cpu import pick_classes
+
+    # Pixels innermost instead of classes, as the kernel wants them.
+    weight = weight.view(ratio**2, num_classes, dim).transpose(0, 1).reshape(-1, dim)
     for first in range(0, len(rows), step):
-        tile = F.linear(rows[first : first + step], weight)
-        best = tile.view(-1, width, ratio, ratio, num_classes).argmax(-1)
-        result[first : first + step] = best.permute(0, 2, 1, 3)
+        product = F.linear(rows[first : first + step], weight).view(-1, width, num_classes, ratio**2)
+        pick_classes(product.numpy(), result[first : first + step].numpy())
     return labels.view(batch, height * ratio, width * ratio)
+
+
+def _compiles(features: Tensor, weight: Tensor) -> bool:
+    """Whether the compiled kernel can take the product."""
+    plain = features.device.type == "cpu" and features.dtype == weight.dtype == torch.float32
+    return plain and not torch.is_autocast_enabled("cpu") and not torch.compiler.is_compiling()
 
 
 def compress_labels(

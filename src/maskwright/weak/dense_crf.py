@@ -14,8 +14,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
-from copy import copy
-from functools import lru_cache
+from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any
 
@@ -25,6 +24,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskwright.errors import DataError, unknown_name
+from maskwright.threads import in_parts
 from maskwright.weak.permutohedral import LANES, CpuLattice, TorchLattice
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -43,6 +43,7 @@ PRESETS: dict[str, dict[str, Any]] = {
 
 MODES = ("lattice", "fast", "exact")
 EXACT_PIXELS = 16_384
+PIXELS_PER_THREAD = 2**14  # fewer take less time than a thread needs to start
 PRESET_SIDE = 500  # longest side of the photographs of PASCAL VOC, on which the presets were chosen
 
 
@@ -274,7 +275,7 @@ def _lattice_cpu(images: Tensor, unary: Tensor, gaussian, bilateral, iterations:
     result = np.empty((batch, labels, height * width), np.float32)
 
     def solve(index: int) -> None:
-        kernels = [copy(_gaussian_cpu(height, width, *gaussian))] if gaussian[1] else []
+        kernels = [_gaussian_cpu(height, width, *gaussian)] if gaussian[1] else []
         if bilateral[2]:
             features = _bilateral_features(images[index : index + 1], *bilateral[:2])[0]
             kernels.append(CpuLattice(features.numpy(), bilateral[2]))
@@ -288,7 +289,7 @@ def _lattice_cpu(images: Tensor, unary: Tensor, gaussian, bilateral, iterations:
         q, logits = np.empty_like(negative), np.empty_like(negative)
 
         def update(logits: np.ndarray) -> np.ndarray:
-            softmax(logits, q)
+            in_parts(partial(softmax, logits, q), height * width, PIXELS_PER_THREAD)
             return q
 
         _mean_field(negative, kernels, iterations, update, logits)

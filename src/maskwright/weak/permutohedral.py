@@ -12,6 +12,7 @@ is symmetrically normalised, K_ij / sqrt(n_i n_j) with n the row sums, self incl
 from __future__ import annotations
 
 import math
+from functools import partial
 
 import numpy as np
 import torch
@@ -19,6 +20,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskwright.errors import DataError
+from maskwright.threads import in_parts
 
 LANES = 4
 """Labels per row of the CPU kernels; state is `(G, N, LANES)`."""
@@ -93,15 +95,14 @@ class CpuLattice:
         self.vertices = place[vertices]
         self.neighbours = kernels.neighbours(keys[order], strides)
         self.points = len(keys)
-        self.work: np.ndarray | None = None
+        self.spaces: list[np.ndarray] = []  # to work in, of threads that are done
         # The same weights serve for splatting and for slicing, so each takes the root of the norm and of the factor.
         ones = np.ones((1, features.shape[1], LANES), np.float32)
         norm = self.add(np.zeros_like(ones), ones, np.empty_like(ones))[0, :, :1]
         self.weights *= math.sqrt(weight) / np.sqrt(norm + 1e-20)
-        self.work = None
 
     def add(self, base: np.ndarray, q: np.ndarray, out: np.ndarray) -> np.ndarray:
-        """`out = base + K q`. Not for two threads at once: each takes a copy, which shares all but the work space.
+        """`out = base + K q`, groups shared by torch's threads.
 
         Args:
             base: `(G, N, LANES)` float32, contiguous.
@@ -111,20 +112,36 @@ class CpuLattice:
         Returns:
             out.
         """
-        if self.work is None:
-            self.work = np.zeros((2, self.points + 1, LANES), np.float32)
-        values, other = self.work
+        groups = []
         for group in range(len(q)):
-            if len(q) > 1 and q[group].max() < NEGLIGIBLE:
-                if out is not base:
-                    out[group] = base[group]
-                continue
-            self.kernels.splat(q[group], self.vertices, self.weights, values)
+            if len(q) == 1 or q[group].max() >= NEGLIGIBLE:
+                groups.append(group)
+            elif out is not base:
+                out[group] = base[group]
+        in_parts(partial(self._add, base, q, out, groups), len(groups))
+        return out
+
+    def _add(self, base: np.ndarray, q: np.ndarray, out: np.ndarray, groups: list[int], first: int, end: int) -> None:
+        try:
+            space = self.spaces.pop()
+        except IndexError:
+            space = np.zeros((2, (self.points + 1) * 2 * LANES), np.float32)
+        # Two groups at a time: their rows of the lattice are one cache line's half, and indices are read once for both.
+        for start in range(first, end, 2):
+            taken = groups[start : min(start + 2, end)]
+            lanes = LANES * len(taken)
+            values, other = (row[: (self.points + 1) * lanes].reshape(-1, lanes) for row in space)
+            values[-1] = other[-1] = 0
+            splat, gather = self.kernels.splat, self.kernels.gather
+            if len(taken) == 2:
+                splat, gather = self.kernels.splat_pair, self.kernels.gather_pair
+            splat(*(q[group] for group in taken), self.vertices, self.weights, values)
             for before, after in self.neighbours:
                 self.kernels.blur(values, before, after, other)
                 values, other = other, values
-            self.kernels.gather(values, self.vertices, self.weights, base[group], out[group])
-        return out
+            into = [maps[group] for maps in (base, out) for group in taken]
+            gather(values, self.vertices, self.weights, *into)
+        self.spaces.append(space)
 
 
 class TorchLattice:

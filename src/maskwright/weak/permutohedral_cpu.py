@@ -178,33 +178,60 @@ def neighbours(keys, strides):
     return result
 
 
+@numba.njit(fastmath={"contract"})
+def read(rows, p, first):  # pragma: no cover (compiled)
+    return rows[p, first], rows[p, first + 1], rows[p, first + 2], rows[p, first + 3]
+
+
+@numba.njit(fastmath={"contract"})
+def write(rows, p, first, y):  # pragma: no cover (compiled)
+    rows[p, first], rows[p, first + 1], rows[p, first + 2], rows[p, first + 3] = y
+
+
+@numba.njit(fastmath={"contract"})
+def plus(a, w, b):  # pragma: no cover (compiled)
+    """a + w b."""
+    return a[0] + w * b[0], a[1] + w * b[1], a[2] + w * b[2], a[3] + w * b[3]
+
+
 @jit("void(f4[:,::1], u4[:,::1], f4[:,::1], f4[:,::1])")
 def splat(q, vertices, weights, values):
     """Spread pixels `(N, 4)` over the lattice `(M + 1, 4)`."""
     values[:] = 0
     n, d1 = vertices.shape
     for p in range(n):
-        a0, a1, a2, a3 = q[p, 0], q[p, 1], q[p, 2], q[p, 3]
+        a = read(q, p, 0)
+        for r in range(d1):
+            e = vertices[p, r]
+            write(values, e, 0, plus(read(values, e, 0), weights[p, r], a))
+
+
+@jit("void(f4[:,::1], f4[:,::1], u4[:,::1], f4[:,::1], f4[:,::1])")
+def splat_pair(first, second, vertices, weights, values):
+    """Spread pixels of two groups `(N, 4)` over the lattice `(M + 1, 8)`."""
+    values[:] = 0
+    n, d1 = vertices.shape
+    for p in range(n):
+        a, b = read(first, p, 0), read(second, p, 0)
         for r in range(d1):
             e, w = vertices[p, r], weights[p, r]
-            b0 = values[e, 0] + w * a0
-            b1 = values[e, 1] + w * a1
-            b2 = values[e, 2] + w * a2
-            b3 = values[e, 3] + w * a3
-            values[e, 0], values[e, 1], values[e, 2], values[e, 3] = b0, b1, b2, b3
+            y, z = plus(read(values, e, 0), w, a), plus(read(values, e, 4), w, b)
+            write(values, e, 0, y)
+            write(values, e, 4, z)
 
 
 @jit("void(f4[:,::1], u4[::1], u4[::1], f4[:,::1])")
 def blur(values, before, after, out):
-    """Filter `(M + 1, 4)`, whose last row is 0, by (1/2, 1, 1/2) along one direction."""
-    half = f32(0.5)
+    """Filter `(M + 1, 4 or 8)`, whose last row is 0, by (1/2, 1, 1/2) along one direction."""
+    half, one = f32(0.5), f32(1)
+    pair = values.shape[1] == 8
     for p in range(before.size):
         i, j = before[p], after[p]
-        a0, a1, a2, a3 = values[p, 0], values[p, 1], values[p, 2], values[p, 3]
-        b0, b1, b2, b3 = values[i, 0], values[i, 1], values[i, 2], values[i, 3]
-        c0, c1, c2, c3 = values[j, 0], values[j, 1], values[j, 2], values[j, 3]
-        y0, y1, y2, y3 = a0 + half * (b0 + c0), a1 + half * (b1 + c1), a2 + half * (b2 + c2), a3 + half * (b3 + c3)
-        out[p, 0], out[p, 1], out[p, 2], out[p, 3] = y0, y1, y2, y3
+        y = plus(read(values, p, 0), half, plus(read(values, i, 0), one, read(values, j, 0)))
+        if pair:
+            z = plus(read(values, p, 4), half, plus(read(values, i, 4), one, read(values, j, 4)))
+            write(out, p, 4, z)
+        write(out, p, 0, y)
 
 
 @jit("void(f4[:,::1], u4[:,::1], f4[:,::1], f4[:,::1], f4[:,::1])")
@@ -212,29 +239,38 @@ def gather(values, vertices, weights, base, out):
     """Slice: `out = base +` the lattice `(M + 1, 4)` read at the pixels `(N, 4)`; out may be base."""
     n, d1 = vertices.shape
     for p in range(n):
-        a0, a1, a2, a3 = base[p, 0], base[p, 1], base[p, 2], base[p, 3]
+        a = read(base, p, 0)
+        for r in range(d1):
+            a = plus(a, weights[p, r], read(values, vertices[p, r], 0))
+        write(out, p, 0, a)
+
+
+@jit("void(f4[:,::1], u4[:,::1], f4[:,::1], f4[:,::1], f4[:,::1], f4[:,::1], f4[:,::1])")
+def gather_pair(values, vertices, weights, base, second_base, out, second_out):
+    """As `gather`, of two groups and the lattice `(M + 1, 8)`."""
+    n, d1 = vertices.shape
+    for p in range(n):
+        a, b = read(base, p, 0), read(second_base, p, 0)
         for r in range(d1):
             e, w = vertices[p, r], weights[p, r]
-            a0 += w * values[e, 0]
-            a1 += w * values[e, 1]
-            a2 += w * values[e, 2]
-            a3 += w * values[e, 3]
-        out[p, 0], out[p, 1], out[p, 2], out[p, 3] = a0, a1, a2, a3
+            a, b = plus(a, w, read(values, e, 0)), plus(b, w, read(values, e, 4))
+        write(out, p, 0, a)
+        write(second_out, p, 0, b)
 
 
-@jit("void(f4[:,:,::1], f4[:,:,::1])")
-def softmax(logits, out):
-    """Softmax over the 4 G labels of `(G, N, 4)`.
+@jit("void(f4[:,:,::1], f4[:,:,::1], i8, i8)")
+def softmax(logits, out, first, end):
+    """Softmax over the 4 G labels of `(G, N, 4)`, of pixels `first` to `end - 1`.
 
     The exponential is a polynomial (Cephes' coefficients, relative error 3e-7), which vectorises where a call to the
     mathematics library does not.
     """
-    groups, n, _ = logits.shape
+    groups = len(logits)
     buffer = np.empty((groups, 4 * BLOCK), np.float32)
     total = np.empty(BLOCK, np.float32)
     magic = f32(12582912)  # adding it leaves the rounded value in the low bits
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
+    for start in range(first, end, BLOCK):
+        m = min(BLOCK, end - start)
         total[:] = -np.inf
         for g in range(groups):
             for p in range(m):
