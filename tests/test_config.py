@@ -33,6 +33,8 @@ def test_none_is_a_word_where_a_setting_has_it():
     recipe = load_recipe("deeplabv3plus-quick", ["loss.class_weights=none", "train.autocast=none", "train.steps=none"])
     assert recipe.loss.class_weights == "none"
     assert recipe.train.autocast == "none"
+    recipe = load_recipe("demo", ["inference.autocast=none", "seeds.autocast=bfloat16"])
+    assert (recipe.inference.autocast, recipe.seeds.autocast) == ("none", "bfloat16")
     assert recipe.train.steps is None
 
 
@@ -45,6 +47,8 @@ def test_none_is_a_word_where_a_setting_has_it():
         ("train=3", "holds several settings"),
         ("train.lr", "key=value"),
         ("train.lr=fast", "train.lr"),
+        ("inference.autocast=fp16", "'none', 'bfloat16' or 'float16'"),
+        ("seeds={method: advcam, autocast: float16}", "advcam climbs"),
         ("train.lr=[1", "cannot be read"),
     ],
 )

@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import itertools
 import json
+from types import SimpleNamespace
 
 import numpy as np
 import pytest
@@ -24,11 +25,10 @@ from maskwright.inference import (
     predict_logits,
     predict_probabilities,
     prefetched,
-    sliding_window,
-    window_starts,
 )
 from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import SegmentationModel
+from maskwright.windows import sliding_window, window_starts
 
 torch.set_num_threads(1)
 
@@ -234,6 +234,56 @@ def test_labels_come_back_at_the_size_asked_for(model, options):
     assert torch.equal(found, expected)
 
 
+def dtypes_of(layer):
+    """The types of what a layer gives, as it goes on computing."""
+    found = set()
+    layer.register_forward_hook(lambda module, inputs, output: found.add(output.dtype))
+    return found
+
+
+@pytest.mark.parametrize("options", VIEWS, ids=str)
+def test_the_network_alone_computes_in_half_precision(model, options):
+    """As by hand with a network under autocast whose logits are float32 from there on; near float32 throughout."""
+    settings = InferenceSettings(**options)
+    half = settings.model_copy(update={"autocast": "bfloat16"})
+    images = noise(2, 3, 21, 26)
+    plain = predict_probabilities(model, images, settings)
+    computed = dtypes_of(model.classifier)
+    found = predict_probabilities(model, images, half)
+    labels = predict_labels(model, images, half)
+    logits = predict_logits(model, images, half)
+    assert computed == {torch.bfloat16}
+    assert found.dtype == logits.dtype == torch.float32
+    assert 1e-5 < (found - plain).abs().max() < 0.02
+    assert torch.equal(labels, found.argmax(1))
+    first, second = plain.topk(2, 1).values.unbind(1)
+    clear = first - second > 0.01
+    assert clear.float().mean() > 0.5
+    assert (labels == plain.argmax(1))[clear].float().mean() >= 0.99
+    if settings.window is None:
+        under = SimpleNamespace(backbone=model.eval().backbone, classifier=lambda maps: model.classifier(maps).float())
+        with torch.no_grad(), torch.autocast("cpu", torch.bfloat16):
+            expected = by_hand(under, images, settings, lambda z: z)
+        torch.testing.assert_close(logits, expected)
+
+
+def test_a_setting_of_none_leaves_the_callers_autocast(model):
+    computed = dtypes_of(model.classifier)
+    with torch.autocast("cpu", torch.bfloat16):
+        labels = predict_labels(model, noise(1, 3, 12, 12), InferenceSettings())
+    assert computed == {torch.bfloat16}
+    assert torch.equal(labels, predict_labels(model, noise(1, 3, 12, 12), InferenceSettings(autocast="bfloat16")))
+
+
+@pytest.mark.parametrize("options", [{}, {"flip": True}], ids=str)
+def test_float16_is_for_gpus(model, options):
+    settings = InferenceSettings(autocast="float16", **options)
+    with pytest.raises(RecipeError, match="autocast=bfloat16 or autocast=none"):
+        predict_labels(model, noise(1, 3, 12, 12), settings)
+    with pytest.raises(RecipeError, match="on a CPU"):
+        evaluate(model, Pictures(SIZES), settings, "cpu")
+
+
 def test_flip_of_a_flipped_image_is_the_flip(model):
     images = noise(1, 3, 15, 18)
     settings = InferenceSettings(flip=True)
@@ -332,6 +382,29 @@ def test_evaluate_equals_the_naive_way(model, tmp_path, options):
         assert image == {"name": image["name"], "miou": scores["miou"], "accuracy": scores["pixel_accuracy"]}
     assert json.loads((tmp_path / "images.json").read_text()) == images
     assert model.training
+
+
+@pytest.mark.parametrize("size", [None, (16, 20)])
+def test_evaluate_runs_a_copy_in_half_precision(model, tmp_path, size):
+    """Its convolutions hold weights of that type, so that nothing is converted at each call."""
+    seen = set()
+    model.classifier.register_forward_pre_hook(
+        lambda module, inputs: seen.add((module.weight.dtype, torch.is_autocast_enabled("cpu")))
+    )
+    settings = InferenceSettings(size=size, batch_size=4)
+    plain, _ = evaluate(model, Pictures(SIZES), settings, "cpu", folder=tmp_path / "float32")
+    seen.clear()
+    half = settings.model_copy(update={"autocast": "bfloat16"})
+    found, _ = evaluate(model, Pictures(SIZES), half, "cpu", folder=tmp_path / "bfloat16")
+    # The copy is compared with the model, in float32, before its weights are converted.
+    assert seen == {(torch.float32, False), (torch.bfloat16, True)}
+    assert found.matrix.sum() == plain.matrix.sum()
+    paths = [path.relative_to(tmp_path / "float32") for path in (tmp_path / "float32").rglob("*.png")]
+    masks = [[read_mask(tmp_path / kind / path) for path in paths] for kind in ("float32", "bfloat16")]
+    same = np.concatenate([(a == b).ravel() for a, b in zip(*masks, strict=True)])
+    assert len(paths) == len(SIZES)
+    assert same.mean() > 0.97
+    assert model.classifier.weight.dtype == torch.float32
 
 
 def test_worst_image_comes_first_and_those_without_truth_last(model, tmp_path):

@@ -14,7 +14,7 @@ from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
-from maskwright.errors import DataError
+from maskwright.errors import DataError, RecipeError
 from maskwright.hub import load, model_file
 from maskwright.inference import predict_labels, predict_probabilities
 from maskwright.models import create_model
@@ -325,6 +325,32 @@ def test_nothing_there_is_a_failure(predictor, tmp_path):
         "matches no image",
         "no image in this folder",
     ]
+
+
+def test_half_precision_of_files_and_of_the_command(run_folder, photos, tmp_path, monkeypatch):
+    """A command's `inference.autocast=bfloat16` reaches the network, beside what the recipe says."""
+    from maskwright.cli import predict as command
+
+    seen = []
+
+    def watched(predictor, *arguments, **options):
+        def note(module, inputs, output):
+            seen.append(output.dtype)
+
+        next(m for m in predictor.model.modules() if isinstance(m, torch.nn.Conv2d)).register_forward_hook(note)
+        assert predictor.settings.size == (40, 56)
+        return predict_files(predictor, *arguments, **options)
+
+    monkeypatch.setattr(predict_module, "predict_files", watched)
+    images = [str(write(tmp_path / "in" / f"{seed}.png", picture(seed=seed))) for seed in range(3)]
+    for name in ("none", "bfloat16"):
+        seen.clear()
+        command(run_folder, [*images, f"out={tmp_path / name}", f"inference.autocast={name}", "overlay=false"])
+        assert seen[-1] == (torch.float32 if name == "none" else torch.bfloat16)
+    masks = [[read_mask(tmp_path / name / "masks" / f"{i}.png") for i in range(3)] for name in ("none", "bfloat16")]
+    assert np.mean(np.array(masks[0]) == np.array(masks[1])) > 0.97
+    with pytest.raises(RecipeError, match="Did you mean 'autocast'"):
+        command(run_folder, [*images, "inference.autocats=bfloat16"])
 
 
 def test_labels_of_predictor_are_those_of_inference(predictor):

@@ -124,14 +124,20 @@ def seeds(
 @app.command()
 def predict(
     run_folder: Annotated[Path, typer.Argument(help="a run folder, or a model file")],
-    images: Annotated[list[str], typer.Argument(help="files, folders or globs; and out=FOLDER")],
+    images: Annotated[list[str], typer.Argument(help="files, folders or globs; and out=FOLDER inference.KEY=VALUE")],
 ) -> None:
     """Masks for images: palette PNG and overlay; probabilities=true adds them. Exit code 1 if an image failed."""
     from maskwright.hub import load
+    from maskwright.judge import recipe_with
     from maskwright.predict import predict_files
 
-    paths, options = _split(images, {"out": "predictions", "overlay": True, "probabilities": False})
-    done, failures = predict_files(load(run_folder), paths, Path(options.pop("out")), **options)
+    given, options = _split(images, {"out": "predictions", "overlay": True, "probabilities": False})
+    overrides = [one for one in given if one.startswith("inference.") and "=" in one]
+    paths = [one for one in given if one not in overrides]
+    predictor = load(run_folder)
+    if overrides:
+        predictor.settings = recipe_with(predictor.metadata["recipe"], overrides, ("inference",)).inference
+    done, failures = predict_files(predictor, paths, Path(options.pop("out")), **options)
     for failure in failures:
         typer.echo(f"failed: {failure}", err=True)
     typer.echo(f"{len(done)} predicted, {len(failures)} failed")

@@ -7,7 +7,6 @@ view both have the same arg-max, and neither is built where a label map is all t
 
 from __future__ import annotations
 
-import math
 from collections import defaultdict, deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
@@ -18,7 +17,6 @@ from typing import Any, TypeVar
 
 import numpy as np
 import torch
-import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
@@ -27,6 +25,7 @@ from maskwright.data.augment import normalise, prepare
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
+from maskwright.engine.device import autocast, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import write_json
@@ -34,97 +33,13 @@ from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import resize_argmax
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import resize
+from maskwright.windows import sliding_window
 
 T = TypeVar("T")
 R = TypeVar("R")
 
 # Pixels that go through a network at once on a CPU, where more only makes maps too large for the caches.
 CPU_PIXELS = 2**17
-
-
-def window_starts(length: int, crop: int, stride: int) -> list[int]:
-    """Where windows begin along one axis: every `stride` pixels, the last one moved back to end with the image.
-
-    Args:
-        length: pixels along the axis.
-        crop: window size in pixels.
-        stride: step in pixels, 1 to `crop`.
-
-    Returns:
-        `[0]` where the window covers the axis, else `min(i * stride, length - crop)` for i from 0 to
-        `ceil((length - crop) / stride)`.
-
-    Raises:
-        RecipeError: a crop below 1, or a stride that would leave pixels out.
-    """
-    if crop < 1 or not 1 <= stride <= crop:
-        raise RecipeError(f"window must be at least 1 pixel and its stride 1..window, found {crop} and {stride}")
-    if length <= crop:
-        return [0]
-    return [min(i * stride, length - crop) for i in range(math.ceil((length - crop) / stride) + 1)]
-
-
-def sliding_window(
-    function: Callable[[Tensor], Tensor],
-    images: Tensor,
-    crop: tuple[int, int],
-    stride: tuple[int, int] | None = None,
-    *,
-    batch_size: int = 8,
-) -> Tensor:
-    """Logits from overlapping windows, averaged at every pixel over the windows that see it.
-
-    Where an image is smaller than the window it is padded below and on the right with 0 (the mean colour of a
-    normalised image), and the result is cut back.
-
-    Args:
-        function: `(n, 3, crop height, crop width)` -> logits `(n, C, crop height, crop width)`.
-        images: `(B, 3, H, W)`, normalised.
-        crop: window height and width, pixels.
-        stride: step down and across, pixels; default 2/3 of the window, rounded.
-        batch_size: the most windows given to `function` at once (at least one from each image).
-
-    Returns:
-        Logits `(B, C, H, W)`; float32 where `function` gives half precision.
-
-    Raises:
-        RecipeError: a stride that leaves pixels out.
-        DataError: `function` gives another size than it was given.
-    """
-    count, _, height, width = images.shape
-    step = stride or (max(1, round(crop[0] * 2 / 3)), max(1, round(crop[1] * 2 / 3)))
-    tops, lefts = window_starts(height, crop[0], step[0]), window_starts(width, crop[1], step[1])
-    padded = F.pad(images, (0, max(0, crop[1] - width), 0, max(0, crop[0] - height)))
-    windows = [(top, left) for top in tops for left in lefts]
-    at_once = max(1, batch_size // count)
-    total: Tensor | None = None
-    for first in range(0, len(windows), at_once):
-        chosen = windows[first : first + at_once]
-        parts = torch.cat([padded[:, :, top : top + crop[0], left : left + crop[1]] for top, left in chosen])
-        logits = function(parts)
-        if logits.ndim != 4 or logits.shape[0] != len(parts) or tuple(logits.shape[2:]) != tuple(crop):
-            raise DataError(
-                f"the network must give logits ({len(parts)}, C, {crop[0]}, {crop[1]}) for windows of that size, "
-                f"found {tuple(logits.shape)}"
-            )
-        if total is None:
-            kind = torch.promote_types(logits.dtype, torch.float32)
-            total = torch.zeros(count, logits.shape[1], *padded.shape[2:], dtype=kind, device=logits.device)
-        for (top, left), part in zip(chosen, logits.split(count)):
-            total[:, :, top : top + crop[0], left : left + crop[1]] += part
-    assert total is not None
-    rows = _visits(tops, crop[0], padded.shape[2]).to(total)
-    columns = _visits(lefts, crop[1], padded.shape[3]).to(total)
-    total /= rows[:, None] * columns
-    return total[:, :, :height, :width]
-
-
-def _visits(starts: list[int], crop: int, length: int) -> Tensor:
-    """How many windows cover each position of an axis; the count at a pixel is the product of its two axes'."""
-    visits = torch.zeros(length, dtype=torch.int64)
-    for start in starts:
-        visits[start : start + crop] += 1
-    return visits
 
 
 @torch.no_grad()
@@ -134,7 +49,7 @@ def predict_logits(model: nn.Module, images: Tensor, settings: InferenceSettings
     Args:
         model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
         images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
-        settings: `scales`, `flip`, `window`, `stride` and `batch_size` (of windows) are read.
+        settings: `scales`, `flip`, `window`, `stride`, `batch_size` (of windows) and `autocast` are read.
 
     Returns:
         `(B, C, H, W)`.
@@ -149,7 +64,7 @@ def predict_probabilities(model: nn.Module, images: Tensor, settings: InferenceS
     Args:
         model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
         images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
-        settings: `scales`, `flip`, `window`, `stride`, `batch_size` (of windows), `crf` and `crf_scale` are read.
+        settings: how the model is applied; `size` is not read.
 
     Returns:
         `(B, C, H, W)`, summing to 1 over C; with `crf`, after a dense CRF on the images.
@@ -187,7 +102,7 @@ def predict_labels(
         together = len(images)
         if images.device.type == "cpu":
             together = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
-        with evaluating(model):
+        with evaluating(model), autocast(settings.autocast, images.device):
             return torch.cat([_bare(model).predict(part) for part in images.split(together)])
     return resize_argmax(_maps(model, images, settings), size or own)
 
@@ -205,7 +120,7 @@ def _maps(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tens
     if not _is_plain(settings):
         return predict_logits(model, images, settings)
     with evaluating(model):
-        return model(images, upsample=False)
+        return _at_head(model, images, settings)
 
 
 def _mean_over_views(
@@ -235,8 +150,19 @@ def _mean_over_views(
 
 def _logits(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
     if settings.window is None:
-        return model(images, upsample=False)
-    return sliding_window(model, images, settings.window, settings.stride, batch_size=settings.batch_size)
+        return _at_head(model, images, settings)
+
+    def in_window(parts: Tensor) -> Tensor:
+        return resize(_at_head(model, parts, settings), parts.shape[2:])
+
+    return sliding_window(in_window, images, settings.window, settings.stride, batch_size=settings.batch_size)
+
+
+def _at_head(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
+    """Logits at the head's own resolution, at least float32: what follows is not made in half precision."""
+    with autocast(settings.autocast, images.device):
+        logits = model(images, upsample=False)
+    return logits.to(torch.promote_types(logits.dtype, torch.float32))
 
 
 @contextmanager
@@ -353,7 +279,7 @@ def _predicted(
     device: torch.device | str,
 ) -> Iterator[tuple[str, np.ndarray, Tensor | None]]:
     """Name, labels `(H, W)` uint8 at the example's own size, and truth of every image, batch by batch."""
-    bare: Any = inference_copy(_bare(model))
+    bare: Any = inference_copy(_bare(model), half_type(settings.autocast, device))
     for batch in batches:
         examples = [next(loaded).result() for _ in batch]
         images = normalise(torch.stack([example["image"] for example in examples]).to(device), bare.mean, bare.std)

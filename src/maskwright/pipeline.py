@@ -41,6 +41,7 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
         TrainingStopped: training could not give a usable model.
     """
     from maskwright.engine import distributed
+    from maskwright.engine.device import half_type
 
     distributed.initialise(recipe.device)
     main = distributed.is_main()
@@ -49,6 +50,8 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
     out = Path(recipe.out or f"runs/{recipe.name}")
     with run_lock(out) if main else nullcontext():
         job = Run(recipe, out, say)
+        for block in (recipe.seeds, recipe.inference):
+            half_type(block.autocast, job.device)  # what cannot be should be known before the work, not after it
         stages = job.stages(until)
         if main:
             with atomic_write(out / "recipe.yaml") as temporary:

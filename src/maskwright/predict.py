@@ -20,6 +20,7 @@ from maskwright.data.images import image_suffixes, list_images, read_image
 from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
+from maskwright.engine.device import half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
@@ -60,7 +61,8 @@ class Predictor:
 
     def for_many(self) -> Predictor:
         """The same with a network made ready for many images, at the cost of a copy; see `inference_copy`."""
-        return Predictor(inference_copy(self.model), self.labels, self.settings, self.device, self.metadata)
+        ready = inference_copy(self.model, half_type(self.settings.autocast, self.device))
+        return Predictor(ready, self.labels, self.settings, self.device, self.metadata)
 
     def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
         """The mask of one image, at the image's own size.

@@ -7,7 +7,8 @@ import torch
 from torch import nn
 
 from maskwright.config import InferenceSettings
-from maskwright.inference import predict_logits, predict_probabilities, sliding_window, window_starts
+from maskwright.inference import predict_logits, predict_probabilities
+from maskwright.windows import sliding_window, window_starts
 
 
 class Convolution(nn.Module):

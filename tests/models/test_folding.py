@@ -61,6 +61,52 @@ def test_every_normalisation_of_a_resnet_goes():
     assert len(folded_of(inference_copy(network))) == len(norms)
 
 
+SMALL_SWIN = {"depths": (1, 1, 1, 1), "embed_dim": 16, "num_heads": (1, 2, 4, 8)}
+IN_HALF = [
+    *((name, backbone, {}) for name, backbone in NETWORKS),
+    ("hmsa", "resnet10t", {}),
+    ("seethrough", "resnet10t", {}),
+    ("upernet", "swin_tiny_patch4_window7_224", {"output_stride": None, "backbone_options": SMALL_SWIN}),
+    ("fcn", "vit_tiny_patch16_224", {"output_stride": None, "backbone_options": {"depth": 3}}),
+]
+
+
+@pytest.mark.parametrize(
+    ("name", "backbone", "options"), IN_HALF, ids=lambda value: value if str(value) == value else ""
+)
+def test_half_precision_gives_the_labels_of_float32(name, backbone, options):
+    """Every convolution and linear layer computes in half precision; norms, tables and the model keep float32."""
+    torch.manual_seed(0)
+    model = trained_looking(create_model(name, backbone=backbone, num_classes=4, **options)).eval()
+    fast = inference_copy(model, torch.bfloat16)
+    layers = [module for module in fast.modules() if type(module) in (nn.Conv2d, nn.Linear)]
+    held = {id(value) for layer in layers for value in layer.parameters()}
+    assert all((value.dtype == torch.bfloat16) == (id(value) in held) for value in fast.parameters())
+    assert all(value.dtype == torch.float32 for value in model.parameters())
+    given = set()
+    for layer in layers:
+        layer.register_forward_hook(lambda module, inputs, output: given.add(output.dtype))
+    side = 128 if "_224" in backbone else 97
+    images = torch.randn(2, 3, side, side, generator=torch.Generator().manual_seed(1))
+    with torch.no_grad():
+        expected = model(images)
+        with torch.autocast("cpu", torch.bfloat16):
+            found, labels = fast(images).float(), fast.predict(images)
+    assert given == {torch.bfloat16}
+    assert 0 < (found - expected).abs().max() < 0.05 * expected.abs().max()
+    first, second = expected.topk(2, 1).values.unbind(1)
+    clear = first - second > 0.05 * (expected.amax() - expected.amin())
+    assert clear.float().mean() > 0.3
+    assert (labels == expected.argmax(1))[clear].float().mean() >= 0.99
+
+
+def test_half_precision_also_where_nothing_can_be_folded():
+    network = trained_looking(TwoNorms())
+    fast = inference_copy(network, torch.float16)
+    assert fast.conv.weight.dtype == torch.float16
+    assert fast.one.weight.dtype == network.conv.weight.dtype == torch.float32
+
+
 class TwoNorms(nn.Module):
     """One convolution before two normalisations."""
 

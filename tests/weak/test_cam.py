@@ -10,6 +10,8 @@ from torch.nn import functional as F
 from maskwright.config import SeedSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
+from maskwright.files import read_json
+from maskwright.stages import effective
 from maskwright.weak import SEED_METHODS, extract_folder, extract_maps, extract_seeds, make_views
 from maskwright.weak.cam import (
     accumulate,
@@ -224,6 +226,49 @@ def test_maps_of_another_network_or_setting_are_not_mixed(network, memory_set, t
         network.classifier.weight.add_(0.01)
     with pytest.raises(DataError, match="other weights"):
         extracted(dataset, network, tmp_path)
+
+
+def test_folder_in_half_precision(network, memory_set, tmp_path):
+    """Maps near those of float32, from convolutions that hold their weights in half precision."""
+    dataset = memory_set(sizes=SIZES, tags=TAGS)
+    seen = set()
+    for layer in network.layers[0], network.layers[3]:
+        layer.register_forward_hook(lambda module, inputs, output: seen.add((module.weight.dtype, output.dtype)))
+    plain = extracted(dataset, network, tmp_path / "float32")
+    assert seen == {(torch.float32, torch.float32)}
+    half = SETTINGS.model_copy(update={"autocast": "bfloat16"})
+    found = extracted(dataset, network, tmp_path / "bfloat16", half)
+    assert (torch.bfloat16, torch.bfloat16) in seen
+    assert found.keys() == plain.keys()
+    apart = np.concatenate([np.abs(found[name][1] - plain[name][1]).ravel() for name in plain])
+    assert 0 < apart.mean() < 0.005
+    assert apart.max() < 0.05
+    assert network.classifier.weight.dtype == torch.float32
+
+
+def test_a_folder_is_of_one_precision(network, memory_set, tmp_path):
+    dataset = memory_set(sizes=SIZES[:2], tags=TAGS[:2])
+    half = SETTINGS.model_copy(update={"autocast": "bfloat16"})
+    for first, second in ((SETTINGS, half), (half, SETTINGS)):
+        folder = tmp_path / first.autocast
+        extracted(dataset, network, folder, first)
+        extracted(dataset, network, folder, first)
+        with pytest.raises(DataError, match="other seeds"):
+            extracted(dataset, network, folder, second)
+    # Maps and stages that were begun before there was the setting are not lost.
+    assert "autocast" not in read_json(tmp_path / "none" / "maps.json")["seeds"]
+    assert effective(SeedSettings()) == effective(SeedSettings(autocast="none")) == {}
+    assert effective(SeedSettings(autocast="bfloat16")) == {"autocast": "bfloat16"}
+
+
+def test_half_precision_that_cannot_be(network, memory_set, tmp_path):
+    dataset = memory_set(sizes=SIZES[:2], tags=TAGS[:2])
+    with pytest.raises(RecipeError, match="autocast=float16 was asked for on a CPU"):
+        extracted(dataset, network, tmp_path, SETTINGS.model_copy(update={"autocast": "float16"}))
+    assert not list(tmp_path.iterdir())
+    with pytest.raises(ValueError, match="advcam climbs"):
+        SeedSettings(method="advcam", autocast="float16")
+    assert SeedSettings(method="advcam", autocast="bfloat16").autocast == "bfloat16"
 
 
 def test_weights_digest(network):

@@ -107,6 +107,7 @@ AFTER_CRF = {"crf", "saliency", "ir_labels", "irnet", "edges", "irn", "pseudo_ma
     ("change", "stale"),
     [
         ("seeds.flip=false", AFTER_CRF | {"seeds"}),
+        ("seeds.autocast=bfloat16", AFTER_CRF | {"seeds"}),
         ("crf={preset: irn}", AFTER_CRF),
         ("saliency.mode=hard", AFTER_CRF - {"crf"}),
         ("irn.foreground_threshold=0.4", {"ir_labels", "irnet", "edges", "irn", "pseudo_masks"}),

@@ -11,6 +11,7 @@ import torch
 from torch import nn
 
 from maskwright.errors import RecipeError
+from maskwright.models.folding import inference_copy
 from maskwright.weak import SEED_METHODS
 from maskwright.weak.cam import SeedMaps, class_activation_maps, strided
 
@@ -139,6 +140,16 @@ class TestSeedMethod:
             (found,) = self.maps(method, case, [picture()], [(0, 2)])
         self.check(found, (0, 2), (32, 48))
         assert found.high_res.dtype == torch.float32
+
+    def test_a_copy_for_half_precision(self, method, case):
+        """As `extract_folder` runs it: under autocast, with weights that are in half precision already."""
+        network = trained_like(FIRST, **case.parts)
+        with torch.autocast("cpu", dtype=torch.bfloat16):
+            (found,) = self.maps(method, case, [picture()], [(0, 2)], inference_copy(network, torch.bfloat16))
+        self.check(found, (0, 2), (32, 48))
+        assert found.high_res.dtype == torch.float32
+        (expected,) = self.maps(method, case, [picture()], [(0, 2)])
+        assert (found.high_res - expected.high_res).abs().mean() < 0.05
 
     @pytest.mark.skipif(not torch.cuda.is_available(), reason="no GPU")
     def test_device_of_the_caller(self, method, case):

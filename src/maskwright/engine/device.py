@@ -6,7 +6,7 @@ import ctypes
 import os
 import sys
 from collections.abc import Iterator
-from contextlib import contextmanager
+from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
@@ -44,6 +44,30 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
             "choose another, or start at most one process per GPU"
         )
     return torch.device("cuda", index)
+
+
+def half_type(name: str, device: torch.device | str) -> torch.dtype | None:
+    """The type behind a setting `autocast` of inference: `bfloat16`, `float16`, or None for `none`.
+
+    Raises:
+        RecipeError: float16 on a CPU.
+    """
+    if name == "float16" and torch.device(device).type == "cpu":
+        raise RecipeError(
+            "autocast=float16 was asked for on a CPU, where it can be a hundred times slower than float32; use "
+            "autocast=bfloat16 or autocast=none there, or a GPU"
+        )
+    return None if name == "none" else getattr(torch, name)
+
+
+def autocast(name: str, device: torch.device | str) -> AbstractContextManager:
+    """`torch.autocast` as a setting says; with `none` whatever holds outside.
+
+    Raises:
+        RecipeError: float16 on a CPU.
+    """
+    kind = half_type(name, device)
+    return nullcontext() if kind is None else torch.autocast(torch.device(device).type, kind)
 
 
 def set_deterministic(enabled: bool) -> None:

@@ -131,13 +131,13 @@ def resize_argmax(logits: Tensor, size: tuple[int, int]) -> Tensor:
     faster, because a maximum over planes reads memory in order.
 
     Args:
-        logits: `(B, C, h, w)`.
+        logits: `(B, C, h, w)`; half precision is resized and compared in float32.
         size: height and width of the labels.
 
     Returns:
         Labels `(B, H, W)` int64, 0 to C - 1.
     """
-    logits = logits.contiguous()
+    logits = logits.to(torch.promote_types(logits.dtype, torch.float32)).contiguous()
     best = resize(logits[:, :1], size)[:, 0].clone()
     labels = torch.zeros(best.shape, dtype=torch.uint8 if logits.shape[1] <= 256 else torch.int32, device=best.device)
     for value in range(1, logits.shape[1]):

@@ -15,25 +15,39 @@ TOLERANCE = 1e-4  # of the largest logit; rounding in another order moves it by 
 
 
 @torch.no_grad()
-def inference_copy(model: nn.Module) -> nn.Module:
+def inference_copy(model: nn.Module, half: torch.dtype | None = None) -> nn.Module:
     """A copy for many images: normalisations with fixed statistics are part of the convolutions' weights, and on a CPU
-    weights are laid out channels last, which convolutions there like.
+    or in half precision weights are laid out channels last, which convolutions there like.
 
     Which convolution feeds which normalisation is seen while a small image passes, so any network will do. What the
     copy gives for that image is compared with what the model gives.
 
     Args:
         model: takes images `(1, 3, h, w)` and gives a tensor; in any mode. It is left as it is.
+        half: type in which convolutions and linear layers keep their weights, so that `torch.autocast`, under which
+            the copy must then run, has nothing to convert at each call. All else keeps its precision.
 
     Returns:
-        The copy, in evaluation mode; the model itself where nothing can be folded: half precision, no such pair, or
-        another result.
+        The copy, in evaluation mode; the model itself where there is nothing to do: it is in half precision already, or
+        nothing can be folded (no such pair, or another result) and `half` is None.
     """
     first = next(model.parameters(), None)
     if first is None or first.dtype != torch.float32:
         return model
+    result = _folded(model, first.device, channels_last=first.device.type == "cpu" or half is not None)
+    if half is None:
+        return result
+    result = copy.deepcopy(model).eval() if result is model else result
+    for layer in result.modules():
+        if type(layer) in (nn.Conv2d, nn.Linear):  # others may do more with a weight than multiply by it
+            layer.to(half)
+    return result
+
+
+def _folded(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
+    """The copy with normalisations in the convolutions' weights, or the model itself where that cannot be."""
     height, width = getattr(getattr(model, "backbone", None), "image_size", None) or (64, 64)
-    image = torch.linspace(-2, 2, 3 * height * width, device=first.device).view(1, 3, height, width)
+    image = torch.linspace(-2, 2, 3 * height * width, device=device).view(1, 3, height, width)
     result = copy.deepcopy(model).eval()
     before, pairs = _watched(result, image)
     if not pairs:
@@ -43,7 +57,7 @@ def inference_copy(model: nn.Module) -> nn.Module:
             convolution.weight, convolution.bias, norm.running_mean, norm.running_var, norm.eps, norm.weight, norm.bias
         )
         norm.forward = norm.act.forward if hasattr(norm, "act") else _unchanged
-    if first.device.type == "cpu":
+    if channels_last:
         result.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
     try:
         after = result(image)

@@ -92,6 +92,8 @@ def inference_words(run: Run, score: dict[str, Any]) -> str:
     if used.get("window"):
         words.append("sliding window {}×{}".format(*used["window"]))
     words.append("with CRF" if used.get("crf") else "no CRF")
+    if used.get("autocast", "none") != "none":
+        words.append(f"in {used['autocast']}")
     return ", ".join(words)
 
 

@@ -14,6 +14,11 @@ KernelScale = Annotated[
     Field(description="factor on the CRF's reach in pixels; 1: as published; image: longest side / 500"),
 ]
 
+Autocast = Annotated[
+    Literal["none", "bfloat16", "float16"],
+    Field(description="type that the network computes in; bfloat16 on a GPU, or a CPU made for it; float16 on a GPU"),
+]
+
 
 def _words(annotation: Any) -> set[Any]:
     """The literal values that an annotation allows."""

@@ -6,7 +6,7 @@ from typing import Any, Literal
 
 from pydantic import Field
 
-from maskwright.schema.base import CRFPreset, KernelScale, Settings
+from maskwright.schema.base import Autocast, CRFPreset, KernelScale, Settings
 
 
 class DataSettings(Settings):
@@ -124,3 +124,4 @@ class InferenceSettings(Settings):
         None, description="dense CRF after the network, at the size that it sees; see `weak.dense_crf.PRESETS`"
     )
     crf_scale: KernelScale = "image"
+    autocast: Autocast = "none"

@@ -6,7 +6,7 @@ from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
-from maskwright.schema.base import CRFPreset, KernelScale, Settings
+from maskwright.schema.base import Autocast, CRFPreset, KernelScale, Settings
 from maskwright.schema.training import TrainSettings
 
 # Ways to say the size that an image is brought to before anything else; at most one is given.
@@ -338,7 +338,16 @@ class SeedSettings(Settings):
     size: tuple[int, int] | None = Field(None, description="images are resized to this first; none: native size")
     scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
     flip: bool = True
+    autocast: Autocast = "none"
     options: dict[str, Any] = Field(default_factory=dict)
+
+    @model_validator(mode="after")
+    def _gradients_fit(self) -> SeedSettings:
+        if self.method == "advcam" and self.autocast == "float16":
+            raise ValueError(
+                "seeds.autocast=float16: the gradients that advcam climbs by are too small for it; use bfloat16 or none"
+            )
+        return self
 
 
 class MaskSettings(Settings):

@@ -20,6 +20,7 @@ from torch.nn import functional as F
 from maskwright.config import SeedSettings
 from maskwright.data.augment import normalise, resize_image
 from maskwright.engine import distributed
+from maskwright.engine.device import autocast, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
@@ -160,7 +161,7 @@ def extract_folder(
     Args:
         dataset: images and tags; masks are never read here.
         network: a tag classifier on `device` with `mean` and `std`; a copy of it runs, made for inference.
-        settings: `size`, `scales` and `flip` are read.
+        settings: `size`, `scales`, `flip` and `autocast` are read; the method runs under it, maps are float32 anyway.
         folder: gets the files (`keys` int64, `cam` and `high_res` float16, not compressed) and `maps.json`, which says
             what they were made with.
         device: where to compute.
@@ -170,9 +171,13 @@ def extract_folder(
 
     Raises:
         DataError: the folder holds maps made with other settings or another network.
+        RecipeError: float16 on a CPU.
     """
     folder, device = Path(folder), torch.device(device)
-    claim(folder, {"seeds": settings.model_dump(mode="json"), "weights": weights_digest(network)})
+    half = half_type(settings.autocast, device)
+    # Folders begun before there was the setting go on.
+    made_with = settings.model_dump(mode="json", exclude={"autocast"} if half is None else None)
+    claim(folder, {"seeds": made_with, "weights": weights_digest(network)})
     known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     missing = [index for index in known if not (folder / f"{dataset.names[index]}.npz").is_file()]
     distributed.barrier()  # every process has listed what is missing before any of them writes
@@ -182,7 +187,7 @@ def extract_folder(
     jobs = jobs[distributed.rank() :: distributed.world_size()]
     was_training = network.training
     try:
-        ready: Any = inference_copy(network.eval())
+        ready: Any = inference_copy(network.eval(), half)
         ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
         done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {})
         for _ in track(done, title="seed maps", total=sum(len(indices) for _, indices in jobs)):
@@ -298,7 +303,8 @@ def _maps(
                     flip=settings.flip,
                     device=device,
                 )
-                found = method(network, views, **options)
+                with autocast(settings.autocast, device):
+                    found = method(network, views, **options)
             for index, maps in zip(indices, found, strict=True):
                 writes.append(pool.submit(write, index, at_image_size(maps, dataset.size(index))))
             # Maps wait in memory until they are written, so not too many may.
