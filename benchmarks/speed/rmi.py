@@ -92,16 +92,11 @@ def build(device: str, *, size: int, classes: int, present: int) -> Comparison:
             "released steps": partial(step, released_steps, logits, labels),
         },
         check,
-        [Bar("released steps", 3, obstacle=OBSTACLE)],
+        [Bar("released steps", 3)],
         moved=2 * logits.nbytes + labels.nbytes,
         flops=2 * 2 * classes * (size // POOL) ** 2 * pairs,
     )
 
-
-OBSTACLE = (
-    "with every class present nothing can be skipped; what is left is the sigmoid and its gradient over all pixels, "
-    "bound by memory on both sides"
-)
 
 ROW = Row(
     "RMI loss, 512x512x19, pool 4, forward and backward",

@@ -7,11 +7,14 @@ import pytest
 import torch
 
 import maskwright.losses.rmi as rmi_module
+import maskwright.losses.rmi_cpu as rmi_cpu
+import maskwright.losses.rmi_region as rmi_region
 from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.losses import create_loss, cross_entropy
-from maskwright.losses.rmi import EPSILON, RMI, conditional_logdet, region_term, rmi_loss, sigmoid_cross_entropy
+from maskwright.losses.rmi import RMI, region_term, rmi_loss, sigmoid_cross_entropy
+from maskwright.losses.rmi_region import EPSILON, conditional_logdet
 
 from .contract import LossContract, example, value_and_gradient
 
@@ -76,11 +79,64 @@ def test_an_absent_class_is_its_constant():
 
 
 def test_parts_of_the_batch_do_not_matter(monkeypatch):
-    logits, labels = example(3, batch=3, height=20, width=24)
+    logits, labels = example(3, batch=3, height=20, width=24, dtype=torch.float64)
     whole = value_and_gradient(RMI(), logits, labels)
-    monkeypatch.setattr(rmi_module, "VALUES_AT_ONCE", {"cpu": 1})
+    monkeypatch.setattr(rmi_region, "VALUES_AT_ONCE", {"cpu": 1})
     for found, expected in zip(value_and_gradient(RMI(), logits, labels), whole, strict=True):
         torch.testing.assert_close(found, expected, rtol=1e-6, atol=1e-9)
+
+
+@pytest.mark.parametrize(
+    ("classes", "height", "width", "pool_size", "radius"),
+    [(5, 23, 18, 4, 3), (3, 20, 31, 3, 2), (4, 16, 16, 2, 4), (1, 9, 15, 5, 1), (150, 12, 12, 4, 3)],
+)
+def test_the_compiled_kernels_agree_with_torch(monkeypatch, classes, height, width, pool_size, radius):
+    """Rows and columns that no cell has, several blocks of classes, threads."""
+    logits, labels = example(9, 3, classes, height, width)
+    labels[0][labels[0] == classes - 1] = 255
+    losses = [RMI(pool_size=pool_size, radius=radius), RMI(rmi=False)]
+    losses.append(lambda z, y: region_term(z, y, pool_size=pool_size, radius=radius))
+    compiled = [value_and_gradient(loss, logits, labels) for loss in losses]
+    monkeypatch.setattr(rmi_cpu, "LEAST_ROWS", 1)
+    monkeypatch.setattr(torch, "get_num_threads", lambda: 3)
+    threaded = [value_and_gradient(loss, logits, labels) for loss in losses]
+    monkeypatch.setattr(rmi_module, "_is_compiled", lambda *_: False)
+    monkeypatch.setattr(rmi_cpu, "NeighbourhoodProducts", rmi_region.NeighbourhoodProducts)
+    plain = [value_and_gradient(loss, logits.double(), labels) for loss in losses]
+    for (value, gradient), again, (expected, expected_gradient) in zip(compiled, threaded, plain, strict=True):
+        torch.testing.assert_close(again, (value, gradient), rtol=0, atol=0)
+        torch.testing.assert_close(value.double(), expected, rtol=1e-6, atol=1e-6)
+        torch.testing.assert_close(gradient.double(), expected_gradient, rtol=1e-5, atol=1e-7)
+
+
+@pytest.mark.parametrize(("height", "width", "radius"), [(7, 9, 3), (4, 6, 4), (6, 5, 1), (9, 8, 2)])
+def test_compiled_products_of_neighbourhoods_agree_with_torch(height, width, radius):
+    generator = torch.Generator().manual_seed(0)
+    predicted, true = torch.rand(2, 3, height, width, generator=generator, dtype=torch.float64)
+    predicted.requires_grad_()
+    cross, own = rmi_cpu.NeighbourhoodProducts.apply(predicted, true, radius)
+    expected, expected_own = rmi_region.NeighbourhoodProducts.apply(predicted, true, radius)
+    slope = torch.randn(cross.shape, generator=generator, dtype=torch.float64)
+    torch.testing.assert_close(cross, expected)
+    torch.testing.assert_close(own, expected_own)
+    torch.testing.assert_close(*(torch.autograd.grad(value, predicted, slope)[0] for value in (cross, expected)))
+
+
+def test_float32_keeps_the_digits_of_a_small_cross_entropy():
+    labels = torch.randint(0, 19, (1, 16, 16), generator=torch.Generator().manual_seed(0))
+    logits = torch.full((1, 19, 16, 16), -18.0).scatter_(1, labels.unsqueeze(1), 18.0)
+    expected = sigmoid_cross_entropy(logits.double(), labels)
+    assert 0 < expected < 1e-5
+    torch.testing.assert_close(sigmoid_cross_entropy(logits, labels).double(), expected, rtol=1e-5, atol=0)
+
+
+def test_a_compiled_graph_is_made_of_torch_alone(monkeypatch):
+    logits, labels = example(10, height=20, width=20)
+    expected = value_and_gradient(rmi_loss, logits, labels)
+    monkeypatch.setattr(torch.compiler, "is_compiling", lambda: True)
+    monkeypatch.setattr(rmi_cpu, "in_parts", None)
+    for found, value in zip(value_and_gradient(rmi_loss, logits, labels), expected, strict=True):
+        torch.testing.assert_close(found, value, rtol=1e-5, atol=1e-7)
 
 
 def test_float32_is_as_good_as_float64_where_the_prediction_is_nearly_perfect():

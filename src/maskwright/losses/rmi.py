@@ -9,7 +9,8 @@ Mathematically the two released implementations (which agree with each other); c
   diagonal entries of a single Cholesky factor (18 x 18 at radius 3); no inverse;
 * a class that an image does not contain has no covariance with anything: its term is a constant without gradient, and
   is added as such instead of being computed;
-* image-class pairs are worked on a few at a time, value and gradient together, so neighbourhoods exist for few.
+* on the CPU, compiled kernels make both terms in one pass over the logits, and their gradient in another (`rmi_cpu`);
+* elsewhere image-class pairs are worked on a few at a time, value and gradient together (`rmi_region`).
 """
 
 from __future__ import annotations
@@ -25,20 +26,13 @@ from torch.autograd.function import once_differentiable
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.losses.cross_entropy import cross_entropy
 from maskwright.losses.ignore import IGNORE_INDEX, at_least_float32, check_shapes, index_labels, valid_pixels
+from maskwright.losses.rmi_region import EPSILON, PROBABILITY_EPSILON, Pool, RegionTerms, pooled_side, region_terms
 
-Pool = Literal["avg", "max", "none"]
 PIXEL_TERMS = ("sigmoid", "softmax")
 FORMS = ("convex", "added")
 
-# Added to both covariances, which keeps them invertible and the gradient bounded by about its inverse. The factor's
-# diagonal is then at least its root, so the 1e-8 that released code adds to it before the logarithm is left out.
-EPSILON = 5e-4
-# Added to every probability, as in the released code.
-PROBABILITY_EPSILON = 1e-6
-
-# Pixels (or neighbourhood values) worked on at the same time: few for a processor's cache, more than enough to fill an
-# accelerator.
-VALUES_AT_ONCE = {"cpu": 2**20, "accelerator": 2**25}
+# The compiled kernels go from one row of pooling cells to the next, also where nothing is pooled.
+ROWS_AT_ONCE = 4
 
 
 def rmi_loss(
@@ -78,10 +72,14 @@ def rmi_loss(
     """
     _known("pixel term", ce, PIXEL_TERMS)
     _known("form", form, FORMS)
-    pixel = sigmoid_cross_entropy if ce == "sigmoid" else cross_entropy
-    pixel_term = pixel(logits, labels, ignore_index=ignore_index)
-    region = region_term(logits, labels, pool=pool, pool_size=pool_size, radius=radius, ignore_index=ignore_index)
+    _check_pooling(pool, pool_size, radius)
     first, second = (weight, 1 - weight) if form == "convex" else (1.0, weight)
+    if ce == "sigmoid" and _is_compiled(logits, pool, pool_size):
+        pixel_term, region = _terms_in_one_pass(logits, labels, pool_size, radius, ignore_index)
+    else:
+        pixel = sigmoid_cross_entropy if ce == "sigmoid" else cross_entropy
+        pixel_term = pixel(logits, labels, ignore_index=ignore_index)
+        region = region_term(logits, labels, pool=pool, pool_size=pool_size, radius=radius, ignore_index=ignore_index)
     return first * pixel_term + second * region
 
 
@@ -102,7 +100,14 @@ def sigmoid_cross_entropy(logits: Tensor, labels: Tensor, *, ignore_index: int =
     check_shapes(logits, labels)
     logits = at_least_float32(logits)
     valid = valid_pixels(labels, logits.shape[1], ignore_index)
-    return _SigmoidCrossEntropySum.apply(logits, index_labels(labels, valid), valid) / (valid.sum() + 1)
+    if _is_compiled(logits, "avg", ROWS_AT_ONCE):
+        from maskwright.losses.rmi_cpu import PixelPass
+
+        nothing = labels.new_empty(0, dtype=torch.long)
+        total = PixelPass.apply(logits, labels, valid, nothing, nothing, ROWS_AT_ONCE, 0.0)[0]
+    else:
+        total = _SigmoidCrossEntropySum.apply(logits, index_labels(labels, valid), valid)
+    return (total / (valid.sum() + 1)).to(logits.dtype)
 
 
 def region_term(
@@ -135,146 +140,61 @@ def region_term(
         DataError: shapes that do not fit, labels out of range (CPU), or images too small for one neighbourhood.
         RecipeError: an unknown pooling, or a pooling size or radius below 1.
     """
-    _known("pooling", pool, ("avg", "max", "none"))
-    if pool_size < 1 or radius < 1:
-        raise RecipeError(f"pool_size and radius must be at least 1, found {pool_size} and {radius}")
+    _check_pooling(pool, pool_size, radius)
+    if _is_compiled(logits, pool, pool_size):
+        return _terms_in_one_pass(logits, labels, pool_size, radius, ignore_index)[1]
     check_shapes(logits, labels)
     with torch.autocast(logits.device.type, enabled=False):
         logits = at_least_float32(logits)
-        batch, classes = logits.shape[:2]
-        valid = valid_pixels(labels, classes, ignore_index)
-        present = torch.zeros(batch, classes + 1, dtype=torch.bool, device=labels.device)
-        present.scatter_(1, labels.long().masked_fill(~valid, classes).flatten(1), True)
-        image, label = present[:, :classes].nonzero(as_tuple=True)
-
+        valid = valid_pixels(labels, logits.shape[1], ignore_index)
+        image, label = _present(labels, valid, logits.shape[1])
         _check_positions(logits, pool, pool_size, radius)
-        terms = _RegionTerms.apply(logits, labels, valid, image, label, pool, pool_size, radius)
-        constant = 0.5 * math.log(EPSILON)
-        total = terms.sum() + valid.any().double() * (constant * (batch * classes - len(terms)))
-        return (total / batch).to(logits.dtype)
+        terms = RegionTerms.apply(logits, labels, valid, image, label, pool, pool_size, radius)
+        return _with_constants(terms, valid, logits)
 
 
-def conditional_logdet(cross: Tensor, own: Tensor, epsilon: float = EPSILON) -> Tensor:
-    """`logdet(S_yy - S_yp (S_pp + eps)^-1 S_py + eps)` by one joint Cholesky factor.
-
-    The matrix is the Schur complement of `S_pp + eps` in `[[S_pp + eps, S_py], [S_yp, S_yy + eps]]`, so its Cholesky
-    factor is that one's last block.
-
-    Args:
-        cross: `(K, d, 2d + 1)` float64, uncentred products of the rows p with the rows [p, y, 1].
-        own: `(K, d + 1, d + 1)` float64, uncentred products of the rows [y, 1] with themselves.
-        epsilon: added to the diagonal of the scatter matrices.
-
-    Returns:
-        `(K,)` float64; NaN where a product is not finite.
-    """
-    d = cross.shape[1]
-    products = torch.cat([cross[:, :, :-1], torch.cat([cross[:, :, d:-1].transpose(1, 2), own[:, :d, :d]], 2)], 1)
-    sums = torch.cat([cross[:, :, -1], own[:, :d, -1]], 1).unsqueeze(2)
-    scatter = products - sums @ sums.transpose(1, 2) / own[:, -1:, -1:]
-    scatter = scatter + epsilon * torch.eye(2 * d, dtype=cross.dtype, device=cross.device)
-    # Without its check the factorisation needs no answer from the device.
-    factor, failed = torch.linalg.cholesky_ex(scatter)
-    logdet = 2 * factor.diagonal(dim1=1, dim2=2)[:, d:].log().sum(1)
-    return torch.where(failed == 0, logdet, torch.nan)
+def _is_compiled(logits: Tensor, pool: Pool, pool_size: int) -> bool:
+    """Whether the kernels of `rmi_cpu` make the terms: float32 on the CPU, with maps smaller than the logits."""
+    return (
+        logits.device.type == "cpu"
+        and logits.dtype in (torch.float32, torch.bfloat16, torch.float16)
+        and pool == "avg"
+        and pool_size > 1
+        and not torch.compiler.is_compiling()
+    )
 
 
-class _RegionTerms(torch.autograd.Function):
-    """The region term of K pairs of image and class, `(K,)` float64.
+def _terms_in_one_pass(
+    logits: Tensor, labels: Tensor, pool_size: int, radius: int, ignore_index: int
+) -> tuple[Tensor, Tensor]:
+    """`sigmoid_cross_entropy` and `region_term` by compiled kernels."""
+    from maskwright.losses.rmi_cpu import PixelPass
 
-    The pairs have nothing to do with each other, so each one's gradient is made right after its value, while all that
-    it needs is at hand; what is kept for the backward pass is one plane per pair.
-    """
-
-    @staticmethod
-    def forward(
-        ctx: Any,
-        logits: Tensor,
-        labels: Tensor,
-        valid: Tensor,
-        image: Tensor,
-        label: Tensor,
-        pool: Pool,
-        pool_size: int,
-        radius: int,
-    ) -> Tensor:
-        wanted = ctx.needs_input_grad[0]
-        terms = logits.new_empty(len(image), dtype=torch.float64)
-        gradients = logits.new_empty((len(image) if wanted else 0, *logits.shape[2:]))
-        # In the logits' own type, where comparing and masking are several times as fast as on integers and booleans.
-        seen, label_of = valid.to(logits.dtype), label.to(logits.dtype)[:, None, None]
-        marked = labels.masked_fill(~valid, -1).to(logits.dtype)
-        at_once = VALUES_AT_ONCE["cpu" if logits.device.type == "cpu" else "accelerator"]
-        step = max(1, at_once // (logits[0, 0].numel() * (1 if pool_size > 1 and pool != "none" else 2 * radius**2)))
-        for first in range(0, len(image), step):
-            part = slice(first, first + step)
-            probability = logits[image[part], label[part]].sigmoid_().mul_(seen[image[part]])
-            true = torch.eq(marked[image[part]], label_of[part], out=torch.empty_like(probability))
-            with torch.set_grad_enabled(wanted):
-                predicted = _pooled(probability.requires_grad_(wanted) + PROBABILITY_EPSILON, pool, pool_size)
-                products = _NeighbourhoodProducts.apply(predicted, _pooled(true, pool, pool_size), radius)
-                value = conditional_logdet(*products) / (2 * radius**2)
-            terms[part] = value.detach()
-            if wanted:
-                (slope,) = torch.autograd.grad(value, probability, torch.ones_like(value))
-                probability = probability.detach()
-                slope = slope.mul_(probability)
-                torch.addcmul(
-                    slope, slope, probability, value=-1, out=gradients[part]
-                )  # times p (1 - p), 0 where masked
-        ctx.save_for_backward(gradients, image, label)
-        ctx.shape = logits.shape
-        return terms
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor) -> tuple[Any, ...]:
-        gradients, image, label = ctx.saved_tensors
-        scaled = gradients * gradient[:, None, None].to(gradients.dtype)
-        if len(image) == ctx.shape[0] * ctx.shape[1]:  # every class in every image, in order
-            return scaled.view(ctx.shape), *[None] * 7
-        result = gradients.new_zeros(ctx.shape)
-        result[image, label] = scaled
-        return result, *[None] * 7
+    check_shapes(logits, labels)
+    with torch.autocast(logits.device.type, enabled=False):
+        logits = at_least_float32(logits)
+        valid = valid_pixels(labels, logits.shape[1], ignore_index)
+        image, label = _present(labels, valid, logits.shape[1])
+        _check_positions(logits, "avg", pool_size, radius)
+        total, predicted, true = PixelPass.apply(logits, labels, valid, image, label, pool_size, PROBABILITY_EPSILON)
+        region = _with_constants(region_terms(predicted, true, radius), valid, logits)
+        return (total / (valid.sum() + 1)).to(logits.dtype), region
 
 
-class _NeighbourhoodProducts(torch.autograd.Function):
-    """Products over all positions of the shifted views p and y of two maps `(K, h, w)`, and of ones.
+def _present(labels: Tensor, valid: Tensor, classes: int) -> tuple[Tensor, Tensor]:
+    """The K pairs of an image and a class that it contains, in order."""
+    present = torch.zeros(len(labels), classes + 1, dtype=torch.bool, device=labels.device)
+    present.scatter_(1, labels.long().masked_fill(~valid, classes).flatten(1), True)
+    image, label = present[:, :classes].nonzero(as_tuple=True)
+    return image, label
 
-    Returns `(K, d, 2d + 1)`, p with [p, y, 1], and `(K, d + 1, d + 1)`, [y, 1] with itself; both float64. Only the
-    first map has a gradient.
-    """
 
-    @staticmethod
-    def forward(ctx: Any, predicted: Tensor, true: Tensor, radius: int) -> tuple[Tensor, Tensor]:
-        height, width = (side - radius + 1 for side in predicted.shape[1:])
-        d = radius**2
-        rows = predicted.new_empty(len(predicted), 2 * d + 1, height, width, dtype=torch.float64)
-        for number, maps in enumerate((predicted, true)):
-            views = maps.unfold(1, height, 1).unfold(2, width, 1)
-            rows[:, number * d : (number + 1) * d].unflatten(1, (radius, radius)).copy_(views)
-        rows[:, -1] = 1
-        ctx.save_for_backward(rows)
-        ctx.dtype = predicted.dtype
-        flat = rows.flatten(2)
-        cross, own = flat[:, :d] @ flat.transpose(1, 2), flat[:, d:] @ flat[:, d:].transpose(1, 2)
-        ctx.mark_non_differentiable(own)
-        return cross, own
-
-    @staticmethod
-    @once_differentiable
-    def backward(ctx: Any, gradient: Tensor, _: Any) -> tuple[Tensor, None, None]:
-        (rows,) = ctx.saved_tensors
-        pairs, channels, height, width = rows.shape
-        d = channels // 2
-        radius = math.isqrt(d)
-        gradient = gradient + F.pad(gradient[:, :, :d].transpose(1, 2), (0, d + 1))
-        views = (gradient @ rows.flatten(2)).unflatten(2, (height, width))
-        result = rows.new_zeros(pairs, height + radius - 1, width + radius - 1)
-        for shift in range(d):
-            y, x = divmod(shift, radius)
-            result[:, y : y + height, x : x + width] += views[:, shift]
-        return result.to(ctx.dtype), None, None
+def _with_constants(terms: Tensor, valid: Tensor, logits: Tensor) -> Tensor:
+    """The region term from those of the pairs that are there."""
+    batch, classes = logits.shape[:2]
+    constant = 0.5 * math.log(EPSILON)
+    total = terms.sum() + valid.any().double() * (constant * (batch * classes - len(terms)))
+    return (total / batch).to(logits.dtype)
 
 
 class _SigmoidCrossEntropySum(torch.autograd.Function):
@@ -300,17 +220,16 @@ class _SigmoidCrossEntropySum(torch.autograd.Function):
         return result.mul_((valid * gradient).unsqueeze(1)), None, None
 
 
-def _pooled(maps: Tensor, pool: Pool, size: int) -> Tensor:
-    if pool == "none" or size == 1:
-        return maps
-    function = F.avg_pool2d if pool == "avg" else F.max_pool2d
-    return function(maps.unsqueeze(1), size, stride=size, padding=size // 2).squeeze(1)
+def _check_pooling(pool: Pool, pool_size: int, radius: int) -> None:
+    _known("pooling", pool, ("avg", "max", "none"))
+    if pool_size < 1 or radius < 1:
+        raise RecipeError(f"pool_size and radius must be at least 1, found {pool_size} and {radius}")
 
 
 def _check_positions(logits: Tensor, pool: Pool, pool_size: int, radius: int) -> None:
     height, width = logits.shape[2:]
     if pool != "none":
-        height, width = ((side + 2 * (pool_size // 2) - pool_size) // pool_size + 1 for side in (height, width))
+        height, width = (pooled_side(side, pool_size) for side in (height, width))
     if min(height, width) < radius:
         raise DataError(
             f"the RMI loss needs at least {radius} x {radius} positions, found {height} x {width} from images of "
@@ -349,10 +268,8 @@ class RMI(nn.Module):
     ) -> None:
         super().__init__()
         _known("pixel term", ce, PIXEL_TERMS)
-        _known("pooling", pool, ("avg", "max", "none"))
         _known("form", form, FORMS)
-        if pool_size < 1 or radius < 1:
-            raise RecipeError(f"pool_size and radius must be at least 1, found {pool_size} and {radius}")
+        _check_pooling(pool, pool_size, radius)
         self.arguments: dict[str, Any] = {
             "ce": ce,
             "pool": pool,
