@@ -154,6 +154,7 @@ ROW = Row(
     seconds=8.0,
     on_gpu=False,
     memory=False,
+    one_thread=False,
 )
 
 if __name__ == "__main__":

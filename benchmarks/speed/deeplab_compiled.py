@@ -20,6 +20,7 @@ ROW = Row(
     {"size": 64, "batch": 2},
     seconds=6.0,
     memory=False,
+    one_thread=False,
 )
 
 if __name__ == "__main__":

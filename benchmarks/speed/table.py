@@ -63,15 +63,16 @@ def sentences(case: Mapping[str, Any]) -> list[str]:
     for name, figures in case["contestants"].items():
         wall, cpu = figures["wall_s"], figures["cpu_s"]
         text = f"  {name}: {seconds(wall['median'])} ({seconds(wall['low'])} to {seconds(wall['high'])}, "
-        text += f"{wall['rounds']} rounds), one thread {seconds(cpu['median'])} of the processor"
+        text += f"{wall['rounds']} rounds)"
+        text += "" if cpu is None else f", one thread {seconds(cpu['median'])} of the processor"
         if figures["peak_bytes"] is not None:
             text += f", +{figures['peak_bytes'] / 2**20:.1f} MB"
         if figures.get("images_per_s"):
             text += f", {figures['images_per_s']:.4g} images/s"
         lines.append(text + (f" [{figures['scaled_by']}]" if figures["scaled_by"] else ""))
     for bar in case["bars"]:
-        text = f"  {bar['ours']} against {bar['against']}: {bar['clock']['median']:.3g} x by the clock, "
-        text += f"{bar['processor']['median']:.3g} x by the processor"
+        text = f"  {bar['ours']} against {bar['against']}: {bar['clock']['median']:.3g} x by the clock"
+        text += "" if bar["processor"] is None else f", {bar['processor']['median']:.3g} x by the processor"
         text += "" if bar["memory"] is None else f", {_share(bar['memory'])} of the memory"
         lines.append(f"{text}; bar {bar['words']}: {_verdict(bar)}")
     if case["differences"]:
@@ -164,7 +165,7 @@ def _line(record: Mapping[str, Any], case: Mapping[str, Any], bar: Mapping[str, 
         bar["words"],
         f"{clock['median']:.3g} x",
         f"{clock['low']:.3g} to {clock['high']:.3g}",
-        f"{bar['processor']['median']:.3g} x",
+        "-" if bar["processor"] is None else f"{bar['processor']['median']:.3g} x",
         "-" if bar["memory"] is None else _share(bar["memory"]),
         seconds(ours["wall_s"]["median"]) + peak + rate,
         f"{case['limit']['share']:.0%}" if case["limit"]["seconds"] else "-",

@@ -11,7 +11,7 @@ arguments, ours first, and a check that they found the same. `main(ROW)` then do
   up. Rounds go on until the case's seconds are spent. A ratio is the median over rounds of other / ours, each round its
   own pair, with quartiles; so what slows the machine for a while slows both.
 - Twice over: with all threads by the clock (on a GPU: by its events), and with one thread by processor time, children
-  included, which other work on the machine hardly touches.
+  included, which other work on the machine hardly touches; rows whose calls take seconds leave the second out.
 - The check, and then bytes and operations that no implementation can do without, against what this machine copied
   and multiplied a moment ago.
 """
@@ -112,6 +112,7 @@ class Row:
         seconds: time for the rounds of one case, for each of the two ways to count; three rounds are made at least.
         on_gpu: whether the row makes sense on a GPU.
         memory: whether peak memory is measured: not where it is held by other processes, or takes minutes to reach.
+        one_thread: whether rounds with one thread are made too.
     """
 
     work: str
@@ -121,6 +122,7 @@ class Row:
     seconds: float = 5.0
     on_gpu: bool = True
     memory: bool = True
+    one_thread: bool = True
 
     def small(self, case: str) -> Mapping[str, Any]:
         """Settings of a case at its tiny size."""
@@ -154,7 +156,7 @@ def main(row: Row) -> None:
             {
                 "case": case,
                 "settings": dict(settings),
-                **measure(comparison, memory[case], options.device, options.threads, options.seconds),
+                **measure(comparison, memory[case], options.device, options.threads, options.seconds, row.one_thread),
             }
         )
         print(*sentences(found[-1]), sep="\n", flush=True)
@@ -165,7 +167,12 @@ def main(row: Row) -> None:
 
 
 def measure(
-    comparison: Comparison, memory: Mapping[str, float], device: str, threads: int, seconds: float
+    comparison: Comparison,
+    memory: Mapping[str, float],
+    device: str,
+    threads: int,
+    seconds: float,
+    one_thread: bool = True,
 ) -> dict[str, Any]:
     """What the table holds of one case.
 
@@ -175,6 +182,7 @@ def measure(
         device: "cpu" or "cuda".
         threads: of the rounds by the clock.
         seconds: for each kind of rounds.
+        one_thread: whether rounds with one thread are made too; without them nothing is said of processor time.
     """
     torch.set_num_threads(threads)
     wall, cpu, results = rounds(comparison, device, seconds)
@@ -183,7 +191,9 @@ def measure(
         wall[name], cpu[name] = [spent], [busy]
     differences = comparison.check(results)
     results.clear()
-    if device == "cpu" and threads > 1:
+    if device != "cpu" or threads > 1 and not one_thread:
+        cpu.clear()
+    elif threads > 1:
         torch.set_num_threads(1)
         cpu |= rounds(comparison, device, seconds)[1]
         torch.set_num_threads(threads)
@@ -192,7 +202,7 @@ def measure(
         scale = comparison.scaled.get(name, Scaled(1.0, 1.0, ""))
         figures[name] = {
             "wall_s": _spread([value * scale.time for value in wall[name]]),
-            "cpu_s": _spread([value * scale.time for value in cpu[name]]),
+            "cpu_s": _spread([value * scale.time for value in cpu[name]]) if name in cpu else None,
             "peak_bytes": memory[name] * scale.memory if name in memory else None,
             "scaled_by": scale.law or None,
             "images_per_s": comparison.images / statistics.median(wall[name]) if comparison.images else None,
@@ -368,7 +378,7 @@ def _judged(
         "words": bar.words or (f"1/{bar.least:g} of the memory" if bar.of == "memory" else f"{bar.least:g} x"),
         "least": bar.least,
         "clock": clock,
-        "processor": _spread([factor * value for value in _pairs(cpu[bar.against], cpu[ours])]),
+        "processor": _spread([factor * value for value in _pairs(cpu[bar.against], cpu[ours])]) if cpu else None,
         "memory": memory,
         "met": None if found is None else bool(found >= bar.least),
         "obstacle": bar.obstacle,
