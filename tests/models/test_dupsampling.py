@@ -18,6 +18,7 @@ from maskwright.models.dupsampling import (
     dupsample_argmax,
 )
 from maskwright.models.dupsampling_fit import LabelBasis, cut_cells, fit_label_basis, label_patches
+from maskwright.models.dupsampling_fit_cpu import top_eigenpairs
 
 from .contract import ModelContract, backbone  # noqa: F401
 
@@ -91,6 +92,52 @@ def test_fit_by_steps_restarts_and_stops_near_the_optimum():
     assert found.error < 1.001 * exact.error
     exact_to_the_end = fit_label_basis(patches, 60, dense=False, tolerance=1e-14)
     np.testing.assert_allclose(exact_to_the_end.eigenvalues, exact.eigenvalues, rtol=1e-9)
+
+
+@pytest.mark.parametrize("tolerance", [1e-3, 1e-5])
+@pytest.mark.parametrize(("ratio", "classes", "noise", "dim"), [(8, 6, 0.0, 60), (8, 5, 1.0, 50), (4, 9, 0.1, 20)])
+def test_tolerance_is_the_distance_from_the_least_error(tolerance, ratio, classes, noise, dim):
+    """Masks whose spectra fall fast, hardly (every pixel random) and in between."""
+    rng = np.random.default_rng(0)
+    masks = [
+        np.where(rng.random(mask.shape) < noise, rng.integers(0, classes, mask.shape), mask)
+        for mask in random_masks(8, 96, 128, classes)
+    ]
+    patches = label_patches(masks, ratio, classes)
+    exact = fit_label_basis(patches, dim, dense=True).error
+    found = fit_label_basis(patches, dim, dense=False, tolerance=tolerance).error
+    assert exact * (1 - 1e-12) <= found <= exact * (1 + tolerance)
+
+
+def test_threads_do_not_change_the_basis():
+    patches = label_patches(random_masks(6, 96, 128, 6), 8, 6)
+    threads = torch.get_num_threads()
+    try:
+        found = []
+        for count in (1, 3):
+            torch.set_num_threads(count)
+            found.append(fit_label_basis(patches, 20, dense=False, tolerance=1e-10))
+    finally:
+        torch.set_num_threads(threads)
+    np.testing.assert_allclose(found[0].weight, found[1].weight, atol=1e-9)
+    np.testing.assert_allclose(found[0].error, found[1].error, rtol=1e-12)
+
+
+def test_eigenpairs_where_decay_is_so_slow_that_steps_restart():
+    """Eigenvalues evenly apart: several times as many products as there is room for, and no direction is lost."""
+    rows, products = 3000, 0
+    values = torch.linspace(1, 0, rows, dtype=torch.float64)
+
+    def apply(block):
+        nonlocal products
+        products += len(block)
+        return block * values
+
+    found, vectors = top_eigenpairs(apply, rows, 12, float(values.sum()), 1e-15, 0)
+    assert 3 * 288 < products < 2000
+    torch.testing.assert_close(found, values[:12], rtol=1e-10, atol=0)
+    torch.testing.assert_close(vectors[:12].abs(), torch.eye(12).double(), rtol=0, atol=1e-4)
+    torch.testing.assert_close(vectors.T @ vectors, torch.eye(12).double(), rtol=0, atol=1e-12)
 
 
 @pytest.mark.parametrize("dim", [3, 40, 48])
