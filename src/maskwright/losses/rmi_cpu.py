@@ -47,16 +47,16 @@ class PixelPass(torch.autograd.Function):
     ) -> tuple[Tensor, Tensor, Tensor]:
         batch, classes, height, width = logits.shape
         rows, columns = pooled_side(height, size), pooled_side(width, size)
-        pairs = torch.full((batch, classes), -1)
-        pairs[image, label] = torch.arange(len(image))
-        cells = torch.div(torch.arange(width) + size // 2, size, rounding_mode="floor").clamp_(max=columns)
+        pairs = image.new_full((batch, classes), -1)
+        pairs[image, label] = torch.arange(len(image), device=image.device)
+        cells = torch.arange(width, device=image.device).add_(size // 2).floor_divide_(size).clamp_(max=columns)
         marked = labels.to(torch.int32).masked_fill(~valid, -1)
         ctx.save_for_backward(logits.detach().contiguous(), marked, pairs, cells)
         ctx.size = size
 
-        predicted = torch.empty(len(image), rows, columns, dtype=torch.float64)
+        predicted = logits.new_empty(len(image), rows, columns, dtype=torch.float64)
         true = torch.zeros_like(predicted)
-        sums = torch.empty(batch * rows, dtype=torch.float64)
+        sums = predicted.new_empty(batch * rows)
         arrays = [value.numpy() for value in (*ctx.to_save, predicted, true, sums)]
         in_parts(partial(reduce, *arrays, size, epsilon), len(sums), LEAST_ROWS)
         ctx.mark_non_differentiable(true)
@@ -81,8 +81,8 @@ class NeighbourhoodProducts(torch.autograd.Function):
         ctx.dtype, ctx.radius = predicted.dtype, radius
         maps = [value.detach().double().contiguous() for value in (predicted, true)]
         ctx.save_for_backward(*maps)
-        cross = torch.empty(pairs, d, 2 * d + 1, dtype=torch.float64)
-        own = torch.empty(pairs, d + 1, d + 1, dtype=torch.float64)
+        cross = maps[0].new_empty(pairs, d, 2 * d + 1)
+        own = maps[0].new_empty(pairs, d + 1, d + 1)
         in_parts(partial(products, *(value.numpy() for value in (*maps, cross, own)), radius), pairs)
         ctx.mark_non_differentiable(own)
         return cross, own
