@@ -215,6 +215,18 @@ def test_irn_with_another_backbone_is_refused_before_anything_runs(tmp_path):
         plan(recipe)
 
 
+@pytest.mark.parametrize("block", ["seeds", "inference"])
+def test_float16_on_a_cpu_is_refused_before_anything_runs(tmp_path, block):
+    from maskwright import pipeline
+    from maskwright.config import load_recipe
+    from maskwright.errors import RecipeError
+
+    recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "device=cpu", f"{block}.autocast=float16"])
+    with pytest.raises(RecipeError, match="autocast=bfloat16"):
+        pipeline.run(recipe)
+    assert not (tmp_path / "run" / "recipe.yaml").exists()
+
+
 @pytest.mark.distributed
 def test_two_processes_run_the_whole_path(tmp_path):
     out = tmp_path / "two"

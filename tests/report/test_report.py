@@ -13,7 +13,7 @@ import yaml
 
 from maskwright.errors import DataError
 from maskwright.report import build_report
-from maskwright.report.content import duration, percent
+from maskwright.report.content import duration, inference_words, percent
 
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 SVG_LEAVES = {"line", "polyline"}
@@ -78,6 +78,13 @@ def test_page_needs_nothing_from_outside(fake_run):
     assert "http://" not in text
     assert "https://" not in text
     assert len(text.encode()) < 1_000_000
+
+
+@pytest.mark.parametrize(
+    ("used", "last"), [({}, "no CRF"), ({"autocast": "none"}, "no CRF"), ({"autocast": "bfloat16"}, "in bfloat16")]
+)
+def test_a_score_says_in_which_precision_it_was_computed(used, last):
+    assert inference_words(None, {"post_processing": used}).split(", ")[-1] == last
 
 
 def test_links_of_the_contents_lead_somewhere(fake_run):
