@@ -191,7 +191,7 @@ def measure(
         wall[name], cpu[name] = [spent], [busy]
     differences = comparison.check(results)
     results.clear()
-    if device != "cpu" or threads > 1 and not one_thread:
+    if device != "cpu" or (threads > 1 and not one_thread):
         cpu.clear()
     elif threads > 1:
         torch.set_num_threads(1)

@@ -12,6 +12,8 @@ from typing import Any
 import numba
 import numpy as np
 
+from maskwright.compiled import exponential
+
 BLOCK = 256
 HASH = np.uint64(0x9E3779B97F4A7C15)  # 2^64 over the golden ratio: neighbouring keys land far apart
 f32 = np.float32
@@ -260,15 +262,10 @@ def gather_pair(values, vertices, weights, base, second_base, out, second_out):
 
 @jit("void(f4[:,:,::1], f4[:,:,::1], i8, i8)")
 def softmax(logits, out, first, end):
-    """Softmax over the 4 G labels of `(G, N, 4)`, of pixels `first` to `end - 1`.
-
-    The exponential is a polynomial (Cephes' coefficients, relative error 3e-7), which vectorises where a call to the
-    mathematics library does not.
-    """
+    """Softmax over the 4 G labels of `(G, N, 4)`, of pixels `first` to `end - 1`."""
     groups = len(logits)
     buffer = np.empty((groups, 4 * BLOCK), np.float32)
     total = np.empty(BLOCK, np.float32)
-    magic = f32(12582912)  # adding it leaves the rounded value in the low bits
     for start in range(first, end, BLOCK):
         m = min(BLOCK, end - start)
         total[:] = -np.inf
@@ -282,19 +279,7 @@ def softmax(logits, out, first, end):
                 x0, x1, x2, x3 = row[0] - top, row[1] - top, row[2] - top, row[3] - top
                 buffer[g, 4 * p], buffer[g, 4 * p + 1], buffer[g, 4 * p + 2], buffer[g, 4 * p + 3] = x0, x1, x2, x3
             for i in range(4 * m):
-                x = max(buffer[g, i], f32(-87))
-                rounded = x * f32(1.44269504) + magic
-                k = rounded - magic
-                x = (x - k * f32(0.693359375)) + k * f32(2.12194440e-4)
-                y = f32(1.9875691500e-4)
-                y = y * x + f32(1.3981999507e-3)
-                y = y * x + f32(8.3334519073e-3)
-                y = y * x + f32(4.1665795894e-2)
-                y = y * x + f32(1.6666665459e-1)
-                y = y * x + f32(5.0000001201e-1)
-                y = y * x * x + x + f32(1)
-                power = np.int32((f32(rounded).view(np.int32) << np.int32(23)) + np.int32(0x3F800000))
-                buffer[g, i] = y * np.int32(power).view(np.float32)
+                buffer[g, i] = exponential(buffer[g, i])
         total[:] = 0
         for g in range(groups):
             for p in range(m):
