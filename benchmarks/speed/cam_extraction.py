@@ -158,6 +158,7 @@ ROW = Row(
     {"4 images of 160x224": {"backbone": "resnet50", "count": 4, "height": 160, "width": 224}},
     {"backbone": "resnet10t", "count": 2, "height": 48, "width": 64},
     seconds=12.0,
+    one_thread=False,
 )
 
 if __name__ == "__main__":

@@ -13,7 +13,6 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache, partial
 from importlib.util import find_spec
 from typing import Any
@@ -296,13 +295,11 @@ def _lattice_cpu(images: Tensor, unary: Tensor, gaussian, bilateral, iterations:
         for place, label in enumerate(order):
             result[index, label] = q[place // LANES, :, place % LANES]
 
-    threads = min(batch, torch.get_num_threads())
-    if threads == 1:
-        for index in range(batch):
+    def solve_part(first: int, end: int) -> None:
+        for index in range(first, end):
             solve(index)
-    else:
-        with ThreadPoolExecutor(threads) as pool:  # the kernels hold no interpreter lock
-            list(pool.map(solve, range(batch)))
+
+    in_parts(solve_part, batch)
     return torch.from_numpy(result).reshape(unary.shape)
 
 
