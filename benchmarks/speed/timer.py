@@ -279,6 +279,7 @@ def peak_memory(function: Callable[[], Any], warm: Callable[[], Any]) -> float:
     """
 
     def call() -> float:
+        torch.set_num_threads(torch.get_num_threads())  # a fork needs the pool anew, and two threads would fail at it
         warm()
         libc: Any = ctypes.CDLL(None)
         if hasattr(libc, "mallopt"):
