@@ -147,7 +147,7 @@ def extracted(side: int, classes: int = 2) -> Work:
     return lambda: extract_maps(network, image, range(classes), scales=(1.0,))
 
 
-WALK = "from 1024x1024 on the affinities (9 MB and more) stream from memory at every step; linear from there"
+WALK = "from 1024x1024 on the affinities (19 MB and more) stream from memory at every step; linear from there"
 BY_PIXELS = (
     Curve("CPP pooling", pooled_labels),
     Curve("loss max-pooling", losses),

@@ -20,7 +20,7 @@ from torch.nn import functional as F
 from maskwright.config import SeedSettings
 from maskwright.data.augment import normalise, resize_image
 from maskwright.engine import distributed
-from maskwright.engine.device import autocast, half_type
+from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
@@ -190,8 +190,9 @@ def extract_folder(
         ready: Any = inference_copy(network.eval(), half)
         ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
         done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {})
-        for _ in track(done, title="seed maps", total=sum(len(indices) for _, indices in jobs)):
-            pass
+        with freed_memory_kept(device):
+            for _ in track(done, title="seed maps", total=sum(len(indices) for _, indices in jobs)):
+                pass
     finally:
         network.train(was_training)
     distributed.barrier()
