@@ -148,6 +148,7 @@ def extracted(side: int, classes: int = 2) -> Work:
 
 
 WALK = "from 1024x1024 on the affinities (19 MB and more) stream from memory at every step; linear from there"
+CACHE = "the largest no longer fits the processor's cache"
 BY_PIXELS = (
     Curve("CPP pooling", pooled_labels),
     Curve("loss max-pooling", losses),
@@ -155,10 +156,10 @@ BY_PIXELS = (
     Curve("confusion matrix", counted),
     Curve("arg-max of resized logits", resized),
     Curve("DUpsampling arg-max", dupsampled),
-    Curve("CAM extraction", extracted),
+    Curve("CAM extraction", extracted, why=CACHE),
     Curve("random walk, 16 steps", walked, why=WALK),
-    Curve("CRF, exact, 3 iterations", crf("lattice"), SIDES[:-1]),
-    Curve("CRF, fast, 3 iterations", crf("fast"), SIDES[:-1]),
+    Curve("CRF, exact, 3 iterations", crf("lattice"), SIDES[:-1], CACHE),
+    Curve("CRF, fast, 3 iterations", crf("fast"), SIDES[:-1], CACHE),
 )
 BY_CLASSES = tuple(
     Curve(name, lambda classes, make=make, side=side: make(side, classes), CLASSES)  # type: ignore[misc]
