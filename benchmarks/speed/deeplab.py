@@ -7,8 +7,8 @@ paper's two convolutions with normalisation and ReLU after each of their halves,
 6 % more. Ours runs as `maskwright` runs it on a CPU: channels last, its own cross-entropy, memory kept while it trains,
 labels from a copy made for inference. smp runs as its examples do (`model(images)`, torch's cross-entropy,
 `argmax(1)`), and once more with channels last. Where both run in one process, memory is handled alike; "processes
-apart" gives each its own, and with it ours the memory that `fit` keeps. That ours is right is checked against its own
-plain form: contiguous, full-size logits, torch's cross-entropy or arg-max.
+apart" gives each its own, and with it ours the memory that `fit`, `evaluate` and `predict_files` keep. That ours is
+right is checked against its own plain form: contiguous, full-size logits, torch's cross-entropy or arg-max.
 
 Inference has two more of ours: in bfloat16 (`inference.autocast=bfloat16`), whose labels must be the same wherever the
 best class leads by 5 % of the range of the logits; and with smp's layers in place of ours, without smp's upsampling.
@@ -100,8 +100,12 @@ def training(
     return step
 
 
-def inference(name: str, backbone: str, size: int, batch: int, device: str, compiled: bool = False) -> Callable:
+def inference(
+    name: str, backbone: str, size: int, batch: int, device: str, compiled: bool = False, apart: bool = False
+) -> Callable[[], Tensor]:
     """Labels of a batch, ready to run."""
+    if apart and name in (OURS, HALF, SAME_PATH):
+        ExitStack().enter_context(freed_memory_kept(device))  # until the process ends
     model = network(name, backbone, device).eval()
     our_path = name in (OURS, HALF, SAME_PATH)
     images, _ = example(SMP if our_path else name, size, batch, device)
@@ -135,11 +139,9 @@ def build(
         notes.append(f"SKIPPED: segmentation-models-pytorch cannot be imported ({error})")
     sizes = (backbone, size, batch, device)
     functions: dict[str, Callable[[], Any]] = {}
+    make = training if task == "training" else inference
     for name in names:
-        if apart:
-            functions[name] = Apart(training, name, *sizes, False, True)
-        else:
-            functions[name] = (training if task == "training" else inference)(name, *sizes, compiled=compiled)
+        functions[name] = Apart(make, name, *sizes, False, True) if apart else make(name, *sizes, compiled=compiled)
     plain = network(OURS, backbone, device).to(memory_format=torch.contiguous_format)  # type: ignore[call-overload]
     images, labels = example(SMP, size, batch, device)
 
@@ -231,6 +233,7 @@ ROW = Row(
         "training step": {"task": "training", **SIZES},
         "training step, processes apart": {"task": "training", "apart": True, **SIZES},
         "inference": {"task": "inference", **SIZES},
+        "inference, processes apart": {"task": "inference", "apart": True, **SIZES},
     },
     {"size": 64, "batch": 2},
     seconds=8.0,

@@ -102,8 +102,8 @@ def build(device: str, *, kind: str, masks: int, size: int, classes: int, ratio:
 
 
 OBSTACLE = (
-    "both sides make the product of features and weights, and at 256 coordinates a cell it is the larger part of ours: "
-    "see the product alone"
+    "both sides make the product of features and weights, and at 256 coordinates a cell it is most of ours: see the "
+    "product alone. Tried: torch's arg-max, classes innermost (2.5 x); a compiled one, pixels innermost (2.7 to 3.3 x)"
 )
 SIZES = {"masks": 20, "size": 512, "classes": 21, "ratio": 16, "dim": 256}
 ROW = Row(

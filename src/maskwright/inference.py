@@ -25,7 +25,7 @@ from maskwright.data.augment import normalise, prepare
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
-from maskwright.engine.device import autocast, half_type
+from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import write_json
@@ -39,7 +39,7 @@ T = TypeVar("T")
 R = TypeVar("R")
 
 # Pixels that go through a network at once on a CPU, where more only makes maps too large for the caches.
-CPU_PIXELS = 2**17
+CPU_PIXELS = 2**18
 
 
 @torch.no_grad()
@@ -258,10 +258,11 @@ def evaluate(
         workers=1,
         ahead=2 * settings.batch_size,
     )
-    for future in finished:
-        counts, image = future.result()
-        total = total + counts
-        images.append(image)
+    with freed_memory_kept(device):
+        for future in finished:
+            counts, image = future.result()
+            total = total + counts
+            images.append(image)
     total.all_reduce()
     images = [image for part in distributed.gather(images) for image in part]
     images.sort(key=lambda image: (image["miou"] is None, image["miou"] or 0.0, image["name"]))

@@ -20,7 +20,7 @@ from maskwright.data.images import image_suffixes, list_images, read_image
 from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
-from maskwright.engine.device import half_type
+from maskwright.engine.device import freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
@@ -220,8 +220,9 @@ def predict_files(
                 np.savez_compressed(temporary, probabilities=half, classes=np.array(prediction.labels.names))
         return found[name]
 
-    for future in prefetched(write, predicted(), workers=workers, ahead=2 * workers):
-        done.append(future.result())
+    with freed_memory_kept(predictor.device):
+        for future in prefetched(write, predicted(), workers=workers, ahead=2 * workers):
+            done.append(future.result())
     return done, failures
 
 

@@ -37,6 +37,16 @@ def test_freed_memory_stays_inside_the_block_and_goes_back_after_it():
     assert held() < before + BYTES / 2
 
 
+@pytest.mark.skipif(not HAS_MALLOPT, reason="glibc's allocator")
+def test_a_block_inside_another_does_not_end_it():
+    torch.set_num_threads(1)
+    with freed_memory_kept("cpu"):
+        with freed_memory_kept("cpu"):
+            pages_fetched(30)
+        assert pages_fetched(5) < BYTES / resource.getpagesize()
+    assert pages_fetched(5) > BYTES / resource.getpagesize()
+
+
 def test_other_devices_are_left_alone():
     with freed_memory_kept("cuda"):
         assert torch.ones(3).sum() == 3
