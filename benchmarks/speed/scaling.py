@@ -153,14 +153,14 @@ CACHE = "the largest no longer fits the processor's cache"
 BY_PIXELS = (
     Curve("CPP pooling", pooled_labels),
     Curve("loss max-pooling", losses),
-    Curve("RMI, forward and backward", region_loss, SIDES[:-1]),
+    Curve("RMI, forward and backward", region_loss),
     Curve("confusion matrix", counted),
     Curve("arg-max of resized logits", resized),
     Curve("DUpsampling arg-max", dupsampled),
     Curve("CAM extraction", extracted, why=CACHE),
     Curve("random walk, 16 steps", walked, why=WALK),
-    Curve("CRF, exact, 3 iterations", crf("lattice"), SIDES[:-1], CACHE),
-    Curve("CRF, fast, 3 iterations", crf("fast"), SIDES[:-1], CACHE),
+    Curve("CRF, exact, 3 iterations", crf("lattice"), why=CACHE),
+    Curve("CRF, fast, 3 iterations", crf("fast"), why=CACHE),
 )
 BY_CLASSES = tuple(
     Curve(name, lambda classes, make=make, side=side: make(side, classes), CLASSES)  # type: ignore[misc]
