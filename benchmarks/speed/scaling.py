@@ -212,11 +212,10 @@ def of_files(root: Path, count: int) -> Iterator[tuple[str, Work]]:
 
 
 def processor_time(work: Work, least: float = 0.1, most: int = 20) -> float:
-    """Median of calls after one that warms up, or of that one alone where it took long."""
-    values = [timed(work, "cpu")[1]]
-    if values[0] > 10 * least:
-        return values[0]
-    values.clear()
+    """Median of calls after one that warms up; where that one took long, of one alone."""
+    if timed(work, "cpu")[1] > 10 * least:
+        return timed(work, "cpu")[1]
+    values: list[float] = []
     while len(values) < 3 or (sum(values) < least and len(values) < most):
         values.append(timed(work, "cpu")[1])
     return statistics.median(values)
@@ -309,6 +308,12 @@ def main() -> None:
     parser.add_argument("--dry", action="store_true", help="keep nothing")
     options = parser.parse_args()
     start = time.monotonic()
+    print("processes:", flush=True)
+    processes = measured_processes()
+    for found in processes:
+        one, two = (found["amount"] / spent for spent in found["wall_s"])
+        text = f"  {found['name']}: {one:.4g} a second from one, {two:.4g} from two ({found['clock']:.2f} x), "
+        print(f"{text}which take {found['processor']:.2f} x the processor time", flush=True)
     torch.set_num_threads(1)
     curves: list[dict[str, Any]] = []
     with freed_memory_kept("cpu"):
@@ -321,12 +326,6 @@ def main() -> None:
             for curve in source:
                 curves.append(curve)
                 print(said(curve), flush=True)
-    print("processes:", flush=True)
-    processes = measured_processes()
-    for found in processes:
-        one, two = (found["amount"] / spent for spent in found["wall_s"])
-        text = f"  {found['name']}: {one:.4g} a second from one, {two:.4g} from two ({found['clock']:.2f} x), "
-        print(f"{text}which take {found['processor']:.2f} x the processor time", flush=True)
     print(f"{time.monotonic() - start:.0f} s")
     if not options.dry:
         draw(curves, RESULTS / "scaling.png")
