@@ -328,9 +328,9 @@ def main() -> None:
                 print(said(curve), flush=True)
     print(f"{time.monotonic() - start:.0f} s")
     if not options.dry:
-        draw(curves, RESULTS / "scaling.png")
         work = "how cost grows with the work, and with processes"
         record = {"row": "scaling", "work": work, "device": "cpu", **facts(), "threads": 1}
+        draw(curves, RESULTS / "scaling.png")
         keep(record | {"cases": [], "curves": curves, "processes": processes})
 
 
