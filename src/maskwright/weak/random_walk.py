@@ -13,7 +13,6 @@ so each step gives every position a mean of its neighbours. `exp_times` t of the
 from __future__ import annotations
 
 import math
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -24,6 +23,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskwright.errors import DataError, RecipeError
+from maskwright.threads import in_parts
 from maskwright.weak.seeds import seed_labels
 
 
@@ -218,21 +218,17 @@ def _compiled(step: Stencil, padded: Tensor, steps: int, coefficients: tuple[flo
     result = torch.zeros_like(padded)
     source, target = padded.numpy(), result.numpy()
 
-    def one(job: tuple[int, int]) -> None:
-        arguments = weights[job[0]], down, right, inverse[job[0]], source[job]
-        if coefficients is None:
-            target[job] = kernels.walk(*arguments, steps)
-        else:
-            target[job] = kernels.chebyshev_walk(*arguments, np.array(coefficients))
-
     jobs = [job for job in np.ndindex(source.shape[:2]) if source[job].any()]
-    threads = min(torch.get_num_threads(), len(jobs))
-    if threads <= 1:
-        for job in jobs:
-            one(job)
-    else:
-        with ThreadPoolExecutor(threads) as pool:
-            list(pool.map(one, jobs))
+
+    def some(first: int, end: int) -> None:
+        for job in jobs[first:end]:
+            arguments = weights[job[0]], down, right, inverse[job[0]], source[job]
+            if coefficients is None:
+                target[job] = kernels.walk(*arguments, steps)
+            else:
+                target[job] = kernels.chebyshev_walk(*arguments, np.array(coefficients))
+
+    in_parts(some, len(jobs))
     return result
 
 
