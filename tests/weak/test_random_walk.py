@@ -96,6 +96,14 @@ def test_power_series():
     np.testing.assert_allclose(np.polynomial.chebyshev.chebval(x, short), x**256, atol=4e-8)
 
 
+@pytest.mark.parametrize("tolerance", [0.0, 1e-12])
+def test_more_steps_than_go_together(form, tolerance):
+    maps, edges = example(shape=(41, 6))
+    expected = dense_walk(maps, edges, 3, 4.0, 19)
+    found = random_walk(maps, edges, radius=3, beta=4.0, steps=19, tolerance=tolerance)
+    torch.testing.assert_close(found, expected, rtol=0, atol=1e-10)
+
+
 def test_constants_stay(form):
     _, edges = example()
     maps = (0.7 / (1 - edges)).expand(-1, 2, -1, -1)  # the walk starts from maps * (1 - edges)

@@ -82,8 +82,10 @@ def dupsample_argmax(features: Tensor, weight: Tensor, num_classes: int, ratio: 
 
     # Pixels innermost instead of classes, as the kernel wants them.
     weight = weight.view(ratio**2, num_classes, dim).transpose(0, 1).reshape(-1, dim)
+    products = features.new_empty(min(step, len(rows)) * width, len(weight))  # one for all, as it stays in the cache
     for first in range(0, len(rows), step):
-        product = F.linear(rows[first : first + step], weight).view(-1, width, num_classes, ratio**2)
+        tile = rows[first : first + step].flatten(0, 1)
+        product = torch.mm(tile, weight.T, out=products[: len(tile)]).view(-1, width, num_classes, ratio**2)
         pick_classes(product.numpy(), result[first : first + step].numpy())
     return labels.view(batch, height * ratio, width * ratio)
 

@@ -96,7 +96,8 @@ def affinities(edges: Tensor, radius: float, margin: int = 0) -> Tensor:
     """
     height, width = edges.shape[-2:]
     ways = directions(radius)
-    found = edges.new_zeros(*edges.shape[:-2], len(ways), height + 2 * margin, width + 2 * margin)
+    # In memory all directions of a row lie together: a walk goes row by row.
+    found = edges.new_zeros(*edges.shape[:-2], height + 2 * margin, len(ways), width + 2 * margin).transpose(-3, -2)
     for number, (dy, dx) in enumerate(ways):
         if dy < height and abs(dx) < width:
             left = margin + max(0, -dx)
@@ -213,20 +214,19 @@ def power_series(power: int, tolerance: float) -> tuple[float, ...]:
 def _compiled(step: Stencil, padded: Tensor, steps: int, coefficients: tuple[float, ...] | None) -> Tensor:
     from maskwright.weak import random_walk_cpu as kernels
 
-    weights, inverse = step.weights.numpy(), step.inverse.numpy()
+    weights, inverse = step.weights.transpose(1, 2).numpy(), step.inverse.numpy()
     down, right = np.array(step.ways, np.int64).T.copy()
     result = torch.zeros_like(padded)
     source, target = padded.numpy(), result.numpy()
 
+    if coefficients is not None:
+        steps = len(coefficients) - 1
+    series = np.array(coefficients or (), source.dtype)
     jobs = [job for job in np.ndindex(source.shape[:2]) if source[job].any()]
 
     def some(first: int, end: int) -> None:
         for job in jobs[first:end]:
-            arguments = weights[job[0]], down, right, inverse[job[0]], source[job]
-            if coefficients is None:
-                target[job] = kernels.walk(*arguments, steps)
-            else:
-                target[job] = kernels.chebyshev_walk(*arguments, np.array(coefficients))
+            target[job] = kernels.walk(weights[job[0]], down, right, inverse[job[0]], source[job], steps, series)
 
     in_parts(some, len(jobs))
     return result
