@@ -262,7 +262,7 @@ def _lattice_torch(images: Tensor, unary: Tensor, gaussian, bilateral, iteration
 @lru_cache(maxsize=8)
 def _gaussian_cpu(height: int, width: int, sigma: float, weight: float) -> CpuLattice:
     """The kernel over positions, which images of one size share."""
-    return CpuLattice((_positions(height, width) / sigma).flatten(1).numpy(), weight)
+    return CpuLattice((_positions(height, width) / sigma).numpy(), weight)
 
 
 def _lattice_cpu(images: Tensor, unary: Tensor, gaussian, bilateral, iterations: int) -> Tensor:
@@ -277,7 +277,7 @@ def _lattice_cpu(images: Tensor, unary: Tensor, gaussian, bilateral, iterations:
         kernels = [_gaussian_cpu(height, width, *gaussian)] if gaussian[1] else []
         if bilateral[2]:
             features = _bilateral_features(images[index : index + 1], *bilateral[:2])[0]
-            kernels.append(CpuLattice(features.numpy(), bilateral[2]))
+            kernels.append(CpuLattice(features.view(-1, height, width).numpy(), bilateral[2]))
         energies = unary[index].flatten(1)
         # Labels that hardly occur share groups, which the kernels then leave out.
         order = (-energies[:, ::16]).softmax(0).sum(1).argsort(descending=True).tolist()

@@ -29,6 +29,8 @@ NEGLIGIBLE = 1e-3
 """Groups whose values lie below it everywhere are taken as zero: of 21 labels, few occur in an image. As the message to
 such a label is below weight x 1e-3, so is the relative error of a probability that is below 1e-3 itself."""
 
+TILE = 128  # pixels along each side
+
 
 def axis_scale(d: int) -> list[float]:
     """Factor of each feature axis before it is laid on the hyperplane, such that the blur has standard deviation 1."""
@@ -73,10 +75,10 @@ def key_layout(low: list[float], high: list[float]) -> tuple[list[int], int, int
 
 
 class CpuLattice:
-    """Normalised Gaussian kernel over pixels, by compiled kernels.
+    """Normalised Gaussian kernel over the pixels of an image, by compiled kernels.
 
     Args:
-        features: `(d, N)` float32, in standard deviations.
+        features: `(d, H, W)` float32, in standard deviations.
         weight: factor of the kernel, above 0.
     """
 
@@ -84,20 +86,48 @@ class CpuLattice:
         from maskwright.weak import permutohedral_cpu as kernels
 
         self.kernels = kernels
-        features = np.ascontiguousarray(features, np.float32)
+        d, height, width = features.shape
+        features = np.ascontiguousarray(features, np.float32).reshape(d, -1)
         layout, origin, _ = key_layout(features.min(1).tolist(), features.max(1).tolist())
         strides = np.array(layout, np.int64)
-        scale = np.array(axis_scale(len(features)), np.float32)
-        vertices, self.weights, keys = kernels.build(features, scale, strides, origin)
-        order = np.argsort(keys)
-        place = np.empty(len(keys), np.uint32)
-        place[order] = np.arange(len(keys), dtype=np.uint32)
-        self.vertices = place[vertices]
-        self.neighbours = kernels.neighbours(keys[order], strides)
+        scale = np.array(axis_scale(d), np.float32)
+        self.vertices = np.empty((height * width, d + 1), np.uint32)
+        self.weights = np.empty((height * width, d + 1), np.float32)
+        # Points of a tile are looked up in a table that stays in the cache; then equal points of all tiles become one.
+        tiles = [(y * width + x, down, right) for y, down in _spans(height) for x, right in _spans(width)]
+
+        def build(first: int, end: int) -> list[tuple[np.ndarray, np.ndarray]]:
+            found = []
+            for tile in tiles[first:end]:
+                keys = kernels.build(features, *tile, width, scale, strides, origin, self.vertices, self.weights)
+                order = np.argsort(keys)
+                found.append((keys[order], order))
+            return found
+
+        found = [keys_and_order for part in in_parts(build, len(tiles)) for keys_and_order in part]
+        every = np.concatenate([keys for keys, _ in found])
+        numbers, keys = kernels.number(every, np.argsort(every, kind="stable"))  # which merges sorted parts
+        begins = np.cumsum([0, *(len(order) for _, order in found)])
+
+        def renumber(first: int, end: int) -> None:
+            for index in range(first, end):
+                order = found[index][1]
+                own = np.empty(len(order), np.uint32)
+                own[order] = numbers[begins[index] : begins[index + 1]]
+                kernels.renumber(self.vertices, *tiles[index], width, own)
+
+        in_parts(renumber, len(tiles))
         self.points = len(keys)
+        self.neighbours = np.empty((d + 1, 2, self.points), np.uint32)
+
+        def join(first: int, end: int) -> None:
+            for j in range(first, end):
+                kernels.neighbours(keys, (d + 1) * layout[j] - sum(layout), *self.neighbours[j])
+
+        in_parts(join, d + 1)
         self.spaces: list[np.ndarray] = []  # to work in, of threads that are done
         # The same weights serve for splatting and for slicing, so each takes the root of the norm and of the factor.
-        ones = np.ones((1, features.shape[1], LANES), np.float32)
+        ones = np.ones((1, height * width, LANES), np.float32)
         norm = self.add(np.zeros_like(ones), ones, np.empty_like(ones))[0, :, :1]
         self.weights *= math.sqrt(weight) / np.sqrt(norm + 1e-20)
 
@@ -142,6 +172,12 @@ class CpuLattice:
             into = [maps[group] for maps in (base, out) for group in taken]
             gather(values, self.vertices, self.weights, *into)
         self.spaces.append(space)
+
+
+def _spans(length: int) -> list[tuple[int, int]]:
+    """Begin and length of parts of a side, none longer than `TILE`, as even as can be."""
+    parts = -(-length // TILE)
+    return [(length * part // parts, length * (part + 1) // parts - length * part // parts) for part in range(parts)]
 
 
 class TorchLattice:

@@ -41,42 +41,47 @@ def jit(signature: str) -> Callable[[Callable], Any]:
     return compiled
 
 
-@jit("Tuple((u4[:,::1], f4[:,::1], i8[::1]))(f4[:,::1], f4[::1], i8[::1], i8)")
-def build(features, scale, strides, origin):
-    """Enclosing simplex of every pixel, and the lattice points in order of first use.
+@jit("i8[::1](f4[:,::1], i8, i8, i8, i8, f4[::1], i8[::1], i8, u4[:,::1], f4[:,::1])")
+def build(features, first, rows, columns, width, scale, strides, origin, vertices, weights):
+    """Enclosing simplex of every pixel of a tile, and the lattice points in order of first use.
 
     Args:
-        features: `(d, N)` float32, in standard deviations.
+        features: of the whole image, `(d, N)` float32, in standard deviations.
+        first: the tile's upper left pixel.
+        rows, columns: of the tile.
+        width: pixels from one row to the next.
         scale: of each feature axis, `(d,)` float32.
         strides: of the lattice coordinates in a key, `(d + 1,)` int64.
         origin: key of the lattice point 0.
+        vertices: `(N, d + 1)` uint32, gets which of the tile's points is each corner of each of its pixels' simplices.
+        weights: `(N, d + 1)` float32, gets their barycentric weights.
 
     Returns:
-        Index `(N, d + 1)` uint32 and barycentric weight `(N, d + 1)` float32 of each vertex, and keys `(M,)` int64.
+        Keys of the tile's points, `(M,)` int64.
     """
-    d, n = features.shape
+    d = len(features)
     d1 = d + 1
     up, down = f32(d1), f32(1) / f32(d1)
-    vertices = np.empty((n, d1), np.uint32)
-    weights = np.empty((n, d1), np.float32)
-    keys = np.empty(max(1024, n), np.int64)
-    table = np.full(4096, -1, np.int32)
-    shift = np.uint64(64 - 12)
-    found = 0
     total_stride = strides.sum()
+    shift = np.uint64(52)
+    table = np.full(4096, -1, np.int64)  # keys by their hash
+    place = np.empty(table.size, np.uint32)
+    keys = np.empty(table.size // 2, np.int64)
+    found = 0
 
     position = np.empty((d1, BLOCK), np.float32)
     remainder = np.empty((d1, BLOCK), np.float32)
     rank = np.empty((d1, BLOCK), np.float32)
-    total = np.empty(BLOCK, np.float32)
-    key = np.empty(BLOCK, np.int64)
     ranked = np.empty((d1, BLOCK), np.float32)
-    step = np.empty((d1, BLOCK), np.int64)
-    last_key = np.full(d1, np.iinfo(np.int64).min, np.int64)
-    last = np.zeros(d1, np.int32)
+    total = np.empty(BLOCK, np.float32)
+    key = np.empty((d1 + 1, BLOCK), np.int64)
+    slot = np.empty((d1, BLOCK), np.int64)
 
-    for start in range(0, n, BLOCK):
-        m = min(BLOCK, n - start)
+    parts = (columns + BLOCK - 1) // BLOCK
+    for block in range(rows * parts):
+        begun = block % parts * BLOCK
+        start = first + block // parts * width + begun
+        m = min(BLOCK, columns - begun)
         # Pixels run innermost, so that each of these loops is vector code.
         total[:] = 0
         for j in range(d, 0, -1):
@@ -101,7 +106,7 @@ def build(features, scale, strides, origin):
                     less = f32(1) if position[i, p] < position[j, p] else f32(0)
                     rank[i, p] += less
                     rank[j, p] += f32(1) - less
-        key[:] = origin
+        key[0] = origin
         for i in range(d1):
             stride = strides[i]
             for p in range(m):
@@ -109,75 +114,97 @@ def build(features, scale, strides, origin):
                 wrap = up if r < f32(0) else (-up if r > f32(d) else f32(0))
                 rank[i, p] = r + wrap
                 position[i, p] -= wrap
-                key[p] += np.int64(remainder[i, p] + wrap) * stride
-        for p in range(m):
+                key[0, p] += np.int64(remainder[i, p] + wrap) * stride
+        ranked[:] = 0
+        key[1:] = 0  # first the stride of the coordinate that is to fall from one corner to the next
+        for r in range(d1):
+            wanted, falls = f32(r), key[d1 - r]
             for i in range(d1):
-                r = np.int32(rank[i, p])
-                ranked[r, p] = position[i, p]
-                step[r, p] = strides[i]
+                stride = strides[i]
+                for p in range(m):
+                    ranked[r, p] += position[i, p] if rank[i, p] == wanted else f32(0)
+                    falls[p] += stride if rank[i, p] == wanted else 0
+        for r in range(1, d1):
+            for p in range(m):
+                key[r, p] = key[r - 1, p] + (total_stride - d1 * key[r, p])
         for p in range(m):
-            k = key[p]
-            row = start + p
+            position[0, p] = f32(1) + (ranked[d, p] - ranked[0, p]) * down
+        for r in range(1, d1):
+            for p in range(m):
+                position[r, p] = (ranked[d - r, p] - ranked[d1 - r, p]) * down
+
+        while 2 * (found + m * d1) > table.size:
+            table, place = np.full(2 * table.size, -1, np.int64), np.empty(2 * table.size, np.uint32)
+            more = np.empty(2 * keys.size, np.int64)
+            more[:found] = keys[:found]
+            keys = more
+            shift -= np.uint64(1)
+            for e in range(found):
+                at = np.int64((np.uint64(keys[e]) * HASH) >> shift)
+                while table[at] >= 0:
+                    at = (at + 1) & (table.size - 1)
+                table[at], place[at] = keys[e], e
+        for r in range(d1):
+            for p in range(m):
+                slot[r, p] = np.int64((np.uint64(key[r, p]) * HASH) >> shift)
+        for p in range(m):
             for r in range(d1):
-                if r == 0:
-                    weights[row, 0] = f32(1) + (ranked[d, p] - ranked[0, p]) * down
-                else:
-                    weights[row, r] = (ranked[d - r, p] - ranked[d1 - r, p]) * down
-                if k != last_key[r]:  # neighbouring pixels often share vertices
-                    slot = np.int64((np.uint64(k) * HASH) >> shift)
-                    e = table[slot]
-                    while e >= 0 and keys[e] != k:
-                        slot = (slot + 1) & (table.size - 1)
-                        e = table[slot]
-                    if e < 0:
-                        e = np.int32(found)
-                        table[slot] = e
-                        if found == keys.size:
-                            grown = np.empty(2 * found, np.int64)
-                            grown[:found] = keys
-                            keys = grown
-                        keys[found] = k
+                k, at = key[r, p], slot[r, p]
+                while table[at] != k:
+                    if table[at] < 0:
+                        table[at], place[at], keys[found] = k, found, k
                         found += 1
-                        if 2 * found > table.size:
-                            table = np.full(4 * table.size, -1, np.int32)
-                            shift -= np.uint64(2)
-                            for other in range(found):
-                                slot = np.int64((np.uint64(keys[other]) * HASH) >> shift)
-                                while table[slot] >= 0:
-                                    slot = (slot + 1) & (table.size - 1)
-                                table[slot] = other
-                    last_key[r], last[r] = k, e
-                vertices[row, r] = last[r]
-                k += total_stride - d1 * step[d - r, p]
-    return vertices, weights, keys[:found].copy()
+                        break
+                    at = (at + 1) & (table.size - 1)
+                vertices[start + p, r] = place[at]
+                weights[start + p, r] = position[r, p]
+    return keys[:found].copy()
 
 
-@jit("u4[:,:,::1](i8[::1], i8[::1])")
-def neighbours(keys, strides):
-    """The points before and after each point along each blur direction; M where there is none.
+@jit("Tuple((u4[::1], i8[::1]))(i8[::1], i8[::1])")
+def number(keys, order):
+    """Number keys `(L,)`, equal ones alike, as ascending as `order` `(L,)` takes them; and the M different keys."""
+    numbers = np.empty(keys.size, np.uint32)
+    different = np.empty(keys.size, np.int64)
+    found = 0
+    for e in order:
+        if found == 0 or keys[e] != different[found - 1]:
+            different[found] = keys[e]
+            found += 1
+        numbers[e] = found - 1
+    return numbers, different[:found].copy()
+
+
+@jit("void(u4[:,::1], i8, i8, i8, i8, u4[::1])")
+def renumber(vertices, first, rows, columns, width, numbers):
+    """Replace the tile's own numbers of points by those of the whole lattice; arguments as for `build`."""
+    d1 = vertices.shape[1]
+    for row in range(rows):
+        for p in range(first + row * width, first + row * width + columns):
+            for r in range(d1):
+                vertices[p, r] = numbers[vertices[p, r]]
+
+
+@jit("void(i8[::1], i8, u4[::1], u4[::1])")
+def neighbours(keys, delta, before, after):
+    """The points before and after each point along one blur direction; M where there is none.
 
     Args:
         keys: `(M,)`, ascending.
-        strides: see `build`.
-
-    Returns:
-        `(d + 1, 2, M)` uint32.
+        delta: from a point's key to that of the one after it.
+        before, after: `(M,)`, written.
     """
-    m, d1 = keys.size, strides.size
-    result = np.full((d1, 2, m), m, np.uint32)
-    total_stride = strides.sum()
-    for j in range(d1):
-        delta = d1 * strides[j] - total_stride
-        before, after = result[j]
-        e = 0
-        for p in range(m):
-            k = keys[p] + delta
-            while e < m and keys[e] < k:
-                e += 1
-            if e < m and keys[e] == k:
-                after[p] = e
-                before[e] = p
-    return result
+    m = keys.size
+    before[:] = m
+    after[:] = m
+    e = 0
+    for p in range(m):
+        k = keys[p] + delta
+        while e < m and keys[e] < k:
+            e += 1
+        if e < m and keys[e] == k:
+            after[p] = e
+            before[e] = p
 
 
 @numba.njit(fastmath={"contract"})
