@@ -24,6 +24,7 @@ from torch.nn import functional as F
 
 from maskwright.errors import DataError, unknown_name
 from maskwright.threads import in_parts
+from maskwright.weak.guided_upsampling import guided_upsample
 from maskwright.weak.permutohedral import LANES, CpuLattice, TorchLattice
 
 PRESETS: dict[str, dict[str, Any]] = {
@@ -338,38 +339,4 @@ def _fast(images: Tensor, unary: Tensor, gaussian, bilateral, iterations: int) -
     q = _lattice(guide, coarse, *halved, iterations)
     # Up to a constant per pixel, the sum of the messages is what turned -U into log Q.
     message = q.clamp_min_(1e-30).log_().add_(coarse)
-    return _guided_upsample(message, guide, images).contiguous().sub_(unary).softmax(1)
-
-
-def _guided_upsample(maps: Tensor, guide: Tensor, images: Tensor, sigma: float = 6.0) -> Tensor:
-    """Joint bilateral upsampling (Kopf et al., SIGGRAPH 2007) by 2 from the four nearest cells.
-
-    Args:
-        maps: `(B, C, h, w)`.
-        guide: `(B, h, w, 3)` uint8, the colour of each cell.
-        images: `(B, H, W, 3)` uint8.
-        sigma: standard deviation in grey levels.
-
-    Returns:
-        `(B, C, H, W)`.
-    """
-    batch, height, width, _ = images.shape
-    h, w = guide.shape[1:3]
-    device = maps.device
-    rows, columns = ((torch.arange(length, device=device) - 0.5) / 2 for length in (height, width))
-    fine, cells = (colours.permute(0, 3, 1, 2).float() / sigma for colours in (images, guide))
-    first = torch.arange(batch, device=device)[:, None, None] * (h * w)
-    places, weights = [], []
-    for dy in (0, 1):
-        for dx in (0, 1):
-            y, x = rows.floor() + dy, columns.floor() + dx
-            share = (1 - (rows - y).abs())[:, None] * (1 - (columns - x).abs())
-            y, x = y.long().clamp_(0, h - 1), x.long().clamp_(0, w - 1)
-            near = cells.index_select(2, y).index_select(3, x).sub_(fine).square_().sum(1)
-            weights.append(near.mul_(-0.5).exp_().add_(1e-6).mul_(share))  # where no colour fits, bilinear
-            places.append((first + y[:, None] * w + x).int())
-    weight = torch.stack(weights, -1).flatten(0, 2)
-    weight /= weight.sum(1, keepdim=True)
-    table = maps.flatten(2).transpose(1, 2).flatten(0, 1).contiguous()
-    result = F.embedding_bag(torch.stack(places, -1).flatten(0, 2), table, mode="sum", per_sample_weights=weight)
-    return result.reshape(batch, height, width, -1).permute(0, 3, 1, 2)
+    return guided_upsample(message, guide, images).contiguous().sub_(unary).softmax(1)
