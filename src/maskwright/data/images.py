@@ -58,8 +58,8 @@ def list_images(
             for entry in entries:
                 if entry.name.startswith("."):
                     continue
-                stem, suffix = os.path.splitext(entry.name)
-                if suffix.lower() in suffixes:
+                stem, dot, suffix = entry.name.rpartition(".")
+                if dot + suffix.lower() in suffixes:
                     name = prefix + stem
                     if name in found:
                         twice.add(name)
@@ -68,7 +68,7 @@ def list_images(
                         found[name] = entry.path
                 elif recursive and entry.is_dir() and os.path.realpath(entry.path) not in skipped:
                     open_folders.append((entry.path, f"{prefix}{entry.name}/"))
-    return dict(sorted(found.items())), sorted(twice)
+    return {name: found[name] for name in sorted(found)}, sorted(twice)
 
 
 def read_image(path: str | Path, tolerant: bool = False) -> np.ndarray:

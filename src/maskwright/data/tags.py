@@ -98,17 +98,18 @@ def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refus
         DataError: no row fits any image, or one fits several.
     """
     whole = set(names)
-    by_file: dict[str, list[str]] = {}
-    for image in names:
-        by_file.setdefault(image.rpartition("/")[2], []).append(image)
+    by_file: dict[str, list[str]] = {}  # made where a row is no name
     matched: dict[str, str] = {}
     missing: list[str] = []
     several: list[str] = []
     for key in list(table.rows):
         parts = key.split("/")
-        ends = ("/".join(parts[start:]) for start in range(len(parts)))
-        name: str | None = next((end for end in ends if end in whole), None)
+        ends = ("/".join(parts[start:]) for start in range(1, len(parts)))
+        name = key if key in whole else next((end for end in ends if end in whole), None)
         if name is None:
+            if not by_file:
+                for image in names:
+                    by_file.setdefault(image.rpartition("/")[2], []).append(image)
             candidates = by_file.get(parts[-1], [])
             if len(candidates) != 1:
                 (several if candidates else missing).append(key)
@@ -172,13 +173,15 @@ def tag_values(table: TagTable, labels: LabelSpace, complain: Complain = refuse)
     """
     values = {name: value for value, name in enumerate(labels.names)}
     unknown: dict[str, list[str]] = {}
-    rows = {}
+    rows, of_tags = {}, {}
     for key, tags in table.rows.items():
         for tag in tags:
             if tag not in values:
                 unknown.setdefault(tag, []).append(key)
-        known = {values[tag] for tag in tags if tag in values} - {labels.background}
-        rows[key] = tuple(sorted(value for value in known if value is not None))
+        if tags not in of_tags:
+            known = {values[tag] for tag in tags if tag in values} - {labels.background}
+            of_tags[tags] = tuple(sorted(value for value in known if value is not None))
+        rows[key] = of_tags[tags]
     for tag, keys in unknown.items():
         complain(
             Finding(
