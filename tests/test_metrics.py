@@ -58,6 +58,13 @@ def test_any_number_of_classes(classes):
     assert_array_equal(counted(prediction, target, classes, ignore), slow(prediction, target, classes, ignore))
 
 
+@pytest.mark.parametrize("at_once", [1, 50, 198])
+def test_counted_in_parts(at_once, monkeypatch):
+    monkeypatch.setattr("maskwright.metrics.CACHED_PIXELS", at_once)
+    prediction, target = random_pair()
+    assert_array_equal(counted(prediction, target), slow(prediction, target))
+
+
 @pytest.mark.parametrize("ignore_index", [-1, -100, 255, 5])
 def test_any_ignore_value(ignore_index):
     prediction, target = random_pair()

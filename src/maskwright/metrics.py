@@ -21,6 +21,7 @@ from maskwright.errors import DataError
 POLICY = (
     "one confusion matrix over the whole set; ignored pixels left out; classes in neither truth nor prediction left out"
 )
+CACHED_PIXELS = 2**19  # counted at once, so that what is made of them stays in the processor's cache
 
 
 class ConfusionMatrix:
@@ -158,8 +159,11 @@ def _count(predicted: Tensor, true: Tensor, classes: int, ignore_index: int) -> 
         # The ignored pixels land in a row of their own, so nothing is gathered or masked, and two bytes per pixel are
         # moved; the rows of values that are no class tell whether the truth is in range.
         index_type = torch.int16 if 256 * classes <= 2**15 else torch.int32
-        index = (narrow_true.to(index_type) * classes).add_(narrow_predicted)
-        counts = torch.bincount(index, minlength=256 * classes).view(256, classes)
+        counts = torch.zeros(256, classes, dtype=torch.int64, device=true.device)
+        at_once = CACHED_PIXELS if true.device.type == "cpu" else true.numel()
+        for pixels, values in zip(narrow_true.split(at_once), narrow_predicted.split(at_once)):
+            index = (pixels.to(index_type) * classes).add_(values)
+            counts += torch.bincount(index, minlength=256 * classes).view(256, classes)
         beyond = counts[classes:].sum(1)
         beyond[ignore_index - classes] = 0
         if int(beyond.sum()) == 0:
