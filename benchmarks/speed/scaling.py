@@ -148,8 +148,8 @@ def extracted(side: int, classes: int = 2) -> Work:
 
 
 LISTING = (
-    "6 microseconds an image, and 9 where the tables of all names no longer fit the cache; fewer tables and objects for "
-    "each image (1.8 times as fast) and no garbage collection (no faster) leave that as it is"
+    "6 microseconds an image, and 9 where the tables of all names no longer fit the cache; fewer tables and objects "
+    "for each image (1.8 times as fast) and no garbage collection (no faster) leave that as it is"
 )
 CACHE = "the largest no longer fits the processor's cache"
 BY_PIXELS = (

@@ -192,7 +192,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         tags = "masks"
         source |= {"tag_source": "derived from the masks", "tag_count": source["mask_count"]}
     elif table is not None:
-        matched = match_tags(table, list(listing.images), complain)
+        matched = match_tags(table, listing.images, complain)
         values = tag_values(table, labels, complain)
         tags = [values[matched[name]] if name in matched else None for name in names]
         source |= {"tag_source": table.source, "tag_count": sum(row is not None for row in tags)}

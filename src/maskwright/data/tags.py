@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import csv
-from collections.abc import Iterable, Sequence
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
@@ -80,7 +80,7 @@ def image_key(image: str) -> str:
     return stem if stem and dot and f".{suffix.lower()}" in image_suffixes() else image
 
 
-def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refuse) -> dict[str, str]:
+def match_tags(table: TagTable, names: Collection[str], complain: Complain = refuse) -> dict[str, str]:
     """Which row of a tag table belongs to which image.
 
     A row names an image by its whole name, by a longer path that ends in it, or by its file name alone where only one
@@ -88,7 +88,7 @@ def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refus
 
     Args:
         table: tags as read.
-        names: every image there is.
+        names: every image there is; of a mapping its keys.
         complain: told about rows without an image, rows that fit several, and repeated rows.
 
     Returns:
@@ -97,7 +97,7 @@ def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refus
     Raises:
         DataError: no row fits any image, or one fits several.
     """
-    whole = set(names)
+    whole = names if isinstance(names, Mapping) else set(names)
     by_file: dict[str, list[str]] = {}  # made where a row is no name
     matched: dict[str, str] = {}
     missing: list[str] = []
@@ -146,7 +146,7 @@ def match_tags(table: TagTable, names: Sequence[str], complain: Complain = refus
                 f"{'names an image that exists' if none else 'name images that do not exist'}",
                 places(missing),
                 len(missing),
-                expected=f"names such as {names[0]}" if names else "at least one image",
+                expected=f"names such as {next(iter(names))}" if names else "at least one image",
                 fix="correct the names, or the folder given as data",
                 kind="tag-no-image",
             )
