@@ -9,7 +9,7 @@ from typer.testing import CliRunner
 
 from maskwright.ceiling import measure_ceiling, table, through_basis, through_bilinear
 from maskwright.cli import app
-from maskwright.data.sample import LabelSpace, Sample
+from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_model
 from maskwright.models.dupsampling_fit import fit_label_basis, label_patches
@@ -40,9 +40,8 @@ class Scenes:
     def has_mask(self, index):
         return self.masked
 
-    def __getitem__(self, index):
-        mask = scene(self.seeds[index])
-        return Sample(str(index), np.zeros((*mask.shape, 3), np.uint8), mask)
+    def mask(self, index):
+        return scene(self.seeds[index])
 
 
 def basis_of(ratio, dim, seeds=range(20)):

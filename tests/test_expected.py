@@ -26,10 +26,13 @@ class Scored:
     def has_mask(self, index):
         return index > 0
 
-    def __getitem__(self, index):
+    def mask(self, index):
         mask = np.zeros((8, 8), np.uint8)
         mask[:, :4] = self.tags(index)[0]
-        return Sample(self.names[index], np.zeros((8, 8, 3), np.uint8), mask, self.tags(index))
+        return mask
+
+    def __getitem__(self, index):
+        return Sample(self.names[index], np.zeros((8, 8, 3), np.uint8), self.mask(index), self.tags(index))
 
 
 def write_maps(folder, dataset, slope):

@@ -42,7 +42,7 @@ LABELS = LabelSpace(("background", *(f"class {value}" for value in range(1, 21))
 class Photographs:
     """Images of one size in memory, two tags each; what `extract_folder` reads of a data set."""
 
-    labels = LABELS
+    labels, source = LABELS, {}
 
     def __init__(self, count: int, height: int, width: int) -> None:
         self.names = [f"{index:03d}" for index in range(count)]

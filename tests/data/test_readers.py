@@ -6,7 +6,7 @@ from pathlib import Path
 
 import numpy as np
 import pytest
-from PIL import Image, ImageOps
+from PIL import Image, ImageOps, PngImagePlugin
 
 from maskwright.config import DataSettings
 from maskwright.data import open_dataset, subset, with_masks
@@ -378,6 +378,28 @@ class TestImages:
         dataset = opened(tmp_path, classes=["x", "y"])
         assert np.array_equal(dataset[0].image, expected)
         assert dataset.size(0) == expected.shape[:2]
+
+    @pytest.mark.parametrize("said", ["nothing", "before", "behind", "xmp"])
+    def test_orientation_of_png_is_read_without_pixels_where_it_can_be(self, tmp_path, monkeypatch, said):
+        path = image_file(tmp_path / "images" / "a.png", 20, 30, exif=6 if said in ("before", "behind") else 1)
+        if said == "xmp":
+            text = PngImagePlugin.PngInfo()
+            text.add_itxt("XML:com.adobe.xmp", '<x tiff:Orientation="6"/>')
+            Image.open(path).save(path, pnginfo=text)
+        if said == "behind":
+            content = path.read_bytes()
+            begin = content.index(b"eXIf") - 4
+            end = begin + 12 + int.from_bytes(content[begin : begin + 4], "big")
+            last = content.index(b"IEND") - 4
+            path.write_bytes(content[:begin] + content[end:last] + content[begin:end] + content[last:])
+        with Image.open(path) as picture:
+            expected = np.array(ImageOps.exif_transpose(picture)).shape[:2]
+        assert expected == ((20, 30) if said == "nothing" else (30, 20))
+        decoded = []
+        load = PngImagePlugin.PngImageFile.load
+        monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: decoded.append(1) or load(self))
+        assert opened(tmp_path, classes=["x", "y"]).size(0) == expected
+        assert bool(decoded) == (said == "behind")
 
     def test_masks_of_the_displayed_or_the_stored_pixels(self, tmp_path):
         path = image_file(tmp_path / "images" / "a.png", 20, 30, exif=6)

@@ -15,13 +15,16 @@ class OneImage:
     """A set of one image that is said to show the classes of its maps."""
 
     def __init__(self, labels: LabelSpace, mask: np.ndarray, keys: np.ndarray) -> None:
-        self.names, self.labels, self.mask, self.keys = ["image"], labels, mask, keys
+        self.names, self.labels, self.truth, self.keys = ["image"], labels, mask, keys
 
     def __len__(self) -> int:
         return 1
 
     def __getitem__(self, index: int) -> Sample:
-        return Sample("image", np.zeros((*self.mask.shape, 3), np.uint8), self.mask, self.tags(index))
+        return Sample("image", np.zeros((*self.truth.shape, 3), np.uint8), self.truth, self.tags(index))
+
+    def mask(self, index: int) -> np.ndarray:
+        return self.truth
 
     def tags(self, index: int) -> tuple[int, ...]:
         return tuple(self.labels.foreground[key] for key in self.keys)

@@ -6,7 +6,7 @@ import torch
 import torch.nn.functional as F
 
 from maskwright.config import TrainSettings
-from maskwright.data.sample import LabelSpace, Sample
+from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_model
 from maskwright.models.base import parameter_groups
@@ -317,9 +317,9 @@ class Masks:
     def has_mask(self, index):
         return index != 1
 
-    def __getitem__(self, index):
+    def mask(self, index):
         self.reads += 1
-        return Sample(str(index), np.zeros((*self.masks[index].shape, 3), np.uint8), self.masks[index])
+        return self.masks[index]
 
 
 def build(**options):

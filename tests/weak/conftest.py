@@ -13,11 +13,11 @@ LABELS = LabelSpace(("background", "cat", "dog", "cow"))
 
 
 class MemorySet:
-    """Random images with blocks of classes as masks; counts how often an image is decoded."""
+    """Random images with blocks of classes as masks; notes which images and which masks are decoded."""
 
     def __init__(self, labels: LabelSpace = LABELS, sizes=((24, 40),) * 4, *, tags="masks", masks=True, seed=0) -> None:
         rng = np.random.default_rng(seed)
-        self.labels, self.opened = labels, []
+        self.labels, self.opened, self.masks_opened = labels, [], []
         self.names = [f"part{index % 2}/image{index}" for index in range(len(sizes))]
         self.images = [rng.integers(0, 256, (*size, 3), dtype=np.uint8) for size in sizes]
         self.masks = [self._mask(rng, size) if masks else None for size in sizes]
@@ -42,8 +42,16 @@ class MemorySet:
         return len(self.names)
 
     def __getitem__(self, index: int) -> Sample:
+        return self.get(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
         self.opened.append(index)
-        return Sample(self.names[index], self.images[index], self.masks[index], self._tags[index])
+        mask = self.mask(index) if with_mask else None
+        return Sample(self.names[index], self.images[index], mask, self._tags[index])
+
+    def mask(self, index: int) -> np.ndarray | None:
+        self.masks_opened.append(index)
+        return self.masks[index]
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         return self._tags[index]

@@ -200,6 +200,7 @@ def test_images_of_one_size_go_together_and_never_without_tags(network, memory_s
     assert network.batches[:2] == [1, 1]
     assert sorted(network.batches[2:]) == [4, 4, 4, 4, 4, 4]
     assert sorted(dataset.opened) == [0, 1, 4, 5]
+    assert dataset.masks_opened == []
     network.batches.clear()
     extracted(dataset, network, tmp_path / "small", batch_pixels=1)
     assert network.batches == [1, 1] + [2] * 12

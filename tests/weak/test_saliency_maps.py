@@ -61,8 +61,8 @@ def test_edams_algorithm():
 @pytest.fixture
 def salient_set(memory_set):
     class Salient(memory_set):
-        def __getitem__(self, index):
-            sample = super().__getitem__(index)
+        def get(self, index, with_mask=True):
+            sample = super().get(index, with_mask)
             saliency = np.random.default_rng(index).integers(0, 256, self.size(index), dtype=np.uint8)
             return Sample(sample.name, sample.image, sample.mask, sample.tags, saliency)
 

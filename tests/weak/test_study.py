@@ -40,8 +40,6 @@ def recipe(*overrides):
 
 def test_images_of_exactly_one_class(memory_set):
     dataset = memory_set(sizes=((24, 40),) * 5, tags=[(1, 2), (1, 3), (), None, (3,)])
-    dataset.get = lambda index, with_mask=True: dataset[index]
-    dataset.mask = lambda index: dataset.masks[index]
     found = OneOf(dataset, [2, 3])  # dog and cow
     assert found.labels.names == ("background", "dog", "cow")
     assert found.names == [dataset.names[index] for index in (0, 1, 4)]

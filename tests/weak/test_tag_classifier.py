@@ -6,6 +6,7 @@ import torch
 
 from maskwright.config import build_recipe
 from maskwright.data import subset
+from maskwright.data.sample import LabelSpace
 from maskwright.data.scenes import scenes
 from maskwright.errors import DataError
 from maskwright.models.classifier import load_classifier
@@ -50,6 +51,13 @@ def test_training_leaves_a_classifier_that_loads(tmp_path):
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, len(data.labels.foreground))
     log = [line for line in (tmp_path / "log.jsonl").read_text().splitlines() if '"validate"' in line]
     assert "tag_map" in log[-1]
+
+
+def test_training_opens_no_mask(memory_set, tmp_path):
+    data = memory_set(LabelSpace(("background", "cat", "dog")), sizes=((64, 64),) * 8)
+    train_classifier(recipe(), None, data, data, tmp_path, torch.device("cpu"))
+    assert set(data.opened) == set(range(8))
+    assert data.masks_opened == []
 
 
 def test_no_tags_is_said_before_training(tmp_path):

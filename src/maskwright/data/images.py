@@ -127,7 +127,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
     try:
         with Image.open(path) as picture:
             width, height = picture.size
-            turned = picture.getexif().get(ORIENTATION, 1) in (5, 6, 7, 8)
+            turned = _header_orientation(picture, path) in (5, 6, 7, 8)
     except DECODE_ERRORS as error:
         raise image_error(path, error) from error
     return (width, height) if turned else (height, width)
@@ -136,8 +136,32 @@ def image_size(path: str | Path) -> tuple[int, int]:
 def orientation(path: str | Path) -> int:
     """EXIF orientation of an image, 1 to 8; 1 where it says nothing."""
     with Image.open(path) as picture:
-        value = picture.getexif().get(ORIENTATION, 1)
+        value = _header_orientation(picture, path)
     return value if value in range(1, 9) else 1
+
+
+def _header_orientation(picture: Image.Image, path: str | Path) -> int:
+    """EXIF orientation of an opened image, without decoding it where that can be.
+
+    Pillow decodes a PNG without EXIF, since there may be some behind the pixels.
+    """
+    plain = picture.format == "PNG" and not _more_behind_pixels(path)
+    exif = Image.Image.getexif(picture) if plain else picture.getexif()
+    return exif.get(ORIENTATION, 1)
+
+
+def _more_behind_pixels(path: str | Path) -> bool:
+    """Whether a PNG file has anything but its end after its pixels; also where it has no end."""
+    with open(path, "rb") as stream:
+        stream.seek(8)
+        pixels = False
+        while len(head := stream.read(8)) == 8:
+            length, kind = int.from_bytes(head[:4], "big"), head[4:]
+            if pixels and kind != b"IDAT":
+                return kind != b"IEND"
+            pixels = kind == b"IDAT"
+            stream.seek(length + 4, os.SEEK_CUR)
+    return True
 
 
 def turn(array: np.ndarray, orientation: int) -> np.ndarray:

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from dataclasses import dataclass, field
+from functools import lru_cache
 from typing import Any
 
 import numpy as np
@@ -11,6 +12,7 @@ import numpy as np
 from maskwright.errors import DataError, unknown_name
 
 
+@lru_cache
 def voc_palette(count: int = 256) -> tuple[tuple[int, int, int], ...]:
     """The PASCAL VOC colour map: one RGB triple for each of `count` label values."""
     colours = []

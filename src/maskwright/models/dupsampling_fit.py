@@ -113,7 +113,7 @@ class LabelBasis:
 def masks_of(dataset: Any, title: str = "reading masks") -> Iterator[np.ndarray]:
     """Every mask `(H, W)` uint8 of a dataset, one after the other."""
     for index in track([index for index in range(len(dataset)) if dataset.has_mask(index)], title=title):
-        yield dataset[index].mask
+        yield dataset.mask(index)
 
 
 def label_patches(

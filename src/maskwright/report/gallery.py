@@ -102,7 +102,7 @@ def rank_training_images(run: Run, dataset: Any = None) -> list[Ranked]:
     ranked = []
     for name, index in _evenly(_with_file(folder / "SegmentationClass", dataset)):
         if dataset is not None and dataset.has_mask(index):
-            mask, truth = stored_mask(folder / "SegmentationClass", name), dataset[index].mask
+            mask, truth = stored_mask(folder / "SegmentationClass", name), dataset.mask(index)
             if mask is not None and truth is not None and mask.shape == truth.shape:
                 ranked.append(Ranked(name, index, image_miou(mask, truth, dataset.labels), "mIoU"))
                 continue

@@ -12,7 +12,7 @@ from torch import nn
 
 from maskwright import __version__
 from maskwright.config import Recipe, TrainSettings
-from maskwright.data import subset
+from maskwright.data import subset, without_masks
 from maskwright.data.augment import Augment, normalise, prepare
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
@@ -256,7 +256,7 @@ def fit_tags(
     return fit(
         network,
         step,
-        TrainingSet(subset(train, tagged), augment, settings.seed + recipe.seed),
+        TrainingSet(without_masks(subset(train, tagged)), augment, settings.seed + recipe.seed),
         settings,
         folder,
         parameter_groups=parameter_groups,
@@ -282,9 +282,10 @@ def tag_scores(network: Any, dataset: Any, size: tuple[int, int] | None, device:
     Returns:
         `(N, K)` float64, the same in every process.
     """
+    unmasked = without_masks(dataset)
     scores = torch.zeros(len(dataset), len(dataset.labels.foreground), dtype=torch.float64, device=device)
     for index in range(distributed.rank(), len(dataset), distributed.world_size()):
-        image = prepare(dataset[index], size)["image"].to(device)
+        image = prepare(unmasked[index], size)["image"].to(device)
         scores[index] = network(normalise(image[None], network.mean, network.std))[0].double()
     return distributed.all_reduce_sum(scores).cpu().numpy()
 

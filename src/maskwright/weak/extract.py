@@ -18,6 +18,7 @@ from torch import nn
 from torch.nn import functional as F
 
 from maskwright.config import SeedSettings
+from maskwright.data import without_masks
 from maskwright.data.augment import normalise, resize_image
 from maskwright.engine import distributed
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
@@ -274,10 +275,11 @@ def _maps(
     options: dict[str, Any],
 ) -> Iterator[int]:
     """Work through the jobs and yield each image's index when its file is written."""
+    unmasked = without_masks(dataset)
     position = {value: index for index, value in enumerate(dataset.labels.foreground)}
 
     def load(index: int, seen: tuple[int, int]) -> list[np.ndarray]:
-        return _rescaled(dataset[index].image, seen, settings.scales)
+        return _rescaled(unmasked[index].image, seen, settings.scales)
 
     def write(index: int, maps: SeedMaps) -> int:
         save_maps(folder, dataset.names[index], maps)

@@ -14,6 +14,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskwright.data import without_masks
 from maskwright.data.masks import write_mask
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
@@ -123,6 +124,7 @@ def write_ir_labels(
     values[0] = labels.background
     values[1 : 1 + len(labels.foreground)] = labels.foreground
     lost: dict[str, int] = {}
+    unmasked = without_masks(dataset)
     known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     mine = known[distributed.rank() :: distributed.world_size()]
     for index in track(mine, title="IR labels"):
@@ -133,7 +135,7 @@ def write_ir_labels(
         found = ir_labels(
             np.asarray(high_res, np.float32),
             keys,
-            dataset[index].image,
+            unmasked[index].image,
             foreground_threshold,
             background_threshold,
             crf,

@@ -24,7 +24,7 @@ from torch import Tensor
 
 from maskwright import __version__
 from maskwright.config import IRNSettings, Recipe
-from maskwright.data import subset, with_masks
+from maskwright.data import subset, with_masks, without_masks
 from maskwright.data.augment import Augment, nearest_index, normalise
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
@@ -180,13 +180,14 @@ def mean_displacement(
         batch: images at once.
     """
     fill = np.rint(np.asarray(network.mean) * 255).astype(np.uint8)
+    unmasked = without_masks(dataset)
     mine = range(distributed.rank(), len(dataset), distributed.world_size())
     total = torch.zeros(2, dtype=torch.float64, device=device)
     for start in range(0, len(mine), batch):
         part = mine[start : start + batch]
         canvas = np.tile(fill, (len(part), *size, 1))
         for place, index in enumerate(part):
-            image = dataset[index].image[: size[0], : size[1]]
+            image = unmasked[index].image[: size[0], : size[1]]
             canvas[place, : image.shape[0], : image.shape[1]] = image
         images = torch.from_numpy(canvas).to(device).permute(0, 3, 1, 2)
         found = network.displacements(network.taps(normalise(images, network.mean, network.std)), shift=False)
@@ -220,7 +221,7 @@ def extract_edges(
     Raises:
         DataError: the folder holds edges of another network or other settings.
     """
-    folder, device = Path(folder), torch.device(device)
+    folder, device, unmasked = Path(folder), torch.device(device), without_masks(dataset)
     made_with = {"pad_to": settings.pad_to, "size": list(size) if size else None, "displacement": displacement}
     claim(folder, {**made_with, "weights": weights_digest(network)})
     limit = (batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])) / 2
@@ -231,7 +232,7 @@ def extract_edges(
         writes: deque[Future[None]] = deque()
         for indices in track(jobs, title="edges"):
             views = make_views(
-                [dataset[index].image for index in indices],
+                [unmasked[index].image for index in indices],
                 [()] * len(indices),
                 mean=network.mean,
                 std=network.std,

@@ -157,7 +157,7 @@ def score_masks(dataset: Any, folder: str | Path) -> ConfusionMatrix:
         path = mask_path(Path(folder), name)
         if dataset.has_mask(index) and path.is_file():
             judged += 1
-            judge_mask(confusion, read_mask(path), dataset[index].mask, name)
+            judge_mask(confusion, read_mask(path), dataset.mask(index), name)
     if not judged:
         raise DataError(f"no image of the set has both a true mask and a pseudo-mask in {folder}")
     return confusion
@@ -206,7 +206,7 @@ def _write_all(
         confusion = None
         if dataset.has_mask(index):
             confusion = ConfusionMatrix(labels)
-            judge_mask(confusion, mask, dataset[index].mask, name)
+            judge_mask(confusion, mask, dataset.mask(index), name)
         present = set(np.unique(mask).tolist())
         vanished = [value for value in dataset.tags(index) if value not in present]
         return _Result(confusion, vanished, float(np.mean(mask == labels.ignore_index)))

@@ -13,6 +13,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskwright.data import without_masks
 from maskwright.data.sample import Sample
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
@@ -48,7 +49,7 @@ def rewrite_maps(
     Raises:
         DataError: maps are missing or do not fit, or the folder holds maps of other origin.
     """
-    folder, maps_folder = Path(folder), Path(maps_folder)
+    folder, maps_folder, unmasked = Path(folder), Path(maps_folder), without_masks(dataset)
     claim(folder, {**made_with, "maps": origin(maps_folder)})
     jobs = alike_groups(dataset, missing_maps(dataset, folder), None, float("inf"), batch)
     with ThreadPoolExecutor(1) as pool:
@@ -60,7 +61,7 @@ def rewrite_maps(
                 alike = [place for place, (keys, _) in enumerate(found) if len(keys) == count]
                 high_res = torch.from_numpy(np.stack([found[place][1] for place in alike]))
                 if count:
-                    high_res = refine([dataset[indices[place]] for place in alike], high_res)
+                    high_res = refine([unmasked[indices[place]] for place in alike], high_res)
                 for place, maps in zip(alike, high_res.float(), strict=True):
                     small = _quarter(maps, size or dataset.size(indices[place]))
                     refined = SeedMaps(torch.from_numpy(found[place][0]), small, maps)

@@ -265,7 +265,7 @@ def sweep(dataset: Any, folder: str | Path, thresholds: Sequence[float]) -> list
     for index in track(judged, title="threshold sweep"):
         keys, maps = load_maps(folder, dataset.names[index])
         try:
-            total += threshold_counts(maps, keys, dataset[index].mask, ascending, labels)
+            total += threshold_counts(maps, keys, dataset.mask(index), ascending, labels)
         except DataError as error:
             raise DataError(f"{dataset.names[index]}: {error}") from None
     if not judged:
