@@ -171,7 +171,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
     names, split_source = _split(root, split, listing, complain)
     table = _tag_table(settings, layout, listing)
     labels, class_source = label_space(settings, layout, listing.images, listing.masks, table)
-    masks = listing.masks or {}
+    masks = [None] * len(names) if listing.masks is None else [listing.masks.get(name) for name in names]
     source: dict[str, Any] = {
         "root": settings.root,
         "layout": layout,
@@ -180,7 +180,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         "count": len(names),
         "classes": class_source,
         "masks": listing.folders.get("masks"),
-        "mask_count": sum(name in masks for name in names),
+        "mask_count": sum(path is not None for path in masks),
         "tag_source": None,
     }
     tags: list[tuple[int, ...] | None] | str = [None] * len(names)
@@ -194,13 +194,14 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
     elif table is not None:
         matched = match_tags(table, listing.images, complain)
         values = tag_values(table, labels, complain)
-        tags = [values[matched[name]] if name in matched else None for name in names]
+        rows = map(matched.get, names)
+        tags = [None if row is None else values[row] for row in rows]
         source |= {"tag_source": table.source, "tag_count": sum(row is not None for row in tags)}
     return ImageSet(
         labels,
         names,
         [listing.images[name] for name in names],
-        masks=[masks.get(name) for name in names],
+        masks=masks,
         tags=tags,
         saliency=saliency_paths(settings, names, complain),
         label_map=settings.label_map,
