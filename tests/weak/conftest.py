@@ -101,6 +101,16 @@ def one_thread():
     torch.manual_seed(0)
 
 
+@pytest.fixture(params=["compiled", "by torch"])
+def form(request, monkeypatch) -> str:
+    """Both forms that run on the CPU, of the module that the test file names."""
+    if request.param == "by torch":
+        monkeypatch.setattr(f"{request.module.MODULE}.find_spec", lambda name: None)
+    else:
+        pytest.importorskip("numba")
+    return request.param
+
+
 @pytest.fixture
 def memory_set() -> type[MemorySet]:
     return MemorySet

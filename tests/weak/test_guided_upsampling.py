@@ -3,18 +3,9 @@
 import pytest
 import torch
 
-from maskwright.weak import guided_upsampling as module
 from maskwright.weak.guided_upsampling import guided_upsample
 
-
-@pytest.fixture(params=["compiled", "by torch"])
-def form(request, monkeypatch):
-    """Both forms that run on the CPU."""
-    if request.param == "by torch":
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
-    else:
-        pytest.importorskip("numba")
-    return request.param
+MODULE = "maskwright.weak.guided_upsampling"
 
 
 def example(height, width, classes=3, batch=2):

@@ -9,7 +9,6 @@ import pytest
 import torch
 
 from maskwright.errors import DataError, RecipeError
-from maskwright.weak import random_walk as module
 from maskwright.weak.random_walk import (
     affinities,
     directions,
@@ -21,6 +20,8 @@ from maskwright.weak.random_walk import (
     transition,
     walk_labels,
 )
+
+MODULE = "maskwright.weak.random_walk"
 
 SHAPE = (11, 14)
 
@@ -55,16 +56,6 @@ def dense_walk(maps, edges, radius, beta, steps):
         start = (planes * (1 - edge)).flatten(1)
         results.append((start @ torch.linalg.matrix_power(matrix, steps)).view_as(planes))
     return torch.stack(results)
-
-
-@pytest.fixture(params=["compiled", "by shifts"])
-def form(request, monkeypatch):
-    """Both forms that run on the CPU."""
-    if request.param == "by shifts":
-        monkeypatch.setattr(module, "find_spec", lambda name: None)
-    else:
-        pytest.importorskip("numba")
-    return request.param
 
 
 @pytest.mark.parametrize(("radius", "beta", "steps"), [(5, 10.0, 16), (3, 4.0, 1), (2, 1.5, 256), (6, 8.0, 0)])

@@ -56,13 +56,44 @@ class Subset:
         return self.dataset.size(self.indices[index])
 
 
-class WithMasks:
+class View:
+    """Every image of a data set; what a view does not change is the set's."""
+
+    def __init__(self, dataset: Dataset) -> None:
+        self.dataset = dataset
+        self.labels, self.names, self.source = dataset.labels, dataset.names, dataset.source
+        # What `content_hash` asks a data set for.
+        asked: Any = [getattr(dataset, key, None) for key in ("images", "masks", "saliency", "given_tags")]
+        self.images, self.masks, self.saliency, self.given_tags = asked
+
+    def __len__(self) -> int:
+        return len(self.names)
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.get(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        return _get(self.dataset, index, with_mask)
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
+        return self.dataset.mask(index)
+
+    def tags(self, index: int) -> tuple[int, ...] | None:
+        return self.dataset.tags(index)
+
+    def has_mask(self, index: int) -> bool:
+        return self.dataset.has_mask(index)
+
+    def size(self, index: int) -> tuple[int, int]:
+        return self.dataset.size(index)
+
+
+class WithMasks(View):
     """A data set whose masks come from a folder, but for those that may be real; see `with_masks`."""
 
     def __init__(self, dataset: Dataset, folder: Path, real: Collection[str], real_everywhere: bool) -> None:
-        self.dataset = dataset
-        self.labels = dataset.labels
-        self.names = dataset.names
+        super().__init__(dataset)
         found, _ = list_images(folder)
         chosen = set(real)
         self.real = [
@@ -75,12 +106,6 @@ class WithMasks:
             "pseudo_mask_count": sum(path is not None for path in self.masks),
             "real_mask_count": sum(self.real),
         }
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.get(index)
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
         if self.real[index] or not with_mask:
@@ -106,30 +131,16 @@ class WithMasks:
             )
         return mask
 
-    def tags(self, index: int) -> tuple[int, ...] | None:
-        return self.dataset.tags(index)
-
     def has_mask(self, index: int) -> bool:
         return self.real[index] or self.masks[index] is not None
 
-    def size(self, index: int) -> tuple[int, int]:
-        return self.dataset.size(index)
 
-
-class WithSaliency:
+class WithSaliency(View):
     """A data set whose saliency maps come from files that its reader does not know, or from a detector."""
 
     def __init__(self, dataset: Any, saliency: Sequence[str | None] | None, detector: str | None) -> None:
-        self.dataset = dataset
-        self.labels, self.names, self.source = dataset.labels, dataset.names, dataset.source
-        self.images, self.masks, _, self.given_tags = _hashed(dataset)
+        super().__init__(dataset)
         self.saliency, self.detector = saliency, detector
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.get(index)
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
         sample = _get(self.dataset, index, with_mask)
@@ -141,40 +152,18 @@ class WithSaliency:
         path = None if self.saliency is None else self.saliency[index]
         return None if path is None else read_saliency(path, (image.shape[0], image.shape[1]), self.names[index])
 
-    def mask(self, index: int) -> np.ndarray | None:
-        """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
-        return self.dataset.mask(index)
 
-    def tags(self, index: int) -> tuple[int, ...] | None:
-        return self.dataset.tags(index)
-
-    def has_mask(self, index: int) -> bool:
-        return self.dataset.has_mask(index)
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.dataset.size(index)
-
-
-class ObjectsOnly:
+class ObjectsOnly(View):
     """A data set whose classes are one, `object`; see `objects_only`."""
 
-    labels = LabelSpace(("background", "object"))
-
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.images, self.masks, self.saliency, self.given_tags = _hashed(dataset)
-        self.names = dataset.names
+        super().__init__(dataset)
+        self.labels = LabelSpace(("background", "object"))
         self.source = {**dataset.source, "classes_merged": list(dataset.labels.names)}
         values = np.full(256, self.labels.ignore_index, np.uint8)
         values[list(dataset.labels.foreground)] = 1
         values[dataset.labels.background] = 0
         self.values = values
-
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
-        return self.get(index)
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
         sample = _get(self.dataset, index, with_mask)
@@ -190,46 +179,22 @@ class ObjectsOnly:
         tags = self.dataset.tags(index)
         return None if tags is None else (1,) if tags else ()
 
-    def has_mask(self, index: int) -> bool:
-        return self.dataset.has_mask(index)
 
-    def size(self, index: int) -> tuple[int, int]:
-        return self.dataset.size(index)
-
-
-class WithoutMasks:
+class WithoutMasks(View):
     """A data set whose mask files stay closed; see `without_masks`."""
 
     def __init__(self, dataset: Dataset) -> None:
-        self.dataset = dataset
-        self.labels, self.names, self.source = dataset.labels, dataset.names, dataset.source
-        self.images, _, self.saliency, self.given_tags = _hashed(dataset)
+        super().__init__(dataset)
+        self.masks = None
 
-    def __len__(self) -> int:
-        return len(self.names)
-
-    def __getitem__(self, index: int) -> Sample:
+    def get(self, index: int, with_mask: bool = True) -> Sample:
         return _get(self.dataset, index, with_mask=False)
-
-    def get(self, index: int, with_mask: bool = False) -> Sample:
-        return self[index]
 
     def mask(self, index: int) -> None:
         return None
 
-    def tags(self, index: int) -> tuple[int, ...] | None:
-        return self.dataset.tags(index)
-
     def has_mask(self, index: int) -> bool:
         return False
-
-    def size(self, index: int) -> tuple[int, int]:
-        return self.dataset.size(index)
-
-
-def _hashed(dataset: Dataset) -> tuple[Any, ...]:
-    """What `content_hash` asks a data set for."""
-    return tuple(getattr(dataset, key, None) for key in ("images", "masks", "saliency", "given_tags"))
 
 
 def with_saliency(dataset: Dataset, settings: DataSettings) -> Dataset:
