@@ -9,12 +9,13 @@ import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
 from maskwright.config import DataSettings
-from maskwright.data import open_dataset, subset, with_masks
+from maskwright.data import open_dataset, subset, with_masks, without_masks
 from maskwright.data.classes import VOC_CLASSES
 from maskwright.data.folder import hash_split
 from maskwright.data.images import image_suffixes, list_images, read_image, turn
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
+from maskwright.data.scenes import scenes
 from maskwright.errors import DataError
 
 LABELS = LabelSpace(("background", "cat", "dog"))
@@ -400,6 +401,19 @@ class TestImages:
         monkeypatch.setattr(PngImagePlugin.PngImageFile, "load", lambda self: decoded.append(1) or load(self))
         assert opened(tmp_path, classes=["x", "y"]).size(0) == expected
         assert bool(decoded) == (said == "behind")
+
+    def test_without_masks(self, tmp_path):
+        image_file(tmp_path / "images" / "a.png")
+        mask = image_file(tmp_path / "masks" / "a.png")
+        mask.write_bytes(b"not a mask, and never opened")
+        (tmp_path / "tags.csv").write_text("image,tags\na,y\n")
+        for dataset in (opened(tmp_path, classes=["x", "y"], tags="tags.csv"), scenes("train", count=1, size=(64, 64))):
+            view = without_masks(dataset)
+            assert view[0].mask is None
+            assert view.mask(0) is None
+            assert not view.has_mask(0)
+            assert view[0].tags == view.tags(0) == dataset.tags(0)
+            assert view[0].image.shape[:2] == view.size(0)
 
     def test_masks_of_the_displayed_or_the_stored_pixels(self, tmp_path):
         path = image_file(tmp_path / "images" / "a.png", 20, 30, exif=6)

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
+from dataclasses import replace
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -188,7 +189,8 @@ class WithoutMasks(View):
         self.masks = None
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
-        return _get(self.dataset, index, with_mask=False)
+        # Some readers make image and mask at once.
+        return replace(_get(self.dataset, index, with_mask=False), mask=None)
 
     def mask(self, index: int) -> None:
         return None

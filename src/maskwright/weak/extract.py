@@ -293,8 +293,9 @@ def _maps(
                 tagged = [index for index in later if dataset.tags(index)]
                 loads.append([pool.submit(load, index, later_seen) for index in tagged])
             rescaled = [future.result() for future in loads.popleft()]
-            found = [empty_maps(seen, dataset.size(index)) for index in indices]
-            if rescaled:
+            if not rescaled:
+                found = [empty_maps(seen, dataset.size(index)) for index in indices]
+            else:
                 tags = [[position[value] for value in dataset.tags(index)] for index in indices]
                 views = _views(
                     rescaled,
