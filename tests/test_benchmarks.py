@@ -9,10 +9,10 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskwright.config import load_recipe
 from maskwright.data.sample import LabelSpace
 from maskwright.losses import create_loss
 from maskwright.models import create_model
+from maskwright.recipe.load import load_recipe
 
 ROOT = Path(__file__).parent.parent
 LABELS = LabelSpace(tuple("abcde"), background=None)

@@ -7,12 +7,12 @@ import torch.nn.functional as F
 from PIL import Image
 from typer.testing import CliRunner
 
-from maskwright.ceiling import measure_ceiling, table, through_basis, through_bilinear
 from maskwright.cli import app
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_model
 from maskwright.models.dupsampling_fit import fit_label_basis, label_patches
+from maskwright.studies.ceiling import measure_ceiling, table, through_basis, through_bilinear
 
 LABELS = LabelSpace(("ground", "thing", "pole"))
 

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from maskwright.config import load_recipe
 from maskwright.models.backbones import BACKBONES, import_timm
+from maskwright.recipe.load import load_recipe
 from maskwright.weak import seed_method
-from maskwright.weak.l2g import check_sampling
+from maskwright.weak.networks.l2g import check_sampling
 
 MODULES = {
     name: import_module(f"benchmarks.claims.{name}")

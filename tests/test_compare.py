@@ -14,12 +14,12 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.compare import Method, compare, read_method
-from maskwright.compare_results import differences, mean_interval
 from maskwright.errors import RecipeError
 from maskwright.files import read_json
+from maskwright.pipeline.compare import Method, compare, read_method
 from maskwright.report.compare import agreement
-from maskwright.stages import Stage, run_stages, share_stages
+from maskwright.runs.results import differences, mean_interval
+from maskwright.runs.stages import Stage, run_stages, share_stages
 
 TINY = [
     "data.options={count: 6, size: [32, 32]}",

@@ -1,8 +1,8 @@
 import pytest
 import yaml
 
-from maskwright.config import apply_override, build_recipe, dump_recipe, load_recipe, recipe_names, recipe_text
 from maskwright.errors import RecipeError
+from maskwright.recipe.load import apply_override, build_recipe, dump_recipe, load_recipe, recipe_names, recipe_text
 
 
 @pytest.mark.parametrize("name", recipe_names())
@@ -14,7 +14,7 @@ def test_every_recipe_resolves_and_round_trips(name):
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_begins_with_the_command_that_runs_it(name):
-    from maskwright.config import recipe_file
+    from maskwright.recipe.load import recipe_file
 
     first = recipe_file(name).read_text(encoding="utf-8").splitlines()[0]
     assert first.startswith("# ")

@@ -8,10 +8,10 @@ from pathlib import Path
 
 import pytest
 
-from maskwright.config import build_recipe, load_recipe, recipe_file, recipe_names, recipe_text
+from maskwright.recipe.load import build_recipe, load_recipe, recipe_file, recipe_names, recipe_text
 from maskwright.weak import SEED_METHODS, seed_method
-from maskwright.weak.l2g import check_sampling
 from maskwright.weak.networks import NETWORKS
+from maskwright.weak.networks.l2g import check_sampling
 
 ROOT = Path(__file__).parents[1]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")

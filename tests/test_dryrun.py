@@ -6,18 +6,18 @@ import pytest
 import torch
 from typer.testing import CliRunner
 
-from maskwright import dryrun
 from maskwright.cli import app
-from maskwright.config import load_recipe, recipe_names
 from maskwright.data.augment import Augment
-from maskwright.data.published import published_labels
+from maskwright.data.readers.published import published_labels
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.fit import total_steps
 from maskwright.errors import DataError, RecipeError
-from maskwright.estimate.cut import reduced
 from maskwright.losses import create_loss
 from maskwright.models import MODELS, create_model
 from maskwright.models.backbones import import_timm
+from maskwright.plan import dryrun
+from maskwright.plan.cut import reduced
+from maskwright.recipe.load import load_recipe, recipe_names
 
 DOCS = Path(__file__).parents[1] / "docs" / "recipes.md"
 SMALL = ["train.batch_size=2", "train.augment.crop=[64, 64]"]

@@ -6,19 +6,19 @@ import torch
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.config import load_recipe, recipe_names
 from maskwright.data.scenes import scenes
 from maskwright.engine.progress import QUIET, Progress
 from maskwright.errors import DataError
-from maskwright.estimate import plan as planning
-from maskwright.estimate.cut import Budget, cut_down, small_seed_options
-from maskwright.estimate.images import FewImages, cropped_samples, generated_samples
-from maskwright.estimate.peak import Peak
-from maskwright.estimate.plan import Images, disk_bytes, images_at_once, look_over, plan, table, work
-from maskwright.estimate.trial import try_stages
-from maskwright.pipeline import Run
-from maskwright.weak.cam import SeedMaps, strided
-from maskwright.weak.extract import save_maps
+from maskwright.pipeline.run import Run
+from maskwright.plan import plan as planning
+from maskwright.plan.cut import Budget, cut_down, small_seed_options
+from maskwright.plan.images import FewImages, cropped_samples, generated_samples
+from maskwright.plan.peak import Peak
+from maskwright.plan.plan import Images, disk_bytes, images_at_once, look_over, plan, table, work
+from maskwright.plan.trial import try_stages
+from maskwright.recipe.load import load_recipe, recipe_names
+from maskwright.weak.seeds.cam import SeedMaps, strided
+from maskwright.weak.seeds.extract import save_maps
 
 CPU = torch.device("cpu")
 BUDGET = Budget(2**13, 2**12)

@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from maskwright import pipeline
-from maskwright.config import load_recipe
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
-from maskwright.expected import compare, compared_lines
+from maskwright.pipeline import run as pipeline
+from maskwright.pipeline.expected import compare, compared_lines
+from maskwright.recipe.load import load_recipe
 
 LABELS = LabelSpace(("background", "cat", "dog"))
 

@@ -12,13 +12,13 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.config import InferenceSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError, RecipeError
-from maskwright.explain import explain, explain_files
+from maskwright.inference.explain import explain, explain_files
+from maskwright.inference.predict import Predictor
 from maskwright.models import create_model
-from maskwright.predict import Predictor
+from maskwright.settings import InferenceSettings
 
 torch.set_num_threads(1)
 

@@ -13,12 +13,11 @@ from hypothesis import settings as hypothesis_settings
 from hypothesis import strategies as st
 from torch import nn
 
-from maskwright.config import InferenceSettings
 from maskwright.data.augment import normalise, resize_image
 from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, RecipeError
-from maskwright.inference import (
+from maskwright.inference.views import (
     evaluate,
     evaluating,
     predict_labels,
@@ -26,9 +25,10 @@ from maskwright.inference import (
     predict_probabilities,
     prefetched,
 )
+from maskwright.inference.windows import sliding_window, window_starts
 from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import SegmentationModel
-from maskwright.windows import sliding_window, window_starts
+from maskwright.settings import InferenceSettings
 
 torch.set_num_threads(1)
 
@@ -467,7 +467,7 @@ def test_gpu_gives_the_labels_of_the_cpu(model):
 
 
 def test_a_crf_has_the_last_word(model):
-    from maskwright.weak.dense_crf import dense_crf, preset_settings, unary_from_probabilities
+    from maskwright.crf.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 
     rng = np.random.default_rng(0)
     pixels = torch.from_numpy(rng.integers(0, 256, (2, 20, 28, 3)).astype(np.uint8))
@@ -487,7 +487,7 @@ def test_a_crf_has_the_last_word(model):
 def test_every_crf_preset_can_be_asked_for():
     from typing import get_args
 
-    from maskwright.weak.dense_crf import PRESETS
+    from maskwright.crf.dense_crf import PRESETS
 
     words = get_args(get_args(InferenceSettings.model_fields["crf"].annotation)[0])
     assert set(words) == set(PRESETS)

@@ -169,8 +169,8 @@ def test_changed_setting_redoes_only_what_depends_on_it(uninterrupted, tmp_path)
 
 
 def test_mixed_labels_train_on_the_real_masks_named(tmp_path):
-    from maskwright.config import load_recipe
-    from maskwright.pipeline import Run
+    from maskwright.pipeline.run import Run
+    from maskwright.recipe.load import load_recipe
 
     (tmp_path / "real.txt").write_text("")
     recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "supervision=mixed"])
@@ -206,9 +206,9 @@ def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninte
 
 
 def test_irn_with_another_backbone_is_refused_before_anything_runs(tmp_path):
-    from maskwright.config import load_recipe
     from maskwright.errors import RecipeError
-    from maskwright.estimate.plan import plan
+    from maskwright.plan.plan import plan
+    from maskwright.recipe.load import load_recipe
 
     recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "refine=[irn]", "irn={backbone: resnet18}"])
     with pytest.raises(RecipeError, match=r"irn\.backbone=resnet10t"):
@@ -217,9 +217,9 @@ def test_irn_with_another_backbone_is_refused_before_anything_runs(tmp_path):
 
 @pytest.mark.parametrize("block", ["seeds", "inference"])
 def test_float16_on_a_cpu_is_refused_before_anything_runs(tmp_path, block):
-    from maskwright import pipeline
-    from maskwright.config import load_recipe
     from maskwright.errors import RecipeError
+    from maskwright.pipeline import run as pipeline
+    from maskwright.recipe.load import load_recipe
 
     recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "device=cpu", f"{block}.autocast=float16"])
     with pytest.raises(RecipeError, match="autocast=bfloat16"):

@@ -8,17 +8,17 @@ import pytest
 import torch
 from PIL import Image
 
-from maskwright import predict as predict_module
-from maskwright.config import InferenceSettings
 from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError, RecipeError
-from maskwright.hub import load, model_file
-from maskwright.inference import predict_labels, predict_probabilities
+from maskwright.inference import predict as predict_module
+from maskwright.inference.load import load, model_file
+from maskwright.inference.predict import as_array, find_images, predict_files
+from maskwright.inference.views import predict_labels, predict_probabilities
 from maskwright.models import create_model
-from maskwright.predict import as_array, find_images, predict_files
+from maskwright.settings import InferenceSettings
 
 torch.set_num_threads(1)
 

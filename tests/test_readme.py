@@ -9,7 +9,7 @@ import torch
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.config import recipe_names
+from maskwright.recipe.load import recipe_names
 
 README = (Path(__file__).parent.parent / "README.md").read_text(encoding="utf-8")
 

@@ -4,7 +4,7 @@ import pytest
 
 from maskwright.errors import MaskwrightError
 from maskwright.files import read_json
-from maskwright.stages import Stage, fingerprints, run_lock, run_stages, state_of
+from maskwright.runs.stages import Stage, fingerprints, run_lock, run_stages, state_of
 
 
 class Log(list):

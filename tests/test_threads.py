@@ -9,7 +9,7 @@ import threading
 import pytest
 import torch
 
-from maskwright.threads import in_parts
+from maskwright.cpu.threads import in_parts
 
 
 @pytest.fixture(autouse=True)

@@ -71,8 +71,8 @@ def run_row(name: str, data: str, folder: Path, epochs: str) -> dict[str, Any]:
     """One run, and what the table says of it."""
     import torch
 
-    from maskwright.config import load_recipe
-    from maskwright.pipeline import run
+    from maskwright.pipeline.run import run
+    from maskwright.recipe.load import load_recipe
 
     torch.set_num_threads(1)
     overrides = [f"data={data}", f"out={folder}", f"epochs={epochs}", *COMMON, *ROWS[name]]
@@ -103,7 +103,7 @@ def throughput(recipe: Any, steps: int = 5) -> float:
     from maskwright.data import open_dataset
     from maskwright.engine.optimizer import create_optimizer
     from maskwright.models.base import parameter_groups
-    from maskwright.segment import build_segmenter
+    from maskwright.pipeline.segment import build_segmenter
 
     labels = open_dataset(recipe.data, recipe.data.train).labels
     model, step = build_segmenter(recipe, labels, torch.device("cpu"), [1.0] * labels.num_classes)

@@ -121,8 +121,8 @@ def write_truth(data: str, out: Path) -> None:
     """Saliency maps that show the true foreground, for the rows that say so."""
     from PIL import Image
 
-    from maskwright.config import load_recipe
     from maskwright.data import open_dataset
+    from maskwright.recipe.load import load_recipe
 
     recipe = load_recipe(*overrides("CAM", data, out / "CAM-0", 0))
     for split in (recipe.data.train, recipe.data.val):

@@ -12,10 +12,10 @@ from pathlib import Path
 from typing import Any
 
 from benchmarks.facts import as_lines, facts
-from maskwright.compare_results import mean_interval
 from maskwright.errors import MaskwrightError
 from maskwright.files import atomic_write, write_json
-from maskwright.stages import share_stages
+from maskwright.runs.results import mean_interval
+from maskwright.runs.stages import share_stages
 
 RESULTS = Path(__file__).parent / "results"
 FAST = ["autocast=bfloat16", "channels_last=true", "workers=1"]
@@ -53,8 +53,8 @@ def run_row(experiment: Experiment, name: str, data: str, out: Path, seed: int) 
     """One run, and what the table says of it."""
     import torch
 
-    from maskwright.config import load_recipe
-    from maskwright.pipeline import Run, run
+    from maskwright.pipeline.run import Run, run
+    from maskwright.recipe.load import load_recipe
 
     torch.set_num_threads(1)
     folder = out / folder_name(name, seed)

@@ -19,7 +19,7 @@ from torch import Tensor
 from benchmarks.speed.operations import operations
 from benchmarks.speed.timer import Bar, Comparison, Row, main
 from maskwright.models import create_classifier
-from maskwright.weak.advcam import climb, merge_views
+from maskwright.weak.seeds.advcam import climb, merge_views
 
 STEP_SIZE, PENALTY, THRESHOLD = 0.08, 7.0, 0.5
 

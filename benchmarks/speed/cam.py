@@ -21,7 +21,7 @@ from benchmarks.speed.operations import operations
 from benchmarks.speed.timer import Bar, Comparison, Row, main
 from maskwright.models import create_classifier
 from maskwright.models.layers import resize
-from maskwright.weak.cam import class_maps
+from maskwright.weak.seeds.cam import class_maps
 
 
 def unit(maps: Tensor) -> Tensor:

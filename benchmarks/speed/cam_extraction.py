@@ -26,12 +26,12 @@ from torch import Tensor
 from benchmarks.speed.operations import operations
 from benchmarks.speed.pictures import photograph
 from benchmarks.speed.timer import Bar, Comparison, Row, main
-from maskwright.config import SeedSettings
 from maskwright.data.augment import resize_image
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.models import create_classifier
-from maskwright.weak.extract import extract_folder
-from maskwright.weak.seeds import seed_labels
+from maskwright.settings import SeedSettings
+from maskwright.weak.labels import seed_labels
+from maskwright.weak.seeds.extract import extract_folder
 
 OURS, HALF, PLAIN = "extract_folder", "extract_folder, bfloat16", "one at a time"
 SCALES = (1.0, 0.5, 1.5, 2.0)

@@ -25,10 +25,10 @@ from PIL import Image
 import maskwright._torchvision_guard  # noqa: F401
 from benchmarks.speed.pictures import label_maps, photograph
 from benchmarks.speed.timer import Bar, Comparison, Row, main
-from maskwright.config import AugmentSettings
 from maskwright.data.augment import IMAGENET_MEAN, IMAGENET_STD, Augment, normalise, resize_image
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.data.sample import LabelSpace, Sample
+from maskwright.settings import AugmentSettings
 
 LABELS = LabelSpace(tuple(f"class {value}" for value in range(11)), background=None)
 HEIGHT, WIDTH, CROP, BATCH = 360, 480, 360, 8

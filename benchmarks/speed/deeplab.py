@@ -31,13 +31,13 @@ from benchmarks.speed.apart import Apart
 from benchmarks.speed.operations import operations
 from benchmarks.speed.pictures import label_maps
 from benchmarks.speed.timer import Bar, Comparison, Row, main
-from maskwright.config import InferenceSettings
 from maskwright.engine.device import freed_memory_kept, half_type
-from maskwright.inference import predict_labels
+from maskwright.inference.views import predict_labels
 from maskwright.losses import CrossEntropy
 from maskwright.models import create_model
 from maskwright.models.base import SegmentationModel
 from maskwright.models.folding import inference_copy
+from maskwright.settings import InferenceSettings
 
 CLASSES = 21
 OURS, HALF, SMP, SMP_LAST = "maskwright", "maskwright, bfloat16", "smp", "smp, channels last"

@@ -22,8 +22,8 @@ from PIL import Image
 from torch.nn import functional as F
 
 from benchmarks.speed.timer import Bar, Comparison, Row, main
-from maskwright.weak import dense_crf as module
-from maskwright.weak.dense_crf import PRESETS, dense_crf, unary_from_probabilities
+from maskwright.crf import dense_crf as module
+from maskwright.crf.dense_crf import PRESETS, dense_crf, unary_from_probabilities
 
 PRESET = PRESETS["deeplab"]
 

@@ -25,12 +25,12 @@ from torch import Tensor
 from benchmarks.speed.operations import operations
 from benchmarks.speed.pictures import label_maps, photograph
 from benchmarks.speed.timer import Bar, Comparison, Row, main
-from maskwright.config import InferenceSettings
 from maskwright.data.sample import LabelSpace, Sample
-from maskwright.inference import evaluate
+from maskwright.inference.views import evaluate
 from maskwright.metrics import ConfusionMatrix
 from maskwright.models import create_model
 from maskwright.models.base import resize_argmax
+from maskwright.settings import InferenceSettings
 
 CLASSES = 19
 LABELS = LabelSpace(tuple(f"class {value}" for value in range(CLASSES)), background=None)

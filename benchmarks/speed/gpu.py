@@ -21,14 +21,14 @@ from torch import Tensor, nn
 from benchmarks.speed.operations import operations
 from benchmarks.speed.pictures import label_maps, photograph
 from benchmarks.speed.timer import Bar, Comparison, Row, main
-from maskwright.config import load_recipe
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.optimizer import create_optimizer
 from maskwright.models import create_classifier
 from maskwright.models.base import parameter_groups
-from maskwright.segment import build_segmenter
-from maskwright.weak.cam import class_activation_maps
-from maskwright.weak.extract import make_views
+from maskwright.pipeline.segment import build_segmenter
+from maskwright.recipe.load import load_recipe
+from maskwright.weak.seeds.cam import class_activation_maps
+from maskwright.weak.seeds.extract import make_views
 
 FLOAT32, BFLOAT16, COMPILED = "float32", "bfloat16, channels last", "the same, compiled"
 

@@ -18,11 +18,11 @@ import torch
 from torch import multiprocessing
 
 from benchmarks.speed.cam_extraction import Photographs
-from maskwright.config import SeedSettings
 from maskwright.data.scenes import scenes
 from maskwright.engine import distributed
 from maskwright.models import create_classifier, create_model
-from maskwright.weak.extract import extract_folder
+from maskwright.settings import SeedSettings
+from maskwright.weak.seeds.extract import extract_folder
 
 Work = Callable[[], Any]
 

@@ -16,7 +16,7 @@ import torch
 from torch import Tensor
 
 from benchmarks.speed.timer import Bar, Comparison, Row, Scaled, main
-from maskwright.weak.random_walk import directions, path_offsets, random_walk
+from maskwright.weak.refine.random_walk import directions, path_offsets, random_walk
 
 RADIUS, BETA = 5, 10.0
 

@@ -19,7 +19,7 @@ import torch.nn.functional as F
 from torch import Tensor
 
 from benchmarks.speed.timer import Bar, Comparison, Row, main
-from maskwright.weak.recam import recam_loss
+from maskwright.weak.networks.recam import recam_loss
 
 
 def released_steps(features: Tensor, w1: Tensor, w2: Tensor, tags: Tensor) -> Tensor:

@@ -33,7 +33,7 @@ from benchmarks.speed.pictures import label_maps, photograph
 from benchmarks.speed.processes import measured_processes
 from benchmarks.speed.table import RESULTS, keep, seconds
 from benchmarks.speed.timer import timed
-from maskwright.config import DataSettings, MaskSettings, SeedSettings
+from maskwright.crf.dense_crf import PRESETS, dense_crf
 from maskwright.data import open_dataset
 from maskwright.data.check import check
 from maskwright.engine.device import freed_memory_kept
@@ -42,10 +42,10 @@ from maskwright.losses.rmi import rmi_loss
 from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import resize_argmax
 from maskwright.models.dupsampling import dupsample_argmax
-from maskwright.weak.dense_crf import PRESETS, dense_crf
-from maskwright.weak.extract import extract_folder, extract_maps
+from maskwright.settings import DataSettings, MaskSettings, SeedSettings
 from maskwright.weak.pseudo_masks import write_pseudo_masks
-from maskwright.weak.random_walk import random_walk
+from maskwright.weak.refine.random_walk import random_walk
+from maskwright.weak.seeds.extract import extract_folder, extract_maps
 
 MOST = 1.1  # exponent
 SIDES = (64, 128, 256, 512, 1024, 2048)

@@ -8,7 +8,7 @@ from __future__ import annotations
 import importlib
 from typing import TYPE_CHECKING, Any
 
-__version__ = "0.1.0"
+from maskwright.version import __version__
 
 _WHERE = {
     "create_model": "maskwright.models",
@@ -19,26 +19,43 @@ _WHERE = {
     "LabelSpace": "maskwright.data.sample",
     "Sample": "maskwright.data.sample",
     "ConfusionMatrix": "maskwright.metrics",
-    "load": "maskwright.hub",
-    "load_recipe": "maskwright.config",
-    "Recipe": "maskwright.config",
-    "run": "maskwright.pipeline",
+    "load": "maskwright.inference.load",
+    "load_recipe": "maskwright.recipe",
+    "Recipe": "maskwright.settings",
+    "run": "maskwright.pipeline.run",
     "scenes": "maskwright.data.scenes",
 }
-_MODULES = ("data", "models", "losses", "weak", "engine", "inference", "metrics", "report", "config", "errors", "hub")
+_MODULES = (
+    *("data", "models", "losses", "crf", "weak", "engine", "inference", "metrics", "report", "settings", "recipe"),
+    "errors",
+)
 
 __all__ = ["__version__", *_WHERE, *_MODULES]
 
 if TYPE_CHECKING:
-    from maskwright import config, data, engine, errors, hub, inference, losses, metrics, models, report, weak
-    from maskwright.config import Recipe, load_recipe
+    from maskwright import (
+        crf,
+        data,
+        engine,
+        errors,
+        inference,
+        losses,
+        metrics,
+        models,
+        recipe,
+        report,
+        settings,
+        weak,
+    )
     from maskwright.data import open_dataset
     from maskwright.data.sample import LabelSpace, Sample
     from maskwright.data.scenes import scenes
-    from maskwright.hub import load
+    from maskwright.inference.load import load
     from maskwright.metrics import ConfusionMatrix
     from maskwright.models import create_backbone, create_classifier, create_model, list_models
-    from maskwright.pipeline import run
+    from maskwright.pipeline.run import run
+    from maskwright.recipe import load_recipe
+    from maskwright.settings import Recipe
 
 
 def __getattr__(name: str) -> Any:

@@ -9,8 +9,8 @@ from typing import Annotated, Any
 
 import typer
 
-from maskwright import __version__
 from maskwright.errors import MaskwrightError
+from maskwright.version import __version__
 
 app = typer.Typer(
     name="maskwright",
@@ -71,23 +71,23 @@ def train(recipe: RecipeName, settings: Overrides = None, dry_run: DryRun = Fals
 
 
 def _run(recipe: str, settings: list[str] | None, until: str | None, dry: bool = False) -> None:
-    from maskwright.config import load_recipe
+    from maskwright.recipe.load import load_recipe
 
     overrides, options = _split(settings, {"plan": False, "dry_run": dry})
     resolved = load_recipe(recipe, overrides)
     if options["dry_run"]:
-        from maskwright.dryrun import dry_run
+        from maskwright.plan.dryrun import dry_run
 
         dry_run(resolved, say=typer.echo)
         return
     if options["plan"]:
-        from maskwright.estimate.plan import plan, table
+        from maskwright.plan.plan import plan, table
 
         for line in table(plan(resolved, until), resolved):
             typer.echo(line)
         return
-    from maskwright import pipeline
     from maskwright.engine import distributed
+    from maskwright.pipeline import run as pipeline
 
     try:
         pipeline.run(resolved, until=until)
@@ -101,7 +101,7 @@ def evaluate(
 ) -> None:
     """Score a trained model on a data set with the same classes: data=FOLDER split=NAME."""
     from maskwright.engine import distributed
-    from maskwright.judge import evaluate_run
+    from maskwright.pipeline.evaluate import evaluate_run
 
     overrides, options = _split(settings, {"out": None})
     try:
@@ -117,7 +117,7 @@ def seeds(
     settings: Overrides = None,
 ) -> None:
     """Judge seeds stage by stage, with true masks or without: threshold=NUMBER stability=IMAGES split= out=FOLDER."""
-    from maskwright.judge import judge_seeds
+    from maskwright.pipeline.evaluate import judge_seeds
 
     overrides, options = _split(settings, {"threshold": None, "split": None, "stability": 0, "out": None})
     for line in judge_seeds(where, overrides, **options):
@@ -130,9 +130,9 @@ def predict(
     images: Annotated[list[str], typer.Argument(help="files, folders or globs; and out=FOLDER inference.KEY=VALUE")],
 ) -> None:
     """Masks for images: palette PNG and overlay; probabilities=true adds them. Exit code 1 if an image failed."""
-    from maskwright.hub import load
-    from maskwright.judge import recipe_with
-    from maskwright.predict import predict_files
+    from maskwright.inference.load import load
+    from maskwright.inference.predict import predict_files
+    from maskwright.pipeline.evaluate import recipe_with
 
     given, options = _split(images, {"out": "predictions", "overlay": True, "probabilities": False})
     overrides = [one for one in given if one.startswith("inference.") and "=" in one]
@@ -159,8 +159,8 @@ def explain(
     ],
 ) -> None:
     """Where the model found the evidence for a class (Grad-CAM), as overlays. Exit code 1 if an image failed."""
-    from maskwright.explain import explain_files
-    from maskwright.hub import load
+    from maskwright.inference.explain import explain_files
+    from maskwright.inference.load import load
 
     out = run_folder / "explanations" if run_folder.is_dir() else Path("explanations")
     paths, options = _split(images, {"class": None, "region": "all", "layer": None, "out": str(out)})
@@ -182,7 +182,7 @@ def explain(
 @app.command()
 def report(run_folder: Annotated[Path, typer.Argument(help="a run folder")]) -> None:
     """Write a run's report.html anew."""
-    from maskwright.judge import report_run
+    from maskwright.pipeline.evaluate import report_run
 
     typer.echo(str(report_run(run_folder)))
 
@@ -198,9 +198,9 @@ def compare(
     ],
 ) -> None:
     """Methods side by side: scores, costs, the same images, one page. Exit code 1 if a method failed."""
-    from maskwright.compare import compare as side_by_side
-    from maskwright.compare_results import lines
     from maskwright.engine import distributed
+    from maskwright.pipeline.compare import compare as side_by_side
+    from maskwright.runs.results import lines
 
     arguments, options = _split(methods, {"out": "runs/compare", "seeds": None, "until": None, "images": 12})
     try:
@@ -220,8 +220,8 @@ def ceiling(
     root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")], settings: Overrides = None
 ) -> None:
     """The most that upsampling allows: bilinear against DUpsampling on true masks. ratio=8,16,32 dim=256 out=FOLDER."""
-    from maskwright.ceiling import ceiling as measure
-    from maskwright.config import apply_override, build_recipe
+    from maskwright.recipe.load import apply_override, build_recipe
+    from maskwright.studies.ceiling import ceiling as measure
 
     defaults = {"ratio": "8,16,32", "dim": 256, "max_patches": 50_000, "out": None}
     overrides, options = _split(settings, defaults)
@@ -237,7 +237,7 @@ def saliency(
     root: Annotated[str, typer.Argument(help="a folder of images, or a built-in set")], settings: Overrides = None
 ) -> None:
     """Saliency maps of a set's images: out=FOLDER detector=barrier, or detector=RUN (see the recipe saliency)."""
-    from maskwright.config import apply_override, build_recipe
+    from maskwright.recipe.load import apply_override, build_recipe
     from maskwright.weak.saliency import write_saliency
 
     overrides, options = _split(settings, {"out": "saliency", "detector": "barrier"})
@@ -254,9 +254,9 @@ def data_check(
     settings: Annotated[list[str] | None, typer.Argument(help="a tags file, and settings as key=value")] = None,
 ) -> None:
     """What is wrong with these labels. Exit code 1 where training would go wrong."""
-    from maskwright.config import apply_override, build_recipe
     from maskwright.data.check import check
     from maskwright.data.check import report as findings_report
+    from maskwright.recipe.load import apply_override, build_recipe
 
     fields: dict[str, Any] = {"data": {"root": root}}
     for setting in settings or []:
@@ -272,7 +272,7 @@ def data_check(
 def study_bce_sce(settings: Overrides = None) -> None:
     """Sigmoid or softmax loss (ReCAM, figures 1, 4): classes=A,B epochs=N repeats=N images=N recipe=NAME out=FOLDER."""
     from maskwright.engine import distributed
-    from maskwright.weak.study import study_bce_sce as study
+    from maskwright.studies.bce_sce import study_bce_sce as study
 
     defaults = {"classes": None, "epochs": 0, "repeats": 1, "images": 200, "recipe": None, "out": None}
     overrides, options = _split(settings, defaults)
@@ -286,7 +286,7 @@ def study_bce_sce(settings: Overrides = None) -> None:
 @recipes_app.command("ls")
 def recipes_ls() -> None:
     """Every recipe with its first line."""
-    from maskwright.config import recipe_file, recipe_names
+    from maskwright.recipe.load import recipe_file, recipe_names
 
     for name in recipe_names():
         first = recipe_file(name).read_text(encoding="utf-8").splitlines()[0].lstrip("# ")
@@ -296,7 +296,7 @@ def recipes_ls() -> None:
 @recipes_app.command("show")
 def recipes_show(name: str) -> None:
     """Print a recipe, written out where it rests on others."""
-    from maskwright.config import recipe_text
+    from maskwright.recipe.load import recipe_text
 
     typer.echo(recipe_text(name), nl=False)
 
@@ -304,7 +304,7 @@ def recipes_show(name: str) -> None:
 @recipes_app.command("cp")
 def recipes_cp(name: str, target: Path) -> None:
     """Copy a recipe to edit it, written out where it rests on others; never overwrites."""
-    from maskwright.config import recipe_text
+    from maskwright.recipe.load import recipe_text
 
     text = recipe_text(name)
     try:

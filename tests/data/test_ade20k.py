@@ -2,10 +2,10 @@
 
 import pytest
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset
 from maskwright.data.check import check
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 
 def opened(root, split="train", **settings):

@@ -7,7 +7,6 @@ import pytest
 import torch
 from PIL import Image, ImageEnhance
 
-from maskwright.config import AugmentSettings
 from maskwright.data.augment import (
     Augment,
     collate,
@@ -20,6 +19,7 @@ from maskwright.data.augment import (
 )
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, RecipeError
+from maskwright.settings import AugmentSettings
 
 torch.set_num_threads(1)
 

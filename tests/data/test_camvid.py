@@ -5,10 +5,10 @@ from pathlib import Path
 
 import pytest
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset
-from maskwright.data.camvid import CLASSES, published_split
+from maskwright.data.readers.camvid import CLASSES, published_split
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 NAMES = ("0001TP_006690", "0006R0_f00930", "0016E5_07959", "0016E5_00390", "Seq05VD_f00000", "0001TP_008550")
 SKY, ROAD, LANE, VOID = (128, 128, 128), (128, 64, 128), (128, 0, 192), (0, 0, 0)

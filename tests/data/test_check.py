@@ -7,9 +7,9 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskwright.config import DataSettings
 from maskwright.data.check import check, report
 from maskwright.data.finding import Finding
+from maskwright.settings import DataSettings
 
 CLASSES = "background\ncat\ndog\n"
 RNG = np.random.default_rng(0)

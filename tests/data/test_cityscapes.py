@@ -3,11 +3,11 @@
 import numpy as np
 import pytest
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset
 from maskwright.data.check import check
-from maskwright.data.cityscapes import SPLITS, label_map
+from maskwright.data.readers.cityscapes import SPLITS, label_map
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 NAMES = ("aachen/aachen_000000_000019", "ulm/ulm_000001_000019")
 

@@ -6,7 +6,6 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.config import AugmentSettings, build_recipe
 from maskwright.data.augment import Augment
 from maskwright.data.class_uniform import (
     ClassIndex,
@@ -19,7 +18,9 @@ from maskwright.data.class_uniform import (
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, RecipeError
-from maskwright.segment import stage_index
+from maskwright.pipeline.segment import stage_index
+from maskwright.recipe.load import build_recipe
+from maskwright.settings import AugmentSettings
 
 LABELS = LabelSpace(("road", "car", "sign", "bicycle"), background=None)
 RARE = 3

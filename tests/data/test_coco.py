@@ -6,11 +6,12 @@ import zlib
 import numpy as np
 import pytest
 
-from maskwright.config import DataSettings
-from maskwright.data import coco, open_dataset
+from maskwright.data import open_dataset
 from maskwright.data.check import check
-from maskwright.data.polygons import paint_polygon, to_grid
+from maskwright.data.readers import coco
+from maskwright.data.readers.polygons import paint_polygon, to_grid
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 CATEGORIES = [(1, "person"), (3, "car"), (90, "toothbrush")]
 NAMES = [f"COCO_train2014_{number:012d}" for number in (9, 25, 30)]

@@ -3,10 +3,10 @@ import os
 import numpy as np
 from PIL import Image
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset
 from maskwright.data.content import content_hash
 from maskwright.data.scenes import scenes
+from maskwright.settings import DataSettings
 
 
 def test_hash_changes_with_images_masks_and_tags_only(tmp_path):

@@ -6,11 +6,11 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.config import AugmentSettings
 from maskwright.data.augment import Augment
 from maskwright.data.loading import EpochSampler, TrainingSet, make_loader
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
+from maskwright.settings import AugmentSettings
 
 LABELS = LabelSpace(("background", "cat", "dog"))
 

@@ -7,10 +7,10 @@ import types
 import numpy as np
 import pytest
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset
-from maskwright.data.nyu_depth import LABELED, MAPPING, SPLIT_FILE
+from maskwright.data.readers.nyu_depth import LABELED, MAPPING, SPLIT_FILE
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 
 def opened(root, split="train", **settings):

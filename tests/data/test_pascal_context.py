@@ -6,10 +6,10 @@ import types
 import numpy as np
 import pytest
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset
-from maskwright.data.pascal_context import CLASSES, read_mat
+from maskwright.data.readers.pascal_context import CLASSES, read_mat
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 NAMES = ("2008_000002", "2008_000003", "2008_000007")
 

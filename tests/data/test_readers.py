@@ -8,15 +8,15 @@ import numpy as np
 import pytest
 from PIL import Image, ImageOps, PngImagePlugin
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset, subset, with_masks, without_masks
 from maskwright.data.classes import VOC_CLASSES
-from maskwright.data.folder import hash_split
 from maskwright.data.images import image_suffixes, list_images, read_image, turn
 from maskwright.data.masks import write_mask
+from maskwright.data.readers.folder import hash_split
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scenes import scenes
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 LABELS = LabelSpace(("background", "cat", "dog"))
 RNG = np.random.default_rng(0)

@@ -9,7 +9,6 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.config import DataSettings, build_recipe, load_recipe
 from maskwright.data import objects_only, open_dataset, subset, with_masks
 from maskwright.data.barrier_cpu import barrier_distance
 from maskwright.data.content import content_hash
@@ -20,6 +19,8 @@ from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError
 from maskwright.files import read_json
 from maskwright.models import create_model
+from maskwright.recipe.load import build_recipe, load_recipe
+from maskwright.settings import DataSettings
 from maskwright.weak.saliency import write_saliency
 
 torch.set_num_threads(1)
@@ -214,7 +215,7 @@ def test_maps_from_a_segmenter_are_what_is_not_background(tmp_path):
     record = read_json(tmp_path / "maps" / "maps.json")
     assert record["trained_on"] == {"root": str(tmp_path), "train": "train", "masks": None}
     assert record["supervision"] == "masks"
-    from maskwright.hub import load
+    from maskwright.inference.load import load
 
     image = np.asarray(Image.open(root / "images" / "n0.png"))
     expected = 255 * (1 - load(tmp_path).probabilities(image)[0])

@@ -6,9 +6,9 @@ import pytest
 import torch
 from torch import nn
 
-from maskwright.config import TrainSettings
 from maskwright.engine.optimizer import WeightAverage, create_optimizer, set_rates
 from maskwright.errors import RecipeError
+from maskwright.settings import TrainSettings
 
 
 def parameters():

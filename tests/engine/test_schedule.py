@@ -3,8 +3,8 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskwright.config import TrainSettings
 from maskwright.engine.schedule import linear_warmup, onecycle, poly, rate_factor
+from maskwright.settings import TrainSettings
 
 
 def test_poly_is_the_formula():

@@ -12,10 +12,10 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from maskwright.config import TrainSettings
 from maskwright.data.loading import TrainingSet
 from maskwright.engine import distributed
 from maskwright.engine.fit import fit
+from maskwright.settings import TrainSettings
 
 LABELS = {"names": ["background", "bright"], "background": 0, "ignore_index": 255, "palette": [[0, 0, 0], [128, 0, 0]]}
 

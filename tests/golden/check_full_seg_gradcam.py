@@ -3,7 +3,7 @@
 import numpy as np
 import torch
 
-from maskwright.explain import explain
+from maskwright.inference.explain import explain
 from maskwright.models.backbones import Backbone
 from maskwright.models.base import SegmentationModel
 

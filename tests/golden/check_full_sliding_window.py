@@ -6,9 +6,9 @@ import numpy as np
 import torch
 from torch import nn
 
-from maskwright.config import InferenceSettings
-from maskwright.inference import predict_logits, predict_probabilities
-from maskwright.windows import sliding_window, window_starts
+from maskwright.inference.views import predict_logits, predict_probabilities
+from maskwright.inference.windows import sliding_window, window_starts
+from maskwright.settings import InferenceSettings
 
 
 class Convolution(nn.Module):

@@ -7,8 +7,8 @@ import torch
 from numpy.testing import assert_allclose, assert_array_equal
 from torch.nn import functional as F
 
-from maskwright.weak.advcam import advcam, climb, steps_at
-from maskwright.weak.cam import Views
+from maskwright.weak.seeds.advcam import advcam, climb, steps_at
+from maskwright.weak.seeds.cam import Views
 
 
 class Network(torch.nn.Module):

@@ -9,9 +9,9 @@ from torch import nn
 from torch.nn import functional as F
 
 from maskwright.data.augment import IMAGENET_MEAN, IMAGENET_STD
-from maskwright.weak.cam import accumulate, class_maps, merge_flip, normalise_maps
-from maskwright.weak.extract import extract_maps, make_views
-from maskwright.weak.seeds import seed_labels
+from maskwright.weak.labels import seed_labels
+from maskwright.weak.seeds.cam import accumulate, class_maps, merge_flip, normalise_maps
+from maskwright.weak.seeds.extract import extract_maps, make_views
 
 CLOSE = {"rtol": 0, "atol": 1e-5}
 

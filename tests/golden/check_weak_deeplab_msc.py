@@ -3,11 +3,11 @@
 import numpy as np
 import torch
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.losses import create_loss, cross_entropy, resize_labels
 from maskwright.models.backbones import Backbone
 from maskwright.models.deeplabv2 import DeepLabV2
+from maskwright.settings import LossSettings
 
 ORDER = ("scale.1", "scale.0.5", "scale.0.75", "logits")
 

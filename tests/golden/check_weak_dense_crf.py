@@ -5,7 +5,7 @@ import re
 import numpy as np
 import torch
 
-from maskwright.weak.dense_crf import crf_labels, dense_crf, unary_from_labels, unary_from_probabilities
+from maskwright.crf.dense_crf import crf_labels, dense_crf, unary_from_labels, unary_from_probabilities
 
 LATTICE, EXACT = 1e-3, 1e-4
 

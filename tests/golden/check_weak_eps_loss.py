@@ -7,8 +7,8 @@ import torch
 from numpy.testing import assert_allclose
 from torch.nn import functional as F
 
-from maskwright.weak.eps import class_shares, eps_loss, saliency_estimates
-from maskwright.weak.recam import first_head_loss
+from maskwright.weak.networks.eps import class_shares, eps_loss, saliency_estimates
+from maskwright.weak.networks.recam import first_head_loss
 
 CLOSE = {"rtol": 1e-5, "atol": 1e-7}
 

@@ -4,7 +4,7 @@ import re
 
 import numpy as np
 
-from maskwright.weak.ir_labels import ir_labels
+from maskwright.weak.refine.ir_labels import ir_labels
 
 AGREEMENT = 0.995
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.testing import assert_allclose
 
-from maskwright.weak.irn_loss import irn_loss, pair_sums
+from maskwright.weak.refine.irn_loss import irn_loss, pair_sums
 
 NUM_CLASSES = 21
 

@@ -6,7 +6,7 @@ import numpy as np
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from maskwright.weak.random_walk import affinities, directions, margin_of, path_offsets
+from maskwright.weak.refine.random_walk import affinities, directions, margin_of, path_offsets
 
 
 def check(arrays: dict[str, np.ndarray]) -> None:

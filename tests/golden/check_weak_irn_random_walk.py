@@ -6,7 +6,14 @@ import numpy as np
 import torch
 from numpy.testing import assert_allclose
 
-from maskwright.weak.random_walk import affinities, directions, enlarge_walk, random_walk, transition, walk_labels
+from maskwright.weak.refine.random_walk import (
+    affinities,
+    directions,
+    enlarge_walk,
+    random_walk,
+    transition,
+    walk_labels,
+)
 
 
 def check(arrays: dict[str, np.ndarray]) -> None:

@@ -8,7 +8,7 @@ import numpy as np
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from maskwright.weak.l2g import (
+from maskwright.weak.networks.l2g import (
     cut_views,
     global_prediction,
     local_attention,

@@ -5,9 +5,9 @@ from __future__ import annotations
 import numpy as np
 import torch
 
-from maskwright.config import TrainSettings
 from maskwright.engine.optimizer import create_optimizer, set_rates
 from maskwright.engine.schedule import poly
+from maskwright.settings import TrainSettings
 
 POWER = 0.9  # of both releases
 DEEPLAB_UPDATE_EVERY = 10

@@ -7,7 +7,14 @@ import torch
 from numpy.testing import assert_allclose
 from torch.nn import functional as F
 
-from maskwright.weak.seam import cross_loss, equivariance_loss, max_norm, minimum_loss, resize_aligned, seam_loss
+from maskwright.weak.networks.seam import (
+    cross_loss,
+    equivariance_loss,
+    max_norm,
+    minimum_loss,
+    resize_aligned,
+    seam_loss,
+)
 
 CLOSE = {"rtol": 1e-5, "atol": 0}
 

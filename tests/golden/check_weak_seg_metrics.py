@@ -8,7 +8,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.metrics import ConfusionMatrix
-from maskwright.weak.seeds import seed_labels, sweep
+from maskwright.weak.labels import seed_labels, sweep
 
 
 class OneImage:

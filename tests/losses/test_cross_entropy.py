@@ -8,12 +8,12 @@ import torch.nn.functional as F
 from torch import nn
 
 import maskwright.losses as losses
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.losses import CrossEntropy, class_weights_from, create_loss, cross_entropy
 from maskwright.losses.cross_entropy import cross_entropy_map
 from maskwright.losses.ignore import flatten_valid, index_labels, mean_over_valid, valid_pixels
+from maskwright.settings import LossSettings
 
 from .contract import LossContract, example, value_and_gradient
 

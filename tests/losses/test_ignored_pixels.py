@@ -7,9 +7,9 @@ import torch
 from hypothesis import given, settings
 from hypothesis import strategies as st
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.losses import LOSSES, create_loss
+from maskwright.settings import LossSettings
 
 from .contract import example
 

@@ -9,9 +9,9 @@ from hypothesis import given, settings
 from hypothesis import strategies as st
 from PIL import Image
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.losses import create_loss, cross_entropy, resize_labels
+from maskwright.settings import LossSettings
 
 SIDES = st.integers(1, 70)
 

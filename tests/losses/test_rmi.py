@@ -9,12 +9,12 @@ import torch
 import maskwright.losses.rmi as rmi_module
 import maskwright.losses.rmi_cpu as rmi_cpu
 import maskwright.losses.rmi_region as rmi_region
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.losses import create_loss, cross_entropy
 from maskwright.losses.rmi import RMI, region_term, rmi_loss, sigmoid_cross_entropy
 from maskwright.losses.rmi_region import EPSILON, conditional_logdet
+from maskwright.settings import LossSettings
 
 from .contract import LossContract, example, value_and_gradient
 

@@ -11,7 +11,7 @@ import torch.nn.functional as F
 
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
-from maskwright.hub import load
+from maskwright.inference.load import load
 from maskwright.models import create_model
 
 torch.set_num_threads(1)

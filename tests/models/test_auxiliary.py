@@ -7,13 +7,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import RecipeError
-from maskwright.hub import load
+from maskwright.inference.load import load
 from maskwright.losses import create_loss
 from maskwright.models import create_model, list_models
+from maskwright.settings import LossSettings
 
 from .contract import BACKBONES, CLASSES, ModelContract, backbone  # noqa: F401
 

@@ -2,11 +2,11 @@ import pytest
 import torch
 from torch import nn
 
-from maskwright.config import TrainSettings
 from maskwright.errors import RecipeError
 from maskwright.models import create_classifier, create_model, list_models
 from maskwright.models.base import SegmentationModel, parameter_groups, resize_argmax
 from maskwright.models.layers import freeze_batchnorm, resize
+from maskwright.settings import TrainSettings
 
 
 @pytest.mark.parametrize("classes", [1, 3, 21, 300])

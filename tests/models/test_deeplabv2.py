@@ -6,10 +6,10 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskwright.config import TrainSettings
 from maskwright.errors import RecipeError
 from maskwright.models import create_model
 from maskwright.models.base import parameter_groups
+from maskwright.settings import TrainSettings
 
 from .contract import ModelContract, backbone  # noqa: F401
 

@@ -5,7 +5,6 @@ import pytest
 import torch
 import torch.nn.functional as F
 
-from maskwright.config import TrainSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_model
@@ -19,6 +18,7 @@ from maskwright.models.dupsampling import (
 )
 from maskwright.models.dupsampling_fit import LabelBasis, cut_cells, fit_label_basis, label_patches
 from maskwright.models.dupsampling_fit_cpu import top_eigenpairs
+from maskwright.settings import TrainSettings
 
 from .contract import ModelContract, backbone  # noqa: F401
 

@@ -7,10 +7,10 @@ import torch
 from torch import nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
-from maskwright.config import InferenceSettings
-from maskwright.inference import CPU_PIXELS, predict_labels
+from maskwright.inference.views import CPU_PIXELS, predict_labels
 from maskwright.models import create_classifier, create_model
 from maskwright.models.folding import inference_copy
+from maskwright.settings import InferenceSettings
 
 torch.set_num_threads(1)
 NETWORKS = [

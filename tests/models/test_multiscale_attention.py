@@ -3,13 +3,13 @@ from typing import ClassVar
 import pytest
 import torch
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.layers import resize
 from maskwright.models.multiscale_attention import AttentionHead, combine_scales, combine_two_scales
+from maskwright.settings import LossSettings
 
 from .contract import ModelContract, backbone  # noqa: F401
 

@@ -3,11 +3,11 @@ from typing import ClassVar
 import pytest
 import torch
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.ocr import ObjectAttention, OCRHead, gather_regions, region_attention
+from maskwright.settings import LossSettings
 
 from .contract import ModelContract, backbone  # noqa: F401
 

@@ -5,15 +5,15 @@ import torch
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from maskwright.config import build_recipe
 from maskwright.data.scenes import scenes
 from maskwright.engine.checkpoint import load_weights
 from maskwright.errors import RecipeError
 from maskwright.models import create_classifier
 from maskwright.models.classifier import load_classifier
 from maskwright.models.pcm import pcm, seam_input
-from maskwright.weak.classifier import train_classifier
-from maskwright.weak.recam_training import train_recam
+from maskwright.recipe.load import build_recipe
+from maskwright.weak.networks.classifier import train_classifier
+from maskwright.weak.networks.recam_training import train_recam
 
 torch.set_num_threads(1)
 

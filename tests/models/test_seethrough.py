@@ -3,7 +3,6 @@ from typing import ClassVar
 import pytest
 import torch
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import RecipeError
 from maskwright.losses import create_loss
@@ -12,6 +11,7 @@ from maskwright.losses.rmi import rmi_loss
 from maskwright.models import create_model
 from maskwright.models.layers import resize
 from maskwright.models.seethrough import aggregate
+from maskwright.settings import LossSettings
 
 from .contract import ModelContract, backbone  # noqa: F401
 

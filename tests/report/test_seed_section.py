@@ -8,11 +8,11 @@ import shutil
 import numpy as np
 import pytest
 
-from maskwright.config import MaskSettings
 from maskwright.report import build_report
 from maskwright.report.charts import share_bars
 from maskwright.report.content import percent
 from maskwright.report.seeds import seed_section
+from maskwright.settings import MaskSettings
 from maskwright.weak.seed_evaluation import evaluate_seeds
 
 SETTINGS = MaskSettings(threshold=0.3, sweep=(0.1, 0.9, 0.2))

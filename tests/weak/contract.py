@@ -11,7 +11,7 @@ from torch import nn
 
 from maskwright.models import create_classifier
 from maskwright.weak import make_views
-from maskwright.weak.cam import Views
+from maskwright.weak.seeds.cam import Views
 
 MEAN, STD = (0.485, 0.456, 0.406), (0.229, 0.224, 0.225)
 NUM_TAGS = 3

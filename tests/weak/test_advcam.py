@@ -7,12 +7,12 @@ import torch
 from torch import nn
 from torch.nn import functional as F
 
-from maskwright.config import SeedSettings
 from maskwright.errors import RecipeError
+from maskwright.settings import SeedSettings
 from maskwright.weak import extract_seeds
-from maskwright.weak.advcam import advcam, climb, grad_cam, merge_views, steps_at, summed_maps
-from maskwright.weak.cam import class_activation_maps, finish, normalise_maps
-from maskwright.weak.extract import extract_maps, load_maps
+from maskwright.weak.seeds.advcam import advcam, climb, grad_cam, merge_views, steps_at, summed_maps
+from maskwright.weak.seeds.cam import class_activation_maps, finish, normalise_maps
+from maskwright.weak.seeds.extract import extract_maps, load_maps
 
 from .contract import picture, trained_like, views_of
 

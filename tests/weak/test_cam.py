@@ -7,13 +7,13 @@ from numpy.testing import assert_allclose, assert_array_equal
 from torch import nn
 from torch.nn import functional as F
 
-from maskwright.config import SeedSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json
-from maskwright.stages import effective
+from maskwright.runs.stages import effective
+from maskwright.settings import SeedSettings
 from maskwright.weak import SEED_METHODS, extract_folder, extract_maps, extract_seeds, make_views
-from maskwright.weak.cam import (
+from maskwright.weak.seeds.cam import (
     accumulate,
     class_activation_maps,
     class_maps,
@@ -22,7 +22,7 @@ from maskwright.weak.cam import (
     normalise_maps,
     strided,
 )
-from maskwright.weak.extract import load_maps, weights_digest
+from maskwright.weak.seeds.extract import load_maps, weights_digest
 
 SCALES = (1.0, 0.5, 1.5)
 

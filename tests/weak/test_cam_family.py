@@ -13,12 +13,12 @@ from torch.nn import functional as F
 from maskwright.errors import RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier
 from maskwright.weak import SEED_METHODS
-from maskwright.weak.cam import class_activation_maps
-from maskwright.weak.gradcam import class_table, grad_cam_maps, grad_cam_plus_plus_maps, linear_head
-from maskwright.weak.layercam import layer_cam_maps
-from maskwright.weak.recam import positive_classes, recam_loss, soft_masks
-from maskwright.weak.scorecam import score_cam_maps, scorecam, unit_masks
-from maskwright.weak.soft_masks import SOFT_MASKS
+from maskwright.weak.networks.recam import positive_classes, recam_loss, soft_masks
+from maskwright.weak.networks.soft_masks import SOFT_MASKS
+from maskwright.weak.seeds.cam import class_activation_maps
+from maskwright.weak.seeds.gradcam import class_table, grad_cam_maps, grad_cam_plus_plus_maps, linear_head
+from maskwright.weak.seeds.layercam import layer_cam_maps
+from maskwright.weak.seeds.scorecam import score_cam_maps, scorecam, unit_masks
 
 from .contract import picture, trained_like, views_of
 

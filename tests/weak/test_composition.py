@@ -5,11 +5,11 @@ from __future__ import annotations
 import pytest
 import torch
 
-from maskwright.config import load_recipe
 from maskwright.data import open_dataset
-from maskwright.estimate.cut import Budget, cut_down
-from maskwright.estimate.images import cropped_samples
-from maskwright.estimate.trial import try_stages
+from maskwright.plan.cut import Budget, cut_down
+from maskwright.plan.images import cropped_samples
+from maskwright.plan.trial import try_stages
+from maskwright.recipe.load import load_recipe
 
 CPU = torch.device("cpu")
 TRAIN = "{epochs: 1, steps: null, batch_size: 2, augment: {resize: [48, 48], crop: [48, 48]}}"

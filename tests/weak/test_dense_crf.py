@@ -6,9 +6,8 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.errors import DataError
-from maskwright.weak import dense_crf as module
-from maskwright.weak.dense_crf import (
+from maskwright.crf import dense_crf as module
+from maskwright.crf.dense_crf import (
     PRESETS,
     crf_labels,
     dense_crf,
@@ -16,8 +15,9 @@ from maskwright.weak.dense_crf import (
     unary_from_labels,
     unary_from_probabilities,
 )
-from maskwright.weak.ir_labels import ir_labels
-from maskwright.weak.permutohedral import NEGLIGIBLE, key_layout
+from maskwright.crf.permutohedral import NEGLIGIBLE, key_layout
+from maskwright.errors import DataError
+from maskwright.weak.refine.ir_labels import ir_labels
 
 SETTINGS = {"gaussian": (2, 2), "bilateral": (20, 8, 5)}
 
@@ -132,7 +132,7 @@ def test_without_numba_torch_does_it(monkeypatch):
 def test_kernels_compile_where_nothing_can_be_cached(monkeypatch):
     import numba
 
-    from maskwright.weak import permutohedral_cpu
+    from maskwright.crf import permutohedral_cpu
 
     real, before = numba.njit, numba.config.SLP_VECTORIZE
 

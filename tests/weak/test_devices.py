@@ -9,20 +9,20 @@ from __future__ import annotations
 import pytest
 import torch
 
+from maskwright.crf import dense_crf as dense
 from maskwright.models.irnet import create_irnet, infer_edges
-from maskwright.weak import dense_crf as dense
-from maskwright.weak import random_walk as walk
-from maskwright.weak.crf_maps import crf_maps
-from maskwright.weak.edam import CollaborativeAttention, activation_masks
-from maskwright.weak.eps import eps_loss
-from maskwright.weak.instances import find_centroids
-from maskwright.weak.irn_loss import irn_loss
-from maskwright.weak.l2g import cut_views, l2g_loss
-from maskwright.weak.random_walk import enlarge_walk, random_walk
-from maskwright.weak.recam import recam_loss
-from maskwright.weak.saliency_maps import background_score, overruled_maps
-from maskwright.weak.seam import seam_loss
-from maskwright.weak.soft_masks import SOFT_MASKS
+from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks
+from maskwright.weak.networks.eps import eps_loss
+from maskwright.weak.networks.l2g import cut_views, l2g_loss
+from maskwright.weak.networks.recam import recam_loss
+from maskwright.weak.networks.seam import seam_loss
+from maskwright.weak.networks.soft_masks import SOFT_MASKS
+from maskwright.weak.refine import random_walk as walk
+from maskwright.weak.refine.crf_maps import crf_maps
+from maskwright.weak.refine.instances import find_centroids
+from maskwright.weak.refine.irn_loss import irn_loss
+from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
+from maskwright.weak.refine.saliency_maps import background_score, overruled_maps
 
 from .contract import trained_like
 

@@ -4,17 +4,17 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maskwright.config import build_recipe
 from maskwright.data.scenes import scenes
 from maskwright.engine.checkpoint import load_weights
 from maskwright.errors import RecipeError
 from maskwright.models import create_classifier
 from maskwright.models.classifier import load_classifier
-from maskwright.weak.cam import merge_flip, normalise_maps
-from maskwright.weak.edam import CollaborativeAttention, activation_masks, edam_maps, positions
-from maskwright.weak.edam_training import train_edam
+from maskwright.recipe.load import build_recipe
 from maskwright.weak.networks import NETWORKS
-from maskwright.weak.recam_training import train_recam
+from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks, edam_maps, positions
+from maskwright.weak.networks.edam_training import train_edam
+from maskwright.weak.networks.recam_training import train_recam
+from maskwright.weak.seeds.cam import merge_flip, normalise_maps
 
 from .contract import picture, views_of
 
@@ -149,7 +149,7 @@ def test_chain_of_edam_and_recam_on_its_masks(tmp_path):
 
 
 def test_the_plain_head_does_not_touch_the_trunk(tmp_path, monkeypatch):
-    import maskwright.weak.edam_training as module
+    import maskwright.weak.networks.edam_training as module
 
     caught = {}
     monkeypatch.setattr(module, "fit_tags", lambda network, step, *_, **__: caught.update(network=network, step=step))

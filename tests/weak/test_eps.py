@@ -5,19 +5,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maskwright.config import build_recipe
 from maskwright.data.sample import Sample
 from maskwright.data.scenes import scenes
 from maskwright.engine.checkpoint import load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_classifier
 from maskwright.models.classifier import load_classifier
-from maskwright.weak.cam import merge_flip, normalise_maps
-from maskwright.weak.classifier import batch_saliency, train_classifier
-from maskwright.weak.eps import eps_class_maps, eps_loss, eps_maps, saliency_estimates
-from maskwright.weak.eps_training import train_eps
+from maskwright.recipe.load import build_recipe
 from maskwright.weak.networks import NETWORKS
-from maskwright.weak.recam_training import train_recam
+from maskwright.weak.networks.classifier import batch_saliency, train_classifier
+from maskwright.weak.networks.eps import eps_class_maps, eps_loss, eps_maps, saliency_estimates
+from maskwright.weak.networks.eps_training import train_eps
+from maskwright.weak.networks.recam_training import train_recam
+from maskwright.weak.seeds.cam import merge_flip, normalise_maps
 
 from .contract import picture, views_of
 

@@ -3,9 +3,9 @@
 import pytest
 import torch
 
-from maskwright.weak.guided_upsampling import guided_upsample
+from maskwright.crf.guided_upsampling import guided_upsample
 
-MODULE = "maskwright.weak.guided_upsampling"
+MODULE = "maskwright.crf.guided_upsampling"
 
 
 def example(height, width, classes=3, batch=2):

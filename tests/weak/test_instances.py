@@ -6,9 +6,9 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.config import IRNSettings
 from maskwright.errors import DataError
-from maskwright.weak.instances import (
+from maskwright.settings import IRNSettings
+from maskwright.weak.refine.instances import (
     cluster_centroids,
     connected_regions,
     find_centroids,

@@ -12,14 +12,14 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.config import IRNSettings, MaskSettings, Recipe, TrainSettings
 from maskwright.data.masks import write_mask
 from maskwright.engine.checkpoint import load_metadata, save_model
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.classifier import create_classifier
 from maskwright.models.irnet import create_irnet, infer_edges, load_irnet, merge_edges
-from maskwright.weak.extract import load_maps
-from maskwright.weak.irn import (
+from maskwright.settings import IRNSettings, MaskSettings, Recipe, TrainSettings
+from maskwright.weak.pseudo_masks import write_pseudo_masks
+from maskwright.weak.refine.irn import (
     build_irnet,
     extract_edges,
     irn_parameter_groups,
@@ -28,9 +28,9 @@ from maskwright.weak.irn import (
     refine_folder,
     train_irnet,
 )
-from maskwright.weak.irn_loss import TERMS, irn_loss, pair_sums
-from maskwright.weak.pseudo_masks import write_pseudo_masks
-from maskwright.weak.random_walk import enlarge_walk, random_walk
+from maskwright.weak.refine.irn_loss import TERMS, irn_loss, pair_sums
+from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
+from maskwright.weak.seeds.extract import load_maps
 
 
 def outputs(batch=2, shape=(12, 14), seed=0, classes=3):
@@ -122,7 +122,7 @@ class TestLosses:
 HALF = """
 import sys, torch
 from maskwright.engine import distributed
-from maskwright.weak.irn_loss import irn_loss
+from maskwright.weak.refine.irn_loss import irn_loss
 distributed.initialise("cpu")
 logits, displacements, labels = torch.load(sys.argv[1])
 rank = distributed.rank()

@@ -9,16 +9,18 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maskwright.config import L2GSettings, build_recipe
 from maskwright.data.sample import Sample
 from maskwright.data.scenes import scenes
 from maskwright.engine.checkpoint import load_metadata, load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.classifier import load_classifier
-from maskwright.schema.weak import L2G_PAPER
+from maskwright.recipe.load import build_recipe
+from maskwright.settings import L2GSettings
+from maskwright.settings.weak import L2G_PAPER
 from maskwright.weak import SEED_METHODS
-from maskwright.weak.classifier import train_classifier
-from maskwright.weak.l2g import (
+from maskwright.weak.networks import NETWORKS
+from maskwright.weak.networks.classifier import train_classifier
+from maskwright.weak.networks.l2g import (
     cut_views,
     draw_corners,
     global_prediction,
@@ -30,8 +32,7 @@ from maskwright.weak.l2g import (
     view_maps,
     view_saliency,
 )
-from maskwright.weak.l2g_training import build_l2g, train_l2g
-from maskwright.weak.networks import NETWORKS
+from maskwright.weak.networks.l2g_training import build_l2g, train_l2g
 
 from .contract import picture, trained_like, views_of
 
@@ -403,7 +404,7 @@ def test_training_leaves_the_global_network_alone(data, tmp_path, options):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_stopped_training_ends_with_the_same_numbers(data, tmp_path, monkeypatch, shared):
-    import maskwright.weak.l2g_training as module
+    import maskwright.weak.networks.l2g_training as module
 
     chosen = recipe(shared_trunk=shared, train={"checkpoint_seconds": 0})
     train_l2g(chosen, None, data, data, tmp_path / "whole", CPU)
@@ -457,7 +458,7 @@ def test_a_shared_trunk_gets_both_losses_and_each_head_its_own():
 
 
 def groups_of(chosen, data, tmp_path, monkeypatch):
-    import maskwright.weak.l2g_training as module
+    import maskwright.weak.networks.l2g_training as module
 
     found = {}
     monkeypatch.setattr(module, "fit_tags", lambda *args, **options: found.update(options, network=args[0]))

@@ -7,12 +7,12 @@ import pytest
 from numpy.testing import assert_array_equal
 from PIL import Image
 
-from maskwright.config import MaskSettings
 from maskwright.data import with_masks
 from maskwright.data.masks import read_mask, write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.metrics import ConfusionMatrix
+from maskwright.settings import MaskSettings
 from maskwright.weak import pseudo_masks, read_provenance, score_masks, seed_labels, write_pseudo_masks
 from maskwright.weak.pseudo_masks import sweep_thresholds
 

@@ -9,7 +9,7 @@ import pytest
 import torch
 
 from maskwright.errors import DataError, RecipeError
-from maskwright.weak.random_walk import (
+from maskwright.weak.refine.random_walk import (
     affinities,
     directions,
     enlarge_walk,
@@ -21,7 +21,7 @@ from maskwright.weak.random_walk import (
     walk_labels,
 )
 
-MODULE = "maskwright.weak.random_walk"
+MODULE = "maskwright.weak.refine.random_walk"
 
 SHAPE = (11, 14)
 

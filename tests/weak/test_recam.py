@@ -10,17 +10,16 @@ from torch import nn
 from torch.nn import functional as F
 from torch.utils._python_dispatch import TorchDispatchMode
 
-from maskwright.config import build_recipe
 from maskwright.data.scenes import scenes
 from maskwright.engine.checkpoint import load_metadata, load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_classifier
 from maskwright.models.classifier import load_classifier
-from maskwright.pipeline import Run
+from maskwright.pipeline.run import Run
+from maskwright.recipe.load import build_recipe
 from maskwright.weak import SEED_METHODS
-from maskwright.weak.cam import class_activation_maps
-from maskwright.weak.classifier import build_classifier, train_classifier
-from maskwright.weak.recam import (
+from maskwright.weak.networks.classifier import build_classifier, train_classifier
+from maskwright.weak.networks.recam import (
     class_features,
     class_weight,
     first_head_loss,
@@ -31,7 +30,8 @@ from maskwright.weak.recam import (
     sce_loss,
     soft_masks,
 )
-from maskwright.weak.recam_training import train_recam
+from maskwright.weak.networks.recam_training import train_recam
+from maskwright.weak.seeds.cam import class_activation_maps
 
 from .contract import picture, trained_like, views_of
 
@@ -270,7 +270,7 @@ def test_training_goes_on_from_the_classifier_and_leaves_both_heads(converged, t
 
 
 def test_rates_of_the_old_and_the_new_part(converged, tmp_path, monkeypatch):
-    import maskwright.weak.recam_training as module
+    import maskwright.weak.networks.recam_training as module
 
     data, start = converged
     found = {}

@@ -10,9 +10,9 @@ import pytest
 import torch
 from PIL import Image
 
-from maskwright import pipeline
-from maskwright.config import load_recipe
 from maskwright.files import read_json, write_json
+from maskwright.pipeline import run as pipeline
+from maskwright.recipe.load import load_recipe
 
 SETTINGS = [
     "device=cpu",
@@ -127,7 +127,7 @@ def test_what_is_stale_is_set_aside_and_nothing_else(out, change, stale, monkeyp
 
 
 def stale_stages(stages, out: Path) -> list[str]:
-    from maskwright.stages import fingerprints, state_of
+    from maskwright.runs.stages import fingerprints, state_of
 
     hashes = fingerprints(stages)
     states = {stage.name: state_of(stage, hashes[stage.name], out) for stage in stages}
@@ -136,7 +136,7 @@ def stale_stages(stages, out: Path) -> list[str]:
 
 
 def test_saliency_concerns_only_the_stages_that_look_at_it(tmp_path):
-    from maskwright.stages import fingerprints
+    from maskwright.runs.stages import fingerprints
 
     def hashes(*settings: str) -> dict[str, str]:
         recipe = load_recipe("demo", [f"out={tmp_path}", *settings])

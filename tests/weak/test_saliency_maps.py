@@ -6,13 +6,14 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.config import CRFSettings, SaliencySettings, build_recipe
 from maskwright.data.sample import Sample
 from maskwright.errors import DataError, RecipeError
-from maskwright.pipeline import Run
-from maskwright.weak.crf_maps import crf_folder, crf_maps
-from maskwright.weak.extract import load_maps
-from maskwright.weak.saliency_maps import background_score, overruled_maps, saliency_folder
+from maskwright.pipeline.run import Run
+from maskwright.recipe.load import build_recipe
+from maskwright.settings import CRFSettings, SaliencySettings
+from maskwright.weak.refine.crf_maps import crf_folder, crf_maps
+from maskwright.weak.refine.saliency_maps import background_score, overruled_maps, saliency_folder
+from maskwright.weak.seeds.extract import load_maps
 
 SIZES = [(24, 40), (24, 40), (16, 20), (24, 40)]
 

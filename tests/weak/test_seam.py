@@ -4,19 +4,19 @@ import pytest
 import torch
 from torch.nn import functional as F
 
-from maskwright.config import build_recipe
 from maskwright.data.scenes import scenes
 from maskwright.engine.checkpoint import load_weights
 from maskwright.errors import RecipeError
 from maskwright.models import create_classifier
 from maskwright.models.classifier import load_classifier
 from maskwright.models.pcm import resize_aligned
-from maskwright.weak.cam import merge_flip
-from maskwright.weak.classifier import train_classifier
+from maskwright.recipe.load import build_recipe
 from maskwright.weak.networks import NETWORKS
-from maskwright.weak.recam_training import train_recam
-from maskwright.weak.seam import cross_loss, enlarged_mean, max_norm, minimum_loss, seam_loss, seam_maps
-from maskwright.weak.seam_training import train_seam
+from maskwright.weak.networks.classifier import train_classifier
+from maskwright.weak.networks.recam_training import train_recam
+from maskwright.weak.networks.seam import cross_loss, enlarged_mean, max_norm, minimum_loss, seam_loss, seam_maps
+from maskwright.weak.networks.seam_training import train_seam
+from maskwright.weak.seeds.cam import merge_flip
 
 from .contract import picture, views_of
 

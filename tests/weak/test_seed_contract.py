@@ -13,7 +13,7 @@ from torch import nn
 from maskwright.errors import RecipeError
 from maskwright.models.folding import inference_copy
 from maskwright.weak import SEED_METHODS
-from maskwright.weak.cam import SeedMaps, class_activation_maps, strided
+from maskwright.weak.seeds.cam import SeedMaps, class_activation_maps, strided
 
 from .contract import BACKBONES, picture, trained_like, views_of
 

@@ -12,19 +12,19 @@ from typer.testing import CliRunner
 
 import maskwright.weak
 from maskwright.cli import app
-from maskwright.config import MaskSettings, SeedSettings
 from maskwright.data import subset
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scenes import scenes
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json, write_json
 from maskwright.metrics import ConfusionMatrix
-from maskwright.weak.cam import SeedMaps
-from maskwright.weak.extract import load_maps
+from maskwright.settings import MaskSettings, SeedSettings
+from maskwright.weak.labels import seed_labels, sweep
 from maskwright.weak.pseudo_masks import write_pseudo_masks
 from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages, table
 from maskwright.weak.seed_signs import area_prior, boundary_agreement, edge_strength, label_boundaries, stability
-from maskwright.weak.seeds import seed_labels, sweep
+from maskwright.weak.seeds.cam import SeedMaps
+from maskwright.weak.seeds.extract import load_maps
 
 SETTINGS = MaskSettings(threshold=0.35, sweep=(0.2, 0.8, 0.2))
 PROVENANCE = {"method": "cam", "weights": "x", "saliency": None, "crf": False, "pretrained": False}

@@ -9,7 +9,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 from maskwright.metrics import ConfusionMatrix
-from maskwright.weak.seeds import best_two, labels_and_confidence, seed_labels, sweep, threshold_counts
+from maskwright.weak.labels import best_two, labels_and_confidence, seed_labels, sweep, threshold_counts
 
 LABELS = LabelSpace(("background", "cat", "dog", "cow"))
 STUFF = LabelSpace(("sky", "road", "tree"), background=None)

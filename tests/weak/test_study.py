@@ -12,17 +12,18 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.config import load_recipe
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scenes import scenes
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json
 from maskwright.metrics import ConfusionMatrix
-from maskwright.weak import seed_labels, study
-from maskwright.weak.extract import extract_maps
-from maskwright.weak.recam import first_head_loss
-from maskwright.weak.study import OneOf, bce_sce, choose_classes, confusable_pairs, logit_gradients, measure
-from maskwright.weak.study_results import read_epochs, table, verdicts
+from maskwright.recipe.load import load_recipe
+from maskwright.studies import bce_sce as study
+from maskwright.studies.bce_sce import OneOf, bce_sce, choose_classes, confusable_pairs, logit_gradients, measure
+from maskwright.studies.bce_sce_results import read_epochs, table, verdicts
+from maskwright.weak import seed_labels
+from maskwright.weak.networks.recam import first_head_loss
+from maskwright.weak.seeds.extract import extract_maps
 
 TINY = [
     "data.options={count: 40, size: [32, 32]}",

@@ -4,13 +4,13 @@ import numpy as np
 import pytest
 import torch
 
-from maskwright.config import build_recipe
 from maskwright.data import subset
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scenes import scenes
 from maskwright.errors import DataError
 from maskwright.models.classifier import load_classifier
-from maskwright.weak.classifier import average_precision, tag_average_precision, train_classifier
+from maskwright.recipe.load import build_recipe
+from maskwright.weak.networks.classifier import average_precision, tag_average_precision, train_classifier
 
 
 def test_average_precision_by_hand():

@@ -2,32 +2,21 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
-from pathlib import Path
-from typing import Any, Protocol
-
-import numpy as np
-
-from maskwright.config import DataSettings
-from maskwright.data.ade20k import open_ade20k
-from maskwright.data.camvid import open_camvid
-from maskwright.data.cityscapes import open_cityscapes
-from maskwright.data.coco import open_coco
-from maskwright.data.finding import Complain, refuse
-from maskwright.data.folder import open_folder, open_voc
-from maskwright.data.nyu_depth import open_nyu_depth
-from maskwright.data.pascal_context import open_pascal_context
+from maskwright.data.dataset import Dataset
+from maskwright.data.readers import BUILT_IN, READERS, reader_name
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.data.views import objects_only, subset, with_masks, with_saliency, without_masks
-from maskwright.errors import DataError, unknown_name
+from maskwright.settings import DataSettings
 
 __all__ = [
+    "BUILT_IN",
     "READERS",
     "Dataset",
     "LabelSpace",
     "Sample",
     "objects_only",
     "open_dataset",
+    "reader_name",
     "subset",
     "with_masks",
     "with_saliency",
@@ -35,95 +24,8 @@ __all__ = [
 ]
 
 
-class Dataset(Protocol):
-    """What every reader gives: examples by index, and what can be known of them without decoding."""
-
-    @property
-    def labels(self) -> LabelSpace: ...
-
-    @property
-    def names(self) -> list[str]: ...
-
-    @property
-    def source(self) -> dict[str, Any]: ...
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
-
-    def mask(self, index: int, /) -> np.ndarray | None: ...
-
-    def tags(self, index: int, /) -> tuple[int, ...] | None: ...
-
-    def has_mask(self, index: int, /) -> bool: ...
-
-    def size(self, index: int, /) -> tuple[int, int]: ...
-
-
-def _open_scenes(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
-    from maskwright.data.scenes import scenes
-
-    for name in set(settings.options) - set(SCENES_OPTIONS):
-        raise DataError(unknown_name("option of scenes", name, SCENES_OPTIONS))
-    return scenes(split, **settings.options)
-
-
-# A built-in set or a layout, by the name that `data=` or `layout=` gives.
-READERS: dict[str, Callable[..., Dataset]] = {
-    "voc": open_voc,
-    "folder": open_folder,
-    "scenes": _open_scenes,
-    "cityscapes": open_cityscapes,
-    "ade20k": open_ade20k,
-    "camvid": open_camvid,
-    "pascal_context": open_pascal_context,
-    "nyu_depth": open_nyu_depth,
-    "coco": open_coco,
-}
-BUILT_IN = ("scenes",)
-
-# What lies in the folder of a published set and in no other: its layout is then known without being given.
-MARKS = {
-    "leftImg8bit": "cityscapes",
-    "annotations/training": "ade20k",
-    "701_StillsRaw_full": "camvid",
-    "trainannot": "camvid",
-    "SegmentationClassContext": "pascal_context",
-    "label40": "nyu_depth",
-    "nyu_depth_v2_labeled.mat": "nyu_depth",
-    "annotations/instances_train2014.json": "coco",
-    "annotations/instances_val2014.json": "coco",
-}
-SCENES_OPTIONS = ("count", "size", "seed")
-
-
-def reader_name(settings: DataSettings) -> str:
-    """Which reader opens a set: the layout that is given, a built-in set, or what the folder looks like.
-
-    Raises:
-        DataError: no such layout, and a root that is neither a folder nor a built-in set.
-    """
-    if settings.layout != "auto":
-        if settings.layout not in READERS:
-            raise DataError(unknown_name("layout", settings.layout, ["auto", *READERS]))
-        return settings.layout
-    root = Path(settings.root)
-    if not root.is_dir():
-        if settings.root in BUILT_IN:
-            return settings.root
-        raise DataError(
-            f"data {settings.root} is not a folder: {unknown_name('built-in set', settings.root, BUILT_IN)}"
-        )
-    mark = next((mark for mark in MARKS if (root / mark).exists()), None)
-    if mark is not None:
-        return MARKS[mark]
-    lists, plain = root / "ImageSets" / "Segmentation", root / "images"
-    voc = (root / "JPEGImages").is_dir() or (lists.is_dir() and not plain.is_dir())
-    return "voc" if voc else "folder"
-
-
 def open_dataset(settings: DataSettings, split: str) -> Dataset:
-    """One split of a set of images; see `maskwright.data.folder` for layouts, splits, classes and background.
+    """One split of a set of images; see `maskwright.data.readers.folder` for layouts, splits, classes and background.
 
     Args:
         settings: where the images, masks and tags are.

@@ -15,9 +15,9 @@ import numpy as np
 import torch
 from PIL import Image
 
-from maskwright.config import AugmentSettings
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, RecipeError
+from maskwright.settings import AugmentSettings
 
 IMAGENET_MEAN = (0.485, 0.456, 0.406)
 IMAGENET_STD = (0.229, 0.224, 0.225)

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import numpy as np
 
-from maskwright.compiled import jit
+from maskwright.cpu.compiled import jit
 
 
 @jit

@@ -7,7 +7,6 @@ from dataclasses import dataclass, field
 
 import numpy as np
 
-from maskwright.config import DataSettings
 from maskwright.data import READERS, Dataset, reader_name
 from maskwright.data.finding import Complain, Finding, FindingError, Level, number_of
 from maskwright.data.masks import range_finding
@@ -15,6 +14,7 @@ from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scan import Record, scan
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 TOGETHER_AT_LEAST = 3  # images with a tag, before "always together" means anything
 BY_CHANCE = 0.05  # a pair that is as likely as this to be together by chance is not reported

@@ -11,11 +11,11 @@ from pathlib import Path
 
 from PIL import Image
 
-from maskwright.config import DataSettings
 from maskwright.data.masks import DECODE_ERRORS, read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.data.tags import TagTable
 from maskwright.errors import DataError, unknown_name
+from maskwright.settings import DataSettings
 
 VOC_CLASSES = (
     "background",
@@ -34,7 +34,7 @@ def label_space(
     """The label space of a set, the same in all its splits, and where its class names come from, in words.
 
     Args:
-        settings: see `maskwright.data.folder.open_folder`, which also states the order of the rules.
+        settings: see `maskwright.data.readers.folder.open_folder`, which also states the order of the rules.
         layout: "voc" or "folder".
         images: name -> path of every image.
         masks: name -> path of every mask; None where the set has no mask folder.

@@ -9,19 +9,19 @@ from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
-from maskwright.config import DataSettings
 from maskwright.data.classes import resolve
 from maskwright.data.finding import refuse
-from maskwright.data.folder import saliency_paths
 from maskwright.data.images import list_images, read_saliency
 from maskwright.data.masks import check_values, read_mask
+from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, unknown_name
 from maskwright.files import read_json
+from maskwright.settings import DataSettings
 
 if TYPE_CHECKING:
-    from maskwright.data import Dataset
+    from maskwright.data.dataset import Dataset
 
 
 class Subset:

@@ -21,7 +21,6 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 from torch.nn.parallel import DistributedDataParallel
 
-from maskwright.config import TrainSettings
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import load_into, load_weights, save_model
@@ -33,6 +32,7 @@ from maskwright.engine.resume import StopSignals, identity_of, read_state, seed_
 from maskwright.engine.schedule import rate_factor
 from maskwright.errors import DataError, RecipeError, TrainingStopped
 from maskwright.files import atomic_write
+from maskwright.settings import TrainSettings
 
 Batch = dict[str, Tensor]
 Step = Callable[[nn.Module, Batch], tuple[Tensor, dict[str, Tensor]]]

@@ -8,8 +8,8 @@ from typing import Any
 
 import torch
 
-from maskwright.config import TrainSettings
 from maskwright.errors import TrainingStopped
+from maskwright.settings import TrainSettings
 
 LEAST_STEPS = 100
 

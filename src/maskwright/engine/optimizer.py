@@ -8,8 +8,8 @@ from typing import Any
 import torch
 from torch import nn
 
-from maskwright.config import TrainSettings
 from maskwright.errors import RecipeError
+from maskwright.settings import TrainSettings
 
 
 def create_optimizer(groups: Iterable[Any], settings: TrainSettings) -> torch.optim.Optimizer:

@@ -15,9 +15,9 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskwright.config import TrainSettings
 from maskwright.engine import distributed
 from maskwright.errors import DataError
+from maskwright.settings import TrainSettings
 
 # Settings that do not change what the weights become; a run may go on with others.
 FREE_SETTINGS = ("workers", "validate_every", "checkpoint_seconds", "log_every")

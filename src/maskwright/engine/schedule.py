@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import math
 
-from maskwright.config import TrainSettings
+from maskwright.settings import TrainSettings
 
 
 def poly(

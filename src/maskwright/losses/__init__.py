@@ -14,7 +14,6 @@ from typing import Any, Literal
 import torch
 from torch import Tensor, nn
 
-from maskwright.config import LossSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss, pool_labels, pool_to
@@ -25,6 +24,7 @@ from maskwright.losses.ohem import OHEM, ohem_cross_entropy
 from maskwright.losses.region import Dice, Focal, LovaszSoftmax, dice_loss, focal_loss, lovasz_softmax_loss
 from maskwright.losses.resizing import of_one_size, resize_labels
 from maskwright.losses.rmi import RMI, rmi_loss
+from maskwright.settings import LossSettings
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
     "cross_entropy": CrossEntropy,

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from maskwright.compiled import jit
+from maskwright.cpu.compiled import jit
 
 
 @jit

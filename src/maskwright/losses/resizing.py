@@ -42,3 +42,8 @@ def _nearest(old: int, new: int, device: torch.device) -> Tensor:
     step = old / new
     places = accumulate(repeat(step, new - 1), initial=step * 0.5)
     return torch.tensor([min(math.floor(place), old - 1) for place in places], device=device)
+
+
+def pooled_side(side: int, size: int) -> int:
+    """Cells along a side of the image, with half a cell of padding at both ends."""
+    return (side + 2 * (size // 2) - size) // size + 1

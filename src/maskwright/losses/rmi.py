@@ -26,7 +26,8 @@ from torch.autograd.function import once_differentiable
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.losses.cross_entropy import cross_entropy
 from maskwright.losses.ignore import IGNORE_INDEX, at_least_float32, check_shapes, index_labels, valid_pixels
-from maskwright.losses.rmi_region import EPSILON, PROBABILITY_EPSILON, Pool, RegionTerms, pooled_side, region_terms
+from maskwright.losses.resizing import pooled_side
+from maskwright.losses.rmi_region import EPSILON, PROBABILITY_EPSILON, Pool, RegionTerms, region_terms
 
 PIXEL_TERMS = ("sigmoid", "softmax")
 FORMS = ("convex", "added")

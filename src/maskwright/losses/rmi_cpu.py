@@ -17,9 +17,9 @@ import torch
 from torch import Tensor
 from torch.autograd.function import once_differentiable
 
-from maskwright.compiled import exponential, jit
-from maskwright.losses.rmi_region import pooled_side
-from maskwright.threads import in_parts
+from maskwright.cpu.compiled import exponential, jit
+from maskwright.cpu.threads import in_parts
+from maskwright.losses.resizing import pooled_side
 
 f32 = np.float32
 CLASSES_AT_ONCE = 64  # a product of factors up to 2 for each of them is a float32

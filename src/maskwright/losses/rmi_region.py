@@ -160,11 +160,6 @@ class NeighbourhoodProducts(torch.autograd.Function):
         return result.to(ctx.dtype), None, None
 
 
-def pooled_side(side: int, size: int) -> int:
-    """Cells along a side of the image, with half a cell of padding at both ends."""
-    return (side + 2 * (size // 2) - size) // size + 1
-
-
 def _pooled(maps: Tensor, pool: Pool, size: int) -> Tensor:
     if pool == "none" or size == 1:
         return maps

@@ -7,7 +7,8 @@ from collections.abc import Callable, Mapping, Sequence
 from typing import Any
 
 from maskwright.errors import RecipeError, unknown_name
-from maskwright.models.backbones import BACKBONES, Backbone, create_backbone
+from maskwright.models.backbone import Backbone
+from maskwright.models.backbones import BACKBONES, create_backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.classifier import ImageTagClassifier, create_classifier
 from maskwright.models.deeplabv2 import DeepLabV2

@@ -12,7 +12,7 @@ from typing import Literal
 from torch import Tensor, nn
 
 from maskwright.errors import RecipeError, unknown_name
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.layers import ConvBNReLU, initialise, initialise_classifier
 
 # What the first part of an output's name says about its head; `maskwright.losses` reads it the same way.

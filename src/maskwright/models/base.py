@@ -9,10 +9,10 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
-from maskwright.config import TrainSettings
 from maskwright.models.auxiliary import AuxiliaryHeads
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.layers import resize
+from maskwright.settings import TrainSettings
 
 # Parameters with more than one axis that are no weights of a linear map, so weight decay does not suit them either.
 POSITION_TABLES = ("pos_embed", "cls_token", "reg_token", "relative_position_bias_table")

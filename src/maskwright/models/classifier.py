@@ -12,7 +12,8 @@ from torch import Tensor, nn
 
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import layers
-from maskwright.models.backbones import Backbone, create_backbone
+from maskwright.models.backbone import Backbone
+from maskwright.models.backbones import create_backbone
 from maskwright.models.pcm import PCM, seam_input
 
 # What a classifier may have beside backbone and head; each is an attribute, None where it is not there.

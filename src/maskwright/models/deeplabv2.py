@@ -20,7 +20,7 @@ from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskwright.errors import RecipeError
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.layers import initialise_classifier, resize
 

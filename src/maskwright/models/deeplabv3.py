@@ -6,7 +6,7 @@ from collections.abc import Sequence
 
 from torch import Tensor, nn
 
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.deeplabv3plus import ASPP, aspp_rates
 from maskwright.models.layers import initialise, initialise_classifier

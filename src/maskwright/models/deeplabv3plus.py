@@ -7,7 +7,7 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.layers import ConvBNReLU, SeparableConv, initialise, initialise_classifier, resize
 

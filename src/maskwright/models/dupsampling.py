@@ -21,7 +21,7 @@ from torch import Tensor, nn
 from maskwright.engine import distributed
 from maskwright.errors import DataError, RecipeError
 from maskwright.losses.ignore import IGNORE_INDEX, valid_pixels
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.layers import ConvBNReLU, initialise, initialise_classifier, resize
 

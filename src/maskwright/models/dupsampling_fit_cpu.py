@@ -11,8 +11,8 @@ from collections.abc import Callable
 import numpy as np
 import torch
 
-from maskwright.compiled import jit
-from maskwright.threads import in_parts
+from maskwright.cpu.compiled import jit
+from maskwright.cpu.threads import in_parts
 
 # Vectors that go through the cells together: more leave the cache, with fewer than the least the time goes to indices.
 AT_ONCE, AT_LEAST = 16, 8

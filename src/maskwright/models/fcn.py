@@ -6,7 +6,7 @@ import torch
 from torch import Tensor
 
 from maskwright.models.auxiliary import FCNHead
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.layers import resize
 

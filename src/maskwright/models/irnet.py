@@ -1,7 +1,7 @@
 """IRNet: class boundaries and displacements to instance centroids, from image tags alone (Ahn et al., CVPR 2019).
 
 Two branches of 1x1 convolutions read every stage of a trunk that is never trained. Which pixels belong together is
-learnt from seed maps; the losses are in `maskwright.weak.irn_loss`.
+learnt from seed maps; the losses are in `maskwright.weak.refine.irn_loss`.
 """
 
 from __future__ import annotations
@@ -15,7 +15,8 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.errors import DataError, RecipeError
-from maskwright.models.backbones import Backbone, create_backbone
+from maskwright.models.backbone import Backbone
+from maskwright.models.backbones import create_backbone
 
 STRIDE = 4  # of both outputs
 EDGE_WIDTH = 32

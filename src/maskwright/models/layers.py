@@ -12,7 +12,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from maskwright.errors import RecipeError
 
 if TYPE_CHECKING:
-    from maskwright.models.backbones import Backbone
+    from maskwright.models.backbone import Backbone
 
 
 class ConvBNReLU(nn.Sequential):

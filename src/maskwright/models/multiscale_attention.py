@@ -12,7 +12,7 @@ import torch.nn.functional as F
 from torch import Tensor, nn
 
 from maskwright.errors import DataError, RecipeError
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.layers import ConvBNReLU, initialise, initialise_classifier, resize
 from maskwright.models.ocr import OCRHead, concatenated, levels_to_read

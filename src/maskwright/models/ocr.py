@@ -12,7 +12,7 @@ import math
 import torch
 from torch import Tensor, nn
 
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
 from maskwright.models.fcn import stages
 from maskwright.models.layers import ConvBNReLU, initialise, initialise_classifier, resize

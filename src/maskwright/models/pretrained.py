@@ -17,7 +17,7 @@ from torch import Tensor, nn
 from maskwright.errors import RecipeError, unknown_name
 
 if TYPE_CHECKING:
-    from maskwright.models.backbones import Backbone
+    from maskwright.models.backbone import Backbone
 
 SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".ckpt")
 HUB_PREFIX = "hf-hub:"

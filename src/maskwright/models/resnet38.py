@@ -13,7 +13,8 @@ from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskwright.errors import RecipeError
 from maskwright.models import layers
-from maskwright.models.backbones import Backbone, import_timm
+from maskwright.models.backbone import Backbone
+from maskwright.models.backbones import import_timm
 from maskwright.models.pretrained import load_local
 
 # Number of the block, how often it is repeated, inner channels, channels, stride and dilation.

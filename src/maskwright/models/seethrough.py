@@ -22,7 +22,7 @@ from torch import Tensor, nn
 
 from maskwright.errors import RecipeError
 from maskwright.models.auxiliary import FCNHead
-from maskwright.models.backbones import Backbone
+from maskwright.models.backbone import Backbone
 from maskwright.models.fcn import stages
 from maskwright.models.layers import ConvBNReLU, initialise
 from maskwright.models.multiscale_attention import AttentionHead, MultiScaleModel, combine_two_scales

@@ -13,7 +13,8 @@ from torch import Tensor, nn
 
 from maskwright.errors import RecipeError
 from maskwright.models import layers
-from maskwright.models.backbones import Backbone, import_timm
+from maskwright.models.backbone import Backbone
+from maskwright.models.backbones import import_timm
 from maskwright.models.pretrained import SUFFIXES, find_weights, load_local, load_tensors
 
 # Channels and number of the convolutions of each stage; a pool stands between stages.

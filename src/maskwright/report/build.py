@@ -10,7 +10,6 @@ from typing import Any
 
 import jinja2
 
-from maskwright import __version__
 from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
 from maskwright.report import content, results
@@ -25,8 +24,9 @@ from maskwright.report.gallery import (
     training_rows,
     validation_rows,
 )
-from maskwright.report.run import Run, read_run, run_labels
 from maskwright.report.seeds import seed_section
+from maskwright.runs.folder import Run, read_run, run_labels
+from maskwright.version import __version__
 
 # A page that can be mailed. Pictures shrink until it fits.
 MOST_BYTES = 6_000_000

@@ -8,7 +8,7 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from maskwright.report.pictures import heat_table
+from maskwright.data.pictures import heat_table
 
 
 @dataclass(frozen=True)

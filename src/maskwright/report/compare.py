@@ -6,12 +6,11 @@ import os
 from collections.abc import Callable, Sequence
 from itertools import combinations
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import Any
 
 import numpy as np
 import yaml
 
-from maskwright.compare_results import SCORES, differences, seconds
 from maskwright.data.content import content_hash
 from maskwright.report import charts, content
 from maskwright.report.build import write_page
@@ -28,11 +27,10 @@ from maskwright.report.gallery import (
     stored_mask,
 )
 from maskwright.report.pictures import spread
-from maskwright.report.run import Run, read_run
 from maskwright.report.seeds import title
-
-if TYPE_CHECKING:
-    from maskwright.compare import Job
+from maskwright.runs.folder import Run, read_run
+from maskwright.runs.methods import Job
+from maskwright.runs.results import SCORES, differences, seconds
 
 # Notes of a run's own report that say what a method was helped by; they matter where methods differ in them.
 HELP = ("Threshold tuned on true masks", "Tags derived from true masks", "Saliency maps used", "Dense CRF",

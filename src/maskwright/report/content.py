@@ -6,7 +6,7 @@ import json
 from typing import Any
 
 from maskwright.report.charts import number
-from maskwright.report.run import STAGES, Run
+from maskwright.runs.folder import STAGES, Run
 
 # Each source of scores with its style in charts, the same on the whole page.
 SOURCES = {"pseudo_masks": 1, "segmenter": 2, "oracle": 3}

@@ -12,7 +12,7 @@ from PIL import Image
 
 from maskwright.data.sample import LabelSpace
 from maskwright.report.pictures import heat_uri, mask_uri, photo_uri, spread
-from maskwright.report.run import Run
+from maskwright.runs.folder import Run
 
 # Ranking reads a true mask per example; of a larger split an evenly spaced part is ranked.
 RANKED_AT_MOST = 400

@@ -7,7 +7,7 @@ from typing import Any
 from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.content import SOURCES, percent, source_name
-from maskwright.report.run import Run
+from maskwright.runs.folder import Run
 
 SHORT = {"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "true"}
 VALIDATED = {"miou": "Validation mIoU", "tag_map": "Validation mAP of tags"}

@@ -12,21 +12,21 @@ from typing import Any
 
 import torch
 
-from maskwright.config import SeedSettings
 from maskwright.errors import RecipeError, unknown_name
-from maskwright.weak.advcam import advcam
-from maskwright.weak.cam import SeedMaps, Views, class_activation_maps, class_maps
-from maskwright.weak.edam import edam_maps
-from maskwright.weak.eps import eps_maps
-from maskwright.weak.extract import SeedMethod, extract_folder, extract_maps, make_views
-from maskwright.weak.gradcam import gradcam, gradcam_plus_plus
-from maskwright.weak.l2g import l2g_maps
-from maskwright.weak.layercam import layercam
+from maskwright.settings import SeedSettings
+from maskwright.weak.labels import seed_labels, sweep
+from maskwright.weak.networks.edam import edam_maps
+from maskwright.weak.networks.eps import eps_maps
+from maskwright.weak.networks.l2g import l2g_maps
+from maskwright.weak.networks.recam import recam_maps
+from maskwright.weak.networks.seam import seam_maps
 from maskwright.weak.pseudo_masks import read_provenance, score_masks, write_pseudo_masks
-from maskwright.weak.recam import recam_maps
-from maskwright.weak.scorecam import scorecam
-from maskwright.weak.seam import seam_maps
-from maskwright.weak.seeds import seed_labels, sweep
+from maskwright.weak.seeds.advcam import advcam
+from maskwright.weak.seeds.cam import SeedMaps, Views, class_activation_maps, class_maps
+from maskwright.weak.seeds.extract import SeedMethod, extract_folder, extract_maps, make_views
+from maskwright.weak.seeds.gradcam import gradcam, gradcam_plus_plus
+from maskwright.weak.seeds.layercam import layercam
+from maskwright.weak.seeds.scorecam import scorecam
 
 SEED_METHODS: dict[str, SeedMethod] = {
     "advcam": advcam,

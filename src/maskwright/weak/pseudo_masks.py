@@ -21,16 +21,16 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskwright import __version__
-from maskwright.config import MaskSettings
 from maskwright.data.masks import read_mask, write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write, read_json, write_json
 from maskwright.metrics import ConfusionMatrix
-from maskwright.weak.extract import load_maps
-from maskwright.weak.seeds import labels_and_confidence, sweep
+from maskwright.settings import MaskSettings
+from maskwright.version import __version__
+from maskwright.weak.labels import labels_and_confidence, sweep
+from maskwright.weak.seeds.extract import load_maps
 
 FORMAT = "maskwright pseudo-masks 1"
 

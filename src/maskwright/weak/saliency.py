@@ -11,13 +11,13 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskwright.config import DataSettings
 from maskwright.data import open_dataset, subset
 from maskwright.data.saliency import DETECTORS
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, unknown_name
 from maskwright.files import atomic_write
-from maskwright.weak.folders import claim
+from maskwright.settings import DataSettings
+from maskwright.weak.seeds.folders import claim
 
 
 def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier") -> int:
@@ -69,7 +69,7 @@ def _detector(name: str) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, 
             f"detector={name} is neither a run nor a model file: {unknown_name('detector', name, DETECTORS)}"
         )
     from maskwright.engine.checkpoint import weights_hash
-    from maskwright.hub import load, model_file
+    from maskwright.inference.load import load, model_file
 
     predictor = load(name)
     background = predictor.labels.background

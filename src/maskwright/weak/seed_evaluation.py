@@ -17,14 +17,14 @@ from typing import Any
 
 import numpy as np
 
-from maskwright.config import MaskSettings
 from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json, write_json
 from maskwright.metrics import ConfusionMatrix
-from maskwright.weak.extract import load_maps
+from maskwright.settings import MaskSettings
+from maskwright.weak.labels import add_confusion, best_two, count_above, sweep, sweep_row, winner_labels
 from maskwright.weak.pseudo_masks import judge_mask, mask_path, sweep_thresholds
 from maskwright.weak.seed_signs import (
     FEWEST_FOR_FENCES,
@@ -35,7 +35,7 @@ from maskwright.weak.seed_signs import (
     edge_strength,
     mean_agreement,
 )
-from maskwright.weak.seeds import add_confusion, best_two, count_above, sweep, sweep_row, winner_labels
+from maskwright.weak.seeds.extract import load_maps
 
 FILE_NAME = "seed_evaluation.json"
 MOST_OUTLIERS = 100  # that the file names of each stage

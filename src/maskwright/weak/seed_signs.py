@@ -8,13 +8,13 @@ from typing import Any
 import numpy as np
 import torch
 
-from maskwright.config import SeedSettings
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
-from maskwright.weak.cam import Views
-from maskwright.weak.extract import at_image_size, make_views
-from maskwright.weak.seeds import seed_labels
+from maskwright.settings import SeedSettings
+from maskwright.weak.labels import seed_labels
+from maskwright.weak.seeds.cam import Views
+from maskwright.weak.seeds.extract import at_image_size, make_views
 
 # Shares of an image: a tagged class below the first is hardly there, above the second it has swallowed the image.
 NEARLY_NOTHING, NEARLY_EVERYTHING = 0.001, 0.95

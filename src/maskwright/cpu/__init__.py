@@ -1,0 +1,1 @@
+"""Compiled kernels for the CPU, and how they share its threads."""

@@ -1,0 +1,397 @@
+"""Readers of folders: the PASCAL VOC layout, and plain folders of images, masks and tags."""
+
+from __future__ import annotations
+
+import hashlib
+from dataclasses import dataclass, field
+from difflib import get_close_matches
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskwright.data.classes import label_space, resolve
+from maskwright.data.finding import Complain, Finding, refuse
+from maskwright.data.images import ImageSet, list_images
+from maskwright.data.saliency import DETECTORS
+from maskwright.data.tags import TagTable, image_key, match_tags, read_tags, tag_values
+from maskwright.errors import DataError, unknown_name
+from maskwright.settings import DataSettings
+
+LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", ".", "ImageSets/Main")
+OPTIONS = ("images", "image_suffix", "mask_suffix", "tolerant")
+TRAIN_SHARE = 0.8
+
+
+@dataclass
+class Listing:
+    """The files of a set, before any is opened.
+
+    Args:
+        images: name -> path of every image, in all splits.
+        masks: name -> path of every mask; None where the set has no mask folder.
+        folders: folder of images and folder of masks, for the record and for messages.
+        prefixes: first parts of names that are splits.
+    """
+
+    images: dict[str, str]
+    masks: dict[str, str] | None
+    folders: dict[str, str] = field(default_factory=dict)
+    prefixes: list[str] = field(default_factory=list)
+
+
+def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) -> ImageSet:
+    """One split of a set in the PASCAL VOC layout.
+
+    `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (or the folder named by `masks`),
+    `ImageSets/Segmentation/SPLIT.txt`. Lists of pairs (`/JPEGImages/a.jpg /SegmentationClassAug/a.png`) are read too,
+    and a split whose name ends in `aug` takes its masks from `SegmentationClassAug` unless `masks` says otherwise.
+
+    Args:
+        settings: see `open_folder`.
+        split: name of a list; `all` for every image.
+        complain: what to do with findings; by default errors are raised.
+
+    Raises:
+        DataError: as `open_folder`.
+    """
+    root = Path(settings.root)
+    masks = settings.masks
+    if masks is None:
+        augmented = split.endswith("aug") and (root / "SegmentationClassAug").is_dir()
+        masks = "SegmentationClassAug" if augmented else "SegmentationClass"
+        masks = masks if (root / masks).is_dir() else None
+    elif not resolve(root, masks).is_dir():
+        raise DataError(f"masks {masks}: no such folder in {root}. Folders there: {_folders(root)}")
+    images = _option(settings, "images") or "JPEGImages"
+    if not (root / images).is_dir():
+        raise DataError(f"{root} has no folder {images}. Expected the VOC layout; folders there: {_folders(root)}")
+    listing = _list(settings, complain, [(root / images, resolve(root, masks) if masks else None, "")])
+    return _build(settings, split, "voc", listing, complain)
+
+
+def open_folder(settings: DataSettings, split: str, complain: Complain = refuse) -> ImageSet:
+    """One split of a plain folder.
+
+    Images lie in `images/`, else in the folder itself, else in its subfolders; masks of the same name in `masks/`.
+    Splits are, in this order: a list `SPLIT.txt` (in the folder, in `splits/` or in `ImageSets/`), `all`, a folder
+    `SPLIT/images` with `SPLIT/masks`, a subfolder `SPLIT` of the images, and, where there is none of these, `train` for
+    80 % of the images and `val` for the rest, chosen by a hash of the name.
+
+    Classes are `classes` (names or a file), else `classes.txt`, else VOC's where the folder is called VOC20xx or its
+    images are, else the tag names in alphabetical order where there are no masks, else `class_0`, `class_1`, ... up to
+    the highest value in the masks.
+
+    The background with `background="auto"` is the class called background; where none is and the set has tags but no
+    masks, a background is put before the classes; else there is none.
+
+    Args:
+        settings: `root`, `masks`, `classes`, `tags`, `saliency`, `background`, `ignore_index`, `label_map`; paths count
+            from root, then from the working folder. `options`: `images` (their folder), `image_suffix` and
+            `mask_suffix` (ends of file names that do not count, as `_mask`), `tolerant` (decode truncated images).
+        split: which images.
+        complain: what to do with findings; by default errors are raised.
+
+    Raises:
+        DataError: a folder, list, class or tag file that is missing or not as described, an unknown split or option,
+            listed images that do not exist, tags that are no class, or nothing that tells the classes.
+    """
+    root = Path(settings.root)
+    if not root.is_dir():
+        raise DataError(f"data {root} is not a folder")
+    masks = settings.masks or "masks"
+    images = _option(settings, "images")
+    if images is not None and not resolve(root, images).is_dir():
+        raise DataError(f"images {images}: no such folder in {root}. Folders there: {_folders(root)}")
+    if images is None and (root / "images").is_dir():
+        images = "images"
+    parts = sorted(child.name for child in root.iterdir() if (child / "images").is_dir())
+    places: list[tuple[Path, Path | None, str]]
+    if images is not None:
+        places = [(resolve(root, images), resolve(root, masks), "")]
+    elif parts:
+        places = [(root / part / "images", root / part / masks, f"{part}/") for part in parts]
+    else:
+        places = [(root, resolve(root, masks), "")]
+    if not any(place[1] is not None and place[1].is_dir() for place in places):
+        if settings.masks is not None:
+            raise DataError(f"masks {settings.masks}: no such folder in {root}. Folders there: {_folders(root)}")
+        places = [(folder, None, prefix) for folder, _, prefix in places]
+    listing = _list(settings, complain, places)
+    listing.prefixes = [part for part in parts if images is None]
+    return _build(settings, split, "folder", listing, complain)
+
+
+def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, Path | None, str]]) -> Listing:
+    unknown = set(settings.options) - set(OPTIONS)
+    if unknown:
+        raise DataError(unknown_name("data option", min(unknown), OPTIONS))
+    root = Path(settings.root)
+    others = [resolve(root, name) for name in (settings.tags, settings.saliency) if name and name != "masks"]
+    images: dict[str, str] = {}
+    masks: dict[str, str] = {}
+    for folder, mask_folder, prefix in places:
+        skip = [path.resolve() for path in (mask_folder, *others) if path and path.resolve() != folder.resolve()]
+        found, twice = list_images(folder, recursive=False) if folder == root else ({}, [])
+        if not found:
+            found, twice = list_images(folder, skip=skip)
+        _complain_twice(complain, folder, twice)
+        images.update(_renamed(found, prefix, _option(settings, "image_suffix")))
+        if mask_folder is not None and mask_folder.is_dir():
+            found, twice = list_images(mask_folder)
+            _complain_twice(complain, mask_folder, twice)
+            masks.update(_renamed(found, prefix, _option(settings, "mask_suffix")))
+    if not images:
+        raise DataError(f"{places[0][0]}: no images. Expected files that Pillow reads; folders: {_folders(root)}")
+    mask_folders = [str(place[1]) for place in places if place[1] is not None]
+    listing = Listing(images, masks if mask_folders else None, {"images": str(places[0][0])})
+    if mask_folders:
+        listing.folders["masks"] = mask_folders[0]
+        if not masks or not any(name in images for name in masks):
+            complain(
+                Finding(
+                    "error",
+                    f"none of the {len(masks)} masks is named as an image",
+                    list(masks.values()),
+                    len(masks),
+                    expected=f"names such as {next(iter(images))}.png",
+                    fix="rename the masks, or give data.options.mask_suffix, the end of their names to leave out",
+                    kind="mask-names",
+                )
+            )
+    return listing
+
+
+def _build(settings: DataSettings, split: str, layout: str, listing: Listing, complain: Complain) -> ImageSet:
+    root = Path(settings.root)
+    if not 0 <= settings.ignore_index <= 255:
+        raise DataError(
+            f"ignore_index must be 0 to 255, since masks on disk have 8 bits, found {settings.ignore_index}"
+        )
+    names, split_source = _split(root, split, listing, complain)
+    table = _tag_table(settings, layout, listing)
+    labels, class_source = label_space(settings, layout, listing.images, listing.masks, table)
+    masks = [None] * len(names) if listing.masks is None else [listing.masks.get(name) for name in names]
+    source: dict[str, Any] = {
+        "root": settings.root,
+        "layout": layout,
+        "split": split,
+        "split_source": split_source,
+        "count": len(names),
+        "classes": class_source,
+        "masks": listing.folders.get("masks"),
+        "mask_count": sum(path is not None for path in masks),
+        "tag_source": None,
+    }
+    tags: list[tuple[int, ...] | None] | str = [None] * len(names)
+    if settings.tags == "masks":
+        if listing.masks is None:
+            raise DataError(
+                f"tags=masks derives tags from masks, but {root} has none. Fix: give tags=FILE or masks=FOLDER"
+            )
+        tags = "masks"
+        source |= {"tag_source": "derived from the masks", "tag_count": source["mask_count"]}
+    elif table is not None:
+        matched = match_tags(table, listing.images, complain)
+        values = tag_values(table, labels, complain)
+        rows = map(matched.get, names)
+        tags = [None if row is None else values[row] for row in rows]
+        source |= {"tag_source": table.source, "tag_count": sum(row is not None for row in tags)}
+    return ImageSet(
+        labels,
+        names,
+        [listing.images[name] for name in names],
+        masks=masks,
+        tags=tags,
+        saliency=saliency_paths(settings, names, complain),
+        label_map=settings.label_map,
+        source=source,
+        tolerant=bool(_option(settings, "tolerant")),
+    )
+
+
+def _split(root: Path, split: str, listing: Listing, complain: Complain) -> tuple[list[str], str]:
+    """Names of a split in order, and where it comes from, in words."""
+    path = next((path for folder in LIST_FOLDERS if (path := root / folder / f"{split}.txt").is_file()), None)
+    if path is None and split.endswith(".txt"):
+        path = resolve(root, split)
+        if not path.is_file():
+            raise DataError(f"split list {split} does not exist in {root}")
+    if path is not None:
+        return _read_list(path, listing, complain), str(path)
+    if split == "all":
+        return list(listing.images), "every image"
+    inside = [name for name in listing.images if name.startswith(f"{split}/")]
+    if inside:
+        return inside, f"folder {split}"
+    lists = [file.stem for folder in LIST_FOLDERS[:3] for file in sorted((root / folder).glob("*.txt"))]
+    known = [*lists, *(file.stem for file in root.glob("*.txt") if file.stem in ("train", "val")), *listing.prefixes]
+    if not known and any(name.startswith(("train/", "val/")) for name in listing.images):
+        known = sorted({name.partition("/")[0] for name in listing.images})
+    if known or split not in ("train", "val"):
+        known = [*dict.fromkeys(known)] or ["train", "val"]
+        near = get_close_matches(split, known, n=1)
+        hint = f" Did you mean {near[0]!r}?" if near else ""
+        raise DataError(
+            f"{root}: unknown split {split!r}.{hint} Splits here: {', '.join(known)}, and all. "
+            f"Fix: choose one, or write {split}.txt with one image name per line"
+        )
+    train, val = hash_split(list(listing.images))
+    return (train if split == "train" else val), f"no list: {TRAIN_SHARE:.0%} train, the rest val, by hash of the name"
+
+
+def hash_split(names: list[str]) -> tuple[list[str], list[str]]:
+    """Train and val parts of names, by a hash of each: stable when others come or go.
+
+    Where one part would be empty, the name nearest to it moves over.
+    """
+    shares = {
+        name: int.from_bytes(hashlib.blake2b(name.encode(), digest_size=8).digest(), "big") / 2**64 for name in names
+    }
+    limit = TRAIN_SHARE
+    if len(names) > 1:
+        limit = min(max(limit, np.nextafter(min(shares.values()), 1)), max(shares.values()))
+    return [name for name in names if shares[name] < limit], [name for name in names if shares[name] >= limit]
+
+
+def _read_list(path: Path, listing: Listing, complain: Complain) -> list[str]:
+    """Names in a split list that have an image."""
+    names: dict[str, None] = {}
+    missing, twice, count = [], [], 0
+    for line in path.read_text(encoding="utf-8-sig").splitlines():
+        text = line.strip()
+        if not text:
+            continue
+        count += 1
+        name = _listed_name(text, listing.images)
+        if name is None:
+            missing.append(text)
+        elif name in names:
+            twice.append(name)
+        else:
+            names[name] = None
+    if missing:
+        complain(
+            Finding(
+                "error",
+                f"{len(missing)} of {count} images in {path} do not exist in {listing.folders['images']}",
+                missing,
+                len(missing),
+                expected=f"names such as {next(iter(listing.images))}",
+                fix="correct the list, or add the images",
+                kind="image-missing",
+            )
+        )
+    if twice:
+        complain(
+            Finding("warning", f"listed more than once in {path}; used once", twice, len(twice), kind="listed-twice")
+        )
+    if not names:
+        expected = "one image name per line"
+        complain(Finding("error", "the split has no images", [str(path)], expected=expected, kind="split-empty"))
+    return list(names)
+
+
+def _listed_name(text: str, images: dict[str, str]) -> str | None:
+    """The image that a line of a split list names: a name, a path, or a pair of paths whose first is the image."""
+    for candidate in (text, text.split()[0]):
+        parts = image_key(candidate).strip("/").split("/")
+        for start in range(len(parts)):
+            name = "/".join(parts[start:])
+            if name in images:
+                return name
+    return None
+
+
+def _tag_table(settings: DataSettings, layout: str, listing: Listing) -> TagTable | None:
+    """Tags from where the settings say, or from one folder per tag where there is nothing else; None without tags."""
+    root = Path(settings.root)
+    if settings.tags is None and listing.masks is None and layout == "folder":
+        folders = _folder_tags(settings, listing)
+        return folders if all(tags for tags in folders.rows.values()) else None
+    if settings.tags in (None, "masks"):
+        return None
+    path = resolve(root, settings.tags)
+    if path.is_dir() and path.resolve() == Path(listing.folders["images"]).resolve():
+        return _folder_tags(settings, listing)
+    return read_tags(path)
+
+
+def _folder_tags(settings: DataSettings, listing: Listing) -> TagTable:
+    """Each image's tag is the name of the folder it lies in, below the split's."""
+    table = TagTable(f"one folder per tag in {listing.folders['images']}")
+    splits = {settings.train, settings.val, *listing.prefixes}
+    for name in listing.images:
+        *folders, _ = name.split("/")
+        if folders and folders[0] in splits:
+            folders = folders[1:]
+        table.rows[name] = tuple(folders[:1])
+        table.where[name] = "its folder"
+    return table
+
+
+def saliency_paths(settings: DataSettings, names: list[str], complain: Complain) -> list[str | None] | None:
+    """The saliency map of each image, where the settings name a folder of them; None where they name a detector.
+
+    Raises:
+        DataError: neither such a folder nor such a detector, or maps for only some of the images.
+    """
+    if settings.saliency is None:
+        return None
+    folder = resolve(Path(settings.root), settings.saliency)
+    if not folder.is_dir():
+        if settings.saliency in DETECTORS:
+            return None
+        raise DataError(
+            f"saliency {settings.saliency} is not a folder in {settings.root}: "
+            f"{unknown_name('saliency detector', settings.saliency, DETECTORS)}"
+        )
+    found, _ = list_images(folder)
+    missing = [name for name in names if name not in found]
+    if len(missing) == len(names):
+        return None
+    if missing:
+        complain(
+            Finding(
+                "error",
+                f"{len(missing)} of {len(names)} images have no saliency map in {folder}",
+                missing,
+                len(missing),
+                expected="a map of the same name for every image of the split, or for none",
+                fix="make the missing maps",
+                kind="saliency-missing",
+            )
+        )
+    return [found.get(name) for name in names]
+
+
+def _renamed(files: dict[str, str], prefix: str, suffix: str | None) -> dict[str, str]:
+    """Names with the split's prefix and without the end that does not count; files that lack that end are left out."""
+    if suffix:
+        files = {name.removesuffix(suffix): path for name, path in files.items() if name.endswith(suffix)}
+    return {prefix + name: path for name, path in files.items()} if prefix else files
+
+
+def _complain_twice(complain: Complain, folder: Path, twice: list[str]) -> None:
+    if twice:
+        complain(
+            Finding(
+                "error",
+                f"several files in {folder} have the same name but for the suffix",
+                twice,
+                len(twice),
+                expected="one file for each name",
+                fix="keep one of them",
+                kind="name-twice",
+            )
+        )
+
+
+def _folders(root: Path) -> str:
+    if not root.is_dir():
+        return "none, there is no such folder"
+    return ", ".join(sorted(child.name for child in root.iterdir() if child.is_dir())) or "none"
+
+
+def _option(settings: DataSettings, name: str) -> Any:
+    return settings.options.get(name)

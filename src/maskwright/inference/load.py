@@ -1,0 +1,77 @@
+"""Finished models: one file holds weights, classes, preprocessing and recipe, so one path is all that is needed."""
+
+from __future__ import annotations
+
+from pathlib import Path
+
+import torch
+
+from maskwright.data.sample import LabelSpace
+from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
+from maskwright.engine.device import choose_device
+from maskwright.errors import DataError
+from maskwright.inference.predict import Predictor
+from maskwright.models import create_model
+from maskwright.settings import InferenceSettings
+
+FILE_NAME = "model.safetensors"
+
+
+def load(
+    path: str | Path, *, device: str | torch.device = "auto", settings: InferenceSettings | None = None
+) -> Predictor:
+    """The trained segmenter of a run, ready for images.
+
+    Args:
+        path: a run folder, a folder with `model.safetensors`, or such a file.
+        device: "auto" takes the GPU where there is one.
+        settings: how the model is applied; default as in the recipe that it was trained by.
+
+    Returns:
+        A predictor: `load("runs/voc")("street.jpg").mask`.
+
+    Raises:
+        DataError: no model there, a file that is no maskwright segmenter, or weights that do not fit their description.
+    """
+    file = model_file(path)
+    metadata = load_metadata(file)
+    if metadata["kind"] != "segmenter":
+        raise DataError(
+            f"{file} holds a {metadata['kind']}, expected a segmenter; it is in RUN/segmenter/{FILE_NAME} of a "
+            "finished run"
+        )
+    described = metadata["model"]
+    model = create_model(
+        described["name"],
+        backbone=described["backbone"],
+        num_classes=described["num_classes"],
+        output_stride=described["output_stride"],
+        pretrained=False,
+        **described["options"],
+    )
+    load_into(model, load_weights(file), file)
+    if settings is None:
+        settings = InferenceSettings.model_validate(metadata["recipe"].get("inference", {}))
+    labels = LabelSpace.from_dict(metadata["labels"])
+    return Predictor(model, labels, settings, choose_device(device), metadata)
+
+
+def model_file(path: str | Path) -> Path:
+    """The segmenter's file in a run folder or another folder, or the file itself.
+
+    Raises:
+        DataError: none is there; the message says where it was looked for.
+    """
+    path = Path(path)
+    if path.is_file():
+        return path
+    if not path.is_dir():
+        raise DataError(f"{path} does not exist; expected a run folder or a {FILE_NAME}")
+    candidates = [path / "segmenter" / FILE_NAME, path / FILE_NAME]
+    for candidate in candidates:
+        if candidate.is_file():
+            return candidate
+    raise DataError(
+        f"{path} holds no trained segmenter: neither {candidates[0]} nor {candidates[1]} exists. If the run was "
+        "stopped, run the same command again to finish it"
+    )

@@ -1,0 +1,291 @@
+"""Masks for images that have none: one image by a call, many files in a stream."""
+
+from __future__ import annotations
+
+import glob
+import os
+from collections.abc import Iterator, Sequence
+from dataclasses import dataclass, field
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from PIL import Image, ImageOps
+
+from maskwright.data.augment import normalise, resize_image
+from maskwright.data.images import image_suffixes, list_images, read_image
+from maskwright.data.masks import overlay as lay_over
+from maskwright.data.masks import write_mask
+from maskwright.data.sample import LabelSpace
+from maskwright.engine.device import freed_memory_kept, half_type
+from maskwright.engine.progress import track
+from maskwright.errors import DataError
+from maskwright.files import atomic_write
+from maskwright.inference.views import predict_labels, predict_probabilities, prefetched
+from maskwright.models.folding import inference_copy
+from maskwright.models.layers import resize
+from maskwright.settings import InferenceSettings
+
+ImageLike = str | Path | Image.Image | np.ndarray
+
+
+class Predictor:
+    """A trained segmenter with all that belongs to it; call it with an image.
+
+    Args:
+        model: a `SegmentationModel`; moved to the device and set to evaluation.
+        labels: what its classes mean.
+        settings: how it is applied.
+        device: where it computes.
+        metadata: what its file says: model, labels, preprocessing, recipe.
+    """
+
+    def __init__(
+        self,
+        model: torch.nn.Module,
+        labels: LabelSpace,
+        settings: InferenceSettings | None = None,
+        device: torch.device | str = "cpu",
+        metadata: dict[str, Any] | None = None,
+    ) -> None:
+        self.device = torch.device(device)
+        self.model: Any = model.to(self.device).eval()
+        self.labels = labels
+        self.settings = settings or InferenceSettings.model_validate({})
+        self.metadata = metadata or {}
+        preprocessing = self.metadata.get("preprocessing", {})
+        self.mean = tuple(preprocessing.get("mean", self.model.mean))
+        self.std = tuple(preprocessing.get("std", self.model.std))
+
+    def for_many(self) -> Predictor:
+        """The same with a network made ready for many images, at the cost of a copy; see `inference_copy`."""
+        ready = inference_copy(self.model, half_type(self.settings.autocast, self.device))
+        return Predictor(ready, self.labels, self.settings, self.device, self.metadata)
+
+    def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
+        """The mask of one image, at the image's own size.
+
+        Args:
+            image: a path, a Pillow image (EXIF orientation is applied to both), or `(H, W, 3)` uint8 RGB.
+            probabilities: compute them now, with the mask; otherwise they are computed when they are asked for.
+
+        Raises:
+            DataError: a file that cannot be read, or an array of another shape or type.
+        """
+        pixels = as_array(image)
+        if probabilities:
+            found = self.probabilities(pixels)
+            return Prediction(pixels, found.argmax(0).astype(np.uint8), self.labels, self, _known=found)
+        size = (pixels.shape[0], pixels.shape[1])
+        mask = predict_labels(self.model, self._prepared(pixels), self.settings, size)[0]
+        return Prediction(pixels, mask.to(torch.uint8).cpu().numpy(), self.labels, self)
+
+    def probabilities(self, image: ImageLike) -> np.ndarray:
+        """Softmax probabilities `(C, H, W)` float32 at the image's own size, mean over scales and flips.
+
+        Raises:
+            DataError: a file that cannot be read, or an array of another shape or type.
+        """
+        pixels = as_array(image)
+        found = predict_probabilities(self.model, self._prepared(pixels), self.settings)
+        return resize(found, (pixels.shape[0], pixels.shape[1]))[0].cpu().numpy()
+
+    def _prepared(self, pixels: np.ndarray) -> torch.Tensor:
+        """Network input `(1, 3, h, w)`."""
+        seen = pixels if self.settings.size is None else resize_image(pixels, self.settings.size)
+        image = torch.from_numpy(np.array(seen.transpose(2, 0, 1), order="C"))
+        return normalise(image[None].to(self.device), self.mean, self.std)
+
+
+@dataclass(eq=False)
+class Prediction:
+    """What a predictor found in one image.
+
+    Args:
+        image: `(H, W, 3)` uint8, as the predictor saw it.
+        mask: `(H, W)` uint8 label values.
+        labels: what they mean.
+        predictor: computes the probabilities when they are asked for.
+    """
+
+    image: np.ndarray = field(repr=False)
+    mask: np.ndarray = field(repr=False)
+    labels: LabelSpace
+    predictor: Predictor = field(repr=False)
+    _known: np.ndarray | None = field(default=None, repr=False)
+
+    @cached_property
+    def probabilities(self) -> np.ndarray:
+        """`(C, H, W)` float32, summing to 1 over C; computed at the first access unless asked for at once."""
+        return self.predictor.probabilities(self.image) if self._known is None else self._known
+
+    @property
+    def classes(self) -> dict[str, float]:
+        """Share of the image that each class found in it has, the largest first."""
+        counts = np.bincount(self.mask.ravel(), minlength=self.labels.num_classes)
+        order = [value for value in np.argsort(-counts, kind="stable").tolist() if counts[value]]
+        return {self.labels.names[value]: float(counts[value] / self.mask.size) for value in order}
+
+    def overlay(self, strength: float = 0.5) -> Image.Image:
+        """The image with the class colours laid over it; `strength` 0 (only image) to 1 (only colours)."""
+        return Image.fromarray(lay_over(self.image, self.mask, self.labels, strength))
+
+    def save(self, path: str | Path) -> None:
+        """Write the mask as a palette PNG.
+
+        Raises:
+            DataError: the path does not end in `.png`.
+        """
+        write_mask(path, self.mask, self.labels)
+
+
+def as_array(image: ImageLike) -> np.ndarray:
+    """An image as `(H, W, 3)` uint8 RGB, EXIF orientation applied.
+
+    Raises:
+        DataError: a file that cannot be read, or an array of another shape or type.
+    """
+    if isinstance(image, str | Path):
+        return read_image(image)
+    if isinstance(image, Image.Image):
+        if image.mode.startswith(("I", "F")):
+            raise DataError(
+                f"expected a Pillow image of 8 bit per channel, found mode {image.mode!r}; convert it first"
+            )
+        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
+    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
+        found = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
+        raise DataError(f"expected a path, a Pillow image or an array (H, W, 3) of uint8 in RGB order, found {found}")
+    if 0 in image.shape:
+        raise DataError(f"expected an image of at least one pixel, found {image.shape}")
+    return image
+
+
+def predict_files(
+    predictor: Predictor,
+    images: str | Path | Sequence[str | Path],
+    out: str | Path,
+    *,
+    overlay: bool = True,
+    probabilities: bool = False,
+    workers: int = 2,
+) -> tuple[list[str], list[str]]:
+    """Masks for many images, streamed: memory does not grow with their number.
+
+    Writes `out/masks/NAME.png` (palette), `out/overlays/NAME.jpg`, and with `probabilities`
+    `out/probabilities/NAME.npz` (`probabilities` float16 `(C, H, W)`, `classes` `(C,)`). NAME is the path without
+    suffix below the folder that was given, below the fixed part of a glob, or below the common folder of single files.
+
+    Args:
+        predictor: what `maskwright.load` gives.
+        images: files, folders (searched with their subfolders, `out` left out) and globs.
+        out: folder to write to.
+        overlay: also write overlays.
+        probabilities: also write probabilities.
+        workers: threads that read ahead, and as many that write.
+
+    Returns:
+        Paths of the images that were predicted, and for each that was not, a text with its path and the reason. A
+        failure never stops the rest: unreadable files, paths that do not exist, and images whose name another one has
+        already taken (`a.jpg` beside `a.png`) are reported.
+    """
+    out = Path(out)
+    found, failures = find_images([images] if isinstance(images, str | Path) else images, out)
+    done: list[str] = []
+    predictor = predictor.for_many() if len(found) > 2 else predictor
+    read = prefetched(lambda name: read_image(found[name]), found, workers=workers, ahead=2 * workers)
+
+    def predicted() -> Iterator[tuple[str, Prediction]]:
+        for name in track(found, title="predicting"):
+            try:
+                prediction = predictor(next(read).result(), probabilities=probabilities)
+            except DataError as error:
+                failures.append(_with_path(found[name], str(error)))
+            except torch.OutOfMemoryError:
+                failures.append(f"{found[name]}: out of GPU memory; set inference.window or inference.size")
+            else:
+                yield name, prediction
+
+    def write(item: tuple[str, Prediction]) -> str:
+        name, prediction = item
+        prediction.save(out / "masks" / f"{name}.png")
+        if overlay:
+            with atomic_write(out / "overlays" / f"{name}.jpg") as temporary:
+                prediction.overlay().save(temporary, quality=90)
+        if probabilities:
+            with atomic_write(out / "probabilities" / f"{name}.npz") as temporary:
+                half = prediction.probabilities.astype(np.float16)
+                np.savez_compressed(temporary, probabilities=half, classes=np.array(prediction.labels.names))
+        return found[name]
+
+    with freed_memory_kept(predictor.device):
+        for future in prefetched(write, predicted(), workers=workers, ahead=2 * workers):
+            done.append(future.result())
+    return done, failures
+
+
+def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str], list[str]]:
+    """Images by the name that their results get.
+
+    Args:
+        images: files, folders and globs.
+        out: folder that is not searched, so that results are not taken for images.
+
+    Returns:
+        Name -> path in the order given, and texts about what cannot be predicted.
+    """
+    found: dict[str, str] = {}
+    failures: list[str] = []
+
+    def add(name: str, path: str) -> None:
+        if name not in found:
+            found[name] = path
+        elif not os.path.samefile(found[name], path):
+            failures.append(
+                f"{path}: its result would have the name {name!r}, which that of {found[name]} has; rename one or "
+                "predict them into different folders"
+            )
+
+    inputs = [str(given) for given in images]
+    files = [given for given in inputs if os.path.isfile(given)]
+    common = os.path.commonpath([os.path.dirname(os.path.abspath(given)) for given in files]) if files else ""
+    for given in inputs:
+        if given in files:
+            add(_stem(os.path.relpath(os.path.abspath(given), common)), given)
+        elif os.path.isdir(given):
+            listed, twice = list_images(given, skip=[out.resolve()])
+            for name, path in listed.items():
+                add(name, path)
+            failures += [
+                f"{listed[name]}: was predicted, but files beside it that differ only in their suffix were not; "
+                "rename them"
+                for name in twice
+            ]
+            if not listed:
+                failures.append(f"{given}: no image in this folder")
+        else:
+            paths = [path for path in sorted(glob.glob(given, recursive=True)) if _is_image(path, out)]
+            base = os.path.dirname(given[: min((given.find(sign) for sign in "*?[" if sign in given), default=0)])
+            for path in paths:
+                add(_stem(os.path.relpath(path, base or ".")), path)
+            if not paths:
+                failures.append(f"{given}: {'matches no image' if glob.has_magic(given) else 'does not exist'}")
+    return found, failures
+
+
+def _is_image(path: str, out: Path) -> bool:
+    return (
+        os.path.isfile(path)
+        and os.path.splitext(path)[1].lower() in image_suffixes()
+        and not Path(path).resolve().is_relative_to(out.resolve())
+    )
+
+
+def _stem(path: str) -> str:
+    return os.path.splitext(path)[0].replace(os.sep, "/")
+
+
+def _with_path(path: str, text: str) -> str:
+    return text if str(path) in text else f"{path}: {text}"

@@ -1,0 +1,165 @@
+"""Verbs on a finished run: score it on any data set with the same classes, judge its seeds, write its report anew."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import yaml
+
+from maskwright.errors import DataError, RecipeError
+from maskwright.files import read_json
+from maskwright.recipe.load import apply_override, build_recipe
+from maskwright.settings import Recipe
+
+
+def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None) -> list[str]:
+    """Score a trained model on a data set; by default on the one that its recipe names.
+
+    Args:
+        run_folder: a run folder, or a model file.
+        overrides: `data=...`, `split=...` and any other setting of the recipe's `data` and `inference`.
+        out: folder for `metrics.json` and the predictions; default `RUN/evaluations/<data>-<split>`.
+
+    Returns:
+        A table as lines of text.
+
+    Raises:
+        DataError: other classes than the model's, or no true masks.
+    """
+    from maskwright.data import open_dataset
+    from maskwright.engine import distributed
+    from maskwright.inference.load import load
+    from maskwright.pipeline.segment import evaluate_to_folder
+
+    distributed.initialise("auto")
+    predictor = load(run_folder)
+    recipe = recipe_with(predictor.metadata["recipe"], overrides)
+    dataset = open_dataset(recipe.data, recipe.data.val)
+    if dataset.labels.names != predictor.labels.names:
+        raise DataError(
+            f"{recipe.data.root} has the classes {', '.join(dataset.labels.names)}; the model was trained on "
+            f"{', '.join(predictor.labels.names)}. Give classes= and label_map= so that they agree"
+        )
+    name = f"{Path(recipe.data.root).name or 'data'}-{recipe.data.val}".replace("/", "_")
+    base = run_folder if run_folder.is_dir() else run_folder.parent
+    folder = Path(out) if out else base / "evaluations" / name
+    scores = evaluate_to_folder(predictor, dataset, recipe.inference, folder)
+    if scores is None:
+        raise DataError(f"no image of {recipe.data.root}, split {recipe.data.val!r}, has a true mask to score against")
+    if not distributed.is_main():
+        return []
+    return [*score_table(scores), f"written to {folder}"]
+
+
+def judge_seeds(
+    where: Path,
+    overrides: list[str],
+    *,
+    threshold: str | None = None,
+    split: str | None = None,
+    stability: int = 0,
+    out: str | None = None,
+) -> list[str]:
+    """Judge the seed maps of a run stage by stage, or those of one folder; see `weak.seed_evaluation`.
+
+    Args:
+        where: a run folder, a folder of `NAME.npz` maps, or a folder of pseudo-masks.
+        overrides: `data=...` and any other setting of the recipe's `data`, `seeds` and `pseudo_masks`.
+        threshold: score of the background, or "best"; by default what the run's pseudo-masks were made with.
+        split: the images that the maps are of; by default the recipe's training split.
+        stability: number of images on which single views are compared; 0 leaves it out.
+        out: folder for `seed_evaluation.json`; by default `where`.
+
+    Returns:
+        A table as lines of text.
+
+    Raises:
+        DataError: nothing to judge there, or maps that do not fit the data.
+        RecipeError: stability without a run, or a threshold that cannot be.
+    """
+    from maskwright.data import open_dataset
+    from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages, table
+
+    if not where.is_dir():
+        raise DataError(f"{where} is no folder; expected a run, or a folder of maps or of pseudo-masks")
+    path = where / "recipe.yaml"
+    fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
+    if path.is_file():
+        stages = map_stages(where)
+        scores = where / "pseudo_masks" / "scores.json"
+        if threshold is None and "pseudo_masks" in stages and scores.is_file():
+            threshold = str(read_json(scores)["threshold"])
+    elif not any(override.startswith("data=") for override in overrides):
+        raise RecipeError(f"{where} is not a run: say which images its maps are of, with data=FOLDER (or data=scenes)")
+    else:
+        stages = {where.parent.name if where.name == "maps" else where.name: where}
+    given = [] if threshold is None else [f"pseudo_masks.threshold={threshold}"]
+    needed = ("data", "pseudo_masks", "seeds") if stability else ("data", "pseudo_masks")
+    recipe = recipe_with(fields, [*given, *overrides], needed)
+    dataset = open_dataset(recipe.data, split or recipe.data.train)
+    extra = {}
+    if stability:
+        extra["stability"] = _stability(where, stages, dataset, recipe, stability)
+    folder = Path(out) if out else where
+    result = evaluate_seeds(dataset, stages, recipe.pseudo_masks, folder, **extra)
+    return [*table(result), f"written to {folder}"]
+
+
+def _stability(where: Path, stages: dict[str, Path], dataset: Any, recipe: Recipe, sample: int) -> dict[str, Any]:
+    from maskwright.engine.device import choose_device
+    from maskwright.models.classifier import load_classifier
+    from maskwright.weak.seed_signs import stability
+
+    if "seeds" not in stages:
+        raise RecipeError(f"stability needs the network that the seeds come from: give a run folder, found {where}")
+    threshold = recipe.pseudo_masks.threshold
+    if isinstance(threshold, str):
+        raise RecipeError("stability needs a threshold; give threshold=NUMBER")
+    device = choose_device(recipe.device)
+    source = read_json(where / "seeds" / "stage.json")["needs"][0]
+    network = load_classifier(where / source / "model.safetensors").to(device)
+    return stability(dataset, network, recipe.seeds, device, threshold=threshold, sample=sample)
+
+
+def score_table(scores: dict[str, Any]) -> list[str]:
+    """Scores as lines: per class, then the means; a class that neither truth nor prediction has is left out."""
+    lines = [f"{'class':<20}{'IoU':>8}{'F1':>8}{'prec.':>8}{'recall':>8}"]
+    for name, row in scores["per_class"].items():
+        cells = "".join(
+            f"{'-' if row[key] is None else format(row[key], '.3f'):>8}" for key in ("iou", "f1", "precision", "recall")
+        )
+        lines.append(f"{name:<20}{cells}")
+    lines.append(
+        f"mIoU {scores['miou']:.4f}   pixel accuracy {scores['pixel_accuracy']:.4f}   "
+        f"{scores['images']} images of split {scores['split']}"
+    )
+    if scores["absent"]:
+        lines.append(f"not in the set and not predicted, left out of the mean: {', '.join(scores['absent'])}")
+    return lines
+
+
+def report_run(run_folder: Path) -> Path:
+    """Write a run's report anew.
+
+    Raises:
+        DataError: not a run folder.
+    """
+    from maskwright.data import open_dataset
+    from maskwright.report import build_report
+
+    path = run_folder / "recipe.yaml"
+    if not path.is_file():
+        raise DataError(f"{run_folder} is not a run folder: {path} does not exist")
+    data = recipe_with(yaml.safe_load(path.read_text(encoding="utf-8")), []).data
+    return build_report(
+        run_folder, dataset_train=open_dataset(data, data.train), dataset_val=open_dataset(data, data.val)
+    )
+
+
+def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:
+    """What of a stored recipe says how to judge, with overrides applied; the rest may be from another version."""
+    kept: dict[str, Any] = {key: fields[key] for key in keep if key in fields}
+    for override in overrides:
+        apply_override(kept, override)
+    return build_recipe(kept, source="evaluate")

@@ -1,0 +1,69 @@
+"""What a run found beside what its recipe expects, stage by stage: the published numbers and how far off they are."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+from maskwright.settings import Recipe
+
+
+def compare(
+    recipe: Recipe, out: Path, dataset: Any, map_stages: Sequence[str], model: dict[str, Any] | None
+) -> list[dict[str, Any]]:
+    """Scores of a run's stages beside those that its recipe expects.
+
+    Seeds count at the threshold of the sweep where they score best, as papers have it; refined maps at the recipe's
+    own threshold, unless that is chosen by true masks too.
+
+    Args:
+        recipe: `expected`, `tolerance`, `pseudo_masks` and `source` are read.
+        out: the run folder.
+        dataset: images whose true masks the maps are judged on.
+        map_stages: stages of this run that have maps.
+        model: scores of the segmenter, or None.
+
+    Returns:
+        Per stage of `recipe.expected` that the run can judge: `stage`, `found`, `threshold` (None for the model),
+        `split`, `images`, `expected`, `agrees` (not more than the tolerance below).
+
+    Raises:
+        DataError: a tagged image has no maps, or maps and masks do not fit.
+    """
+    from maskwright.weak.labels import sweep
+    from maskwright.weak.pseudo_masks import sweep_thresholds
+
+    given, rows = recipe.pseudo_masks.threshold, []
+    judged = sum(dataset.has_mask(index) and dataset.tags(index) is not None for index in range(len(dataset)))
+    for stage in map_stages:
+        if stage not in recipe.expected or not judged:
+            continue
+        tuned = stage == "seeds" or isinstance(given, str)
+        thresholds = sweep_thresholds(recipe.pseudo_masks) if tuned else [float(given)]
+        scores = sweep(dataset, out / stage / "maps", thresholds)
+        best = max(scores, key=lambda row: row["miou"] or 0.0)
+        where = {"split": dataset.source.get("split"), "images": judged}
+        rows.append({"stage": stage, "found": best["miou"], "threshold": best["threshold"], **where})
+    if "miou" in recipe.expected and model and model.get("miou") is not None:
+        where = {"split": model["split"], "images": model["images"]}
+        rows.append({"stage": "miou", "found": model["miou"], "threshold": None, **where})
+    for row in rows:
+        row["expected"] = recipe.expected[row["stage"]]
+        row["agrees"] = row["found"] >= row["expected"] - recipe.tolerance
+    return rows
+
+
+def compared_lines(rows: Sequence[dict[str, Any]], source: str) -> list[str]:
+    """What `compare` found, in words."""
+    lines = [f"beside {source or 'what the recipe expects'}:"] if rows else []
+    for row in rows:
+        name = "model" if row["stage"] == "miou" else row["stage"]
+        at = "" if row["threshold"] is None else f" at threshold {row['threshold']:g}"
+        off = row["found"] - row["expected"]
+        verdict = "agrees" if row["agrees"] else f"{-off:.3f} too low"
+        lines.append(
+            f"  {name:<20} mIoU {row['found']:.3f}  on {row['split']} ({row['images']} images){at}; "
+            f"expected {row['expected']:.3f}: {verdict}"
+        )
+    return lines

@@ -1,0 +1,167 @@
+"""The segmenter's two stages: trained on masks, wherever they came from, and judged on true ones."""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskwright.data.augment import Augment, normalise
+from maskwright.data.class_uniform import ClassIndex, ClassUniformSet, class_index, load_index, save_index
+from maskwright.data.loading import TrainingSet
+from maskwright.data.sample import LabelSpace
+from maskwright.engine import distributed
+from maskwright.engine.fit import Step, fit
+from maskwright.engine.progress import track
+from maskwright.files import write_json
+from maskwright.inference.views import evaluate
+from maskwright.losses import create_loss
+from maskwright.models import create_model
+from maskwright.models.base import SegmentationModel, parameter_groups
+from maskwright.settings import InferenceSettings, Recipe
+from maskwright.version import __version__
+
+
+def build_segmenter(
+    recipe: Recipe, labels: LabelSpace, device: torch.device, class_frequencies: Sequence[float] | None = None
+) -> tuple[SegmentationModel, Step]:
+    """The recipe's network, as it is before training, and the step that trains it with the recipe's loss.
+
+    Args:
+        recipe: `model`, `loss` and `seed` are read.
+        labels: what the masks mean.
+        device: where the step will run.
+        class_frequencies: `(C,)`, where the loss weighs classes by how often they occur.
+
+    Raises:
+        RecipeError: a model, an option, weights or a loss that cannot be had.
+    """
+    torch.manual_seed(recipe.seed)
+    model = create_model(
+        recipe.model.name,
+        backbone=recipe.model.backbone,
+        num_classes=labels.num_classes,
+        output_stride=recipe.model.output_stride,
+        pretrained=recipe.model.pretrained,
+        **recipe.model.options,
+    )
+    criterion = create_loss(recipe.loss, labels, class_frequencies).to(device)
+    mean, std = model.mean, model.std
+
+    def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
+        images = normalise(batch["image"], mean, std)
+        outputs = network(images, auxiliary=True, upsample=recipe.loss.resize == "logits")
+        return criterion(outputs, batch["mask"].long())
+
+    return model, step
+
+
+def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: torch.device) -> dict[str, Any]:
+    """Train the recipe's model on a dataset whose examples all have masks; resumes where it was stopped.
+
+    Args:
+        recipe: `model`, `loss`, `train` and `inference` are read.
+        train: dataset of examples with masks.
+        val: dataset for validation between epochs; used where `train.validate_every` is set and it has masks.
+        folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
+        device: where to train.
+
+    Returns:
+        What `fit` returns: the last numbers of the log.
+    """
+    settings = recipe.train
+    counted = recipe.loss.class_weights in ("inverse", "sqrt_inverse")
+    model, step = build_segmenter(recipe, train.labels, device, class_frequencies(train) if counted else None)
+    model.prepare(train, folder)
+
+    def validate(network: torch.nn.Module) -> dict[str, Any]:
+        confusion, _ = evaluate(network, val, recipe.inference, device)
+        scores = confusion.scores()
+        return {
+            "miou": scores["miou"],
+            "pixel_accuracy": scores["pixel_accuracy"],
+            "predicted_classes": int((confusion.matrix.sum(0) > 0).sum()),
+            "true_classes": int((confusion.matrix.sum(1) > 0).sum()),
+        }
+
+    judged = any(val.has_mask(index) for index in range(len(val)))
+    metadata = {
+        "kind": "segmenter",
+        "model": {
+            **recipe.model.model_dump(mode="json", exclude={"pretrained"}),
+            "num_classes": train.labels.num_classes,
+        },
+        "labels": train.labels.to_dict(),
+        "preprocessing": {"mean": list(model.mean), "std": list(model.std)},
+        "recipe": recipe.model_dump(mode="json"),
+        "maskwright": __version__,
+    }
+    augment = Augment(settings.augment, train.labels, mean=model.mean)
+    examples = TrainingSet(train, augment, settings.seed + recipe.seed)
+    if settings.augment.class_uniform:
+        examples = ClassUniformSet(examples, stage_index(train, folder), settings.augment.class_uniform)
+    return fit(
+        model,
+        step,
+        examples,
+        settings,
+        folder,
+        parameter_groups=parameter_groups(model, settings),
+        validate=validate if judged else None,
+        metadata=metadata,
+        device=device,
+        title=folder.name,
+    )
+
+
+def stage_index(dataset: Any, folder: Path) -> ClassIndex:
+    """Where each class lies in the masks of a dataset; made once, by the first process, and kept in the folder."""
+    path = folder / "class_index.npz"
+    if distributed.is_main() and not path.is_file():
+        save_index(path, class_index(dataset, track(range(len(dataset)), title="finding classes")))
+    distributed.barrier()
+    return load_index(path)
+
+
+def class_frequencies(dataset: Any) -> list[float]:
+    """Share of the valid pixels that each class has, `(C,)`, over all masks of a dataset."""
+    counts = np.zeros(256, np.int64)
+    for index in track(range(len(dataset)), title="counting labels"):
+        counts += np.bincount(dataset.mask(index).ravel(), minlength=256)
+    counts = counts[: dataset.labels.num_classes]
+    return (counts / max(1, counts.sum())).tolist()
+
+
+def evaluate_to_folder(
+    predictor: Any, dataset: Any, settings: InferenceSettings, folder: Path
+) -> dict[str, Any] | None:
+    """Predict a whole dataset, score it where it has true masks, and write both.
+
+    Args:
+        predictor: what `maskwright.load` gives.
+        dataset: images, and masks where scores are wanted; tags are never read.
+        settings: how the model is applied.
+        folder: gets `metrics.json`, `images.json` and `predictions/`.
+
+    Returns:
+        The content of `metrics.json`, or None where no image has a true mask.
+    """
+    confusion, _ = evaluate(predictor.model, dataset, settings, predictor.device, folder=folder)
+    judged = sum(dataset.has_mask(index) for index in range(len(dataset)))
+    if not judged:
+        return None
+    scores = {
+        **confusion.scores(),
+        "confusion": confusion.matrix.tolist(),
+        "images": judged,
+        "split": dataset.source.get("split"),
+        "source": dataset.source,
+        "post_processing": settings.model_dump(mode="json", exclude={"batch_size"}),
+        "tags_read": False,
+    }
+    if distributed.is_main():
+        write_json(folder / "metrics.json", scores)
+    return scores

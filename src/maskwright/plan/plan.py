@@ -1,0 +1,235 @@
+"""`plan=true`: the stages of a run with what each of them will take, before anything is run.
+
+Times and memory come from a trial of the stages on a few crops of the data's own images, scaled by pixels and tags.
+Disk is exact for models and maps, whose sizes follow from the images' sizes and tags; PNG files are scaled.
+"""
+
+from __future__ import annotations
+
+import math
+import shutil
+import time
+from collections.abc import Sequence
+from dataclasses import dataclass
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+
+from maskwright.engine.device import choose_device
+from maskwright.pipeline.run import Run
+from maskwright.plan.cut import Budget, Cut, cut_down
+from maskwright.plan.images import cropped_samples
+from maskwright.plan.trial import Trial, try_stages
+from maskwright.plan.words import size_words, words
+from maskwright.runs.stages import fingerprints, state_of
+from maskwright.settings import Recipe
+from maskwright.weak.seeds.advcam import BATCH_PIXELS as CLIMBING_PIXELS
+from maskwright.weak.seeds.extract import BATCH_PIXELS
+from maskwright.weak.seeds.folders import LARGEST_BATCH
+
+BUDGETS = {"cpu": Budget(2**15, 2**14), "cuda": Budget(2**19, 2**18)}
+LOOKING_SECONDS = 5.0  # the most that is spent on sizes and tags of a split
+AT_ONCE = {"irn": 8, "crf": 4, "ir_labels": 1, "pseudo_masks": 4}  # images that a stage works on together
+
+
+@dataclass(frozen=True)
+class Images:
+    """What is known of the images of a split, or of a part of it drawn at random.
+
+    Args:
+        sizes: height and width, `(N, 2)`.
+        tags: how many each has, `(N,)`; -1 where nobody said.
+        total: images of the split.
+    """
+
+    sizes: np.ndarray
+    tags: np.ndarray
+    total: int
+
+    @property
+    def factor(self) -> float:
+        """From sums over these images to sums over the split."""
+        return self.total / max(1, len(self.sizes))
+
+
+@dataclass(frozen=True)
+class Row:
+    """A stage of a run.
+
+    Args:
+        name: of the stage.
+        title: what it does, in words.
+        state: `missing`, `finished`, `unfinished` or `stale`.
+        seconds: that it will take; None where it is finished.
+        memory: bytes at most.
+        disk: bytes of its files.
+    """
+
+    name: str
+    title: str
+    state: str
+    seconds: float | None = None
+    memory: float | None = None
+    disk: float | None = None
+
+
+def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
+    """The stages that a run would go through, with estimates for those that are not finished; nothing is written.
+
+    Raises:
+        DataError: images, masks or tags cannot be used.
+        RecipeError: settings that do not go together, or no stage `until`.
+    """
+    job = Run(recipe, Path(recipe.out or f"runs/{recipe.name}"), lambda line: None)
+    stages = job.stages(until)
+    hashes = fingerprints(stages)
+    rows = [Row(stage.name, stage.title, state_of(stage, hashes[stage.name], job.out)) for stage in stages]
+    # The oracle's stages are those of the segmenter again.
+    tried = {
+        row.name: {"oracle": "segmenter", "oracle_evaluation": "evaluation"}.get(row.name, row.name) for row in rows
+    }
+    wanted = {tried[row.name] for row in rows if row.state != "finished"}
+    if not wanted:
+        return rows
+    last = next(row.name for row in reversed(rows) if row.name in wanted)
+    found = estimates(recipe, job.train, job.val, job.device, last)
+    return [
+        row if row.state == "finished" else Row(row.name, row.title, row.state, *found[tried[row.name]]) for row in rows
+    ]
+
+
+def estimates(
+    recipe: Recipe, train: Any, val: Any, device: torch.device, last: str | None = None
+) -> dict[str, tuple[float, float, float]]:
+    """Seconds, bytes of memory and bytes on disk of each stage up to `last`, but for the oracle's."""
+    budget = BUDGETS.get(device.type, BUDGETS["cpu"])
+    cut = cut_down(recipe, train.labels, train.size(0), budget, device)
+    samples = cropped_samples(train, budget.image, recipe.supervision != "masks")
+    splits = {"train": look_over(train), "val": look_over(val)}
+    tried = Images(
+        np.array([sample.image.shape[:2] for sample in samples]),
+        np.array([len(sample.tags or ()) for sample in samples]),
+        len(samples),
+    )
+    found = {}
+    for trial in try_stages(recipe, cut, samples, train.labels, len(train), device, last):
+        images = splits["val" if trial.name == "evaluation" else "train"]
+        disk = disk_bytes(trial.folder, recipe, images, tried)
+        if trial.training is None:
+            seconds, memory = map_stage(trial, recipe, cut, images, tried, device)
+        else:
+            seconds, memory = trial.training.step_seconds * (trial.training.steps or 0), trial.training.memory
+        found[trial.name] = (seconds, memory, disk)
+    return found
+
+
+def look_over(dataset: Any, seconds: float = LOOKING_SECONDS) -> Images:
+    """Sizes and tags of all images of a split, or of as many, drawn at random, as can be looked at in some seconds."""
+    order, started = np.random.default_rng(0).permutation(len(dataset)).tolist(), time.perf_counter()
+    sizes, tags = [], []
+    for index in order:
+        known = dataset.tags(index)
+        sizes.append(tuple(dataset.size(index)))
+        tags.append(-1 if known is None else len(known))
+        if time.perf_counter() - started > seconds:
+            break
+    return Images(np.array(sizes).reshape(-1, 2), np.array(tags), len(dataset))
+
+
+def map_stage(
+    trial: Trial, recipe: Recipe, cut: Cut, images: Images, tried: Images, device: torch.device
+) -> tuple[float, float]:
+    """Seconds for a split and bytes of memory of a stage that makes something of each image."""
+    name = trial.name.partition("-")[0]
+    here, there = work(name, cut.recipe, tried).mean(), work(name, recipe, images)
+    seconds = trial.begin + trial.seconds * there.sum() * images.factor / here
+    typical = there[there > 0].mean() if there.any() else 0.0
+    together = min(images_at_once(name, recipe, typical, device), images.total)
+    return float(seconds), float(trial.fixed + trial.most * together * typical / here)
+
+
+def work(name: str, recipe: Recipe, images: Images) -> np.ndarray:
+    """What the time of a stage is in proportion to, for each image `(N,)`: pixels, times the tags where classes are
+    worked on one by one."""
+    own, tags = images.sizes.prod(1).astype(float), images.tags.clip(0)
+    size = recipe.inference.size if name == "evaluation" else recipe.seeds.size
+    seen = np.full_like(own, math.prod(size)) if size else own
+    if name == "evaluation":
+        return seen
+    if name == "seeds":
+        return seen * (tags if recipe.seeds.method == "advcam" else tags > 0)
+    if name == "irn":
+        return seen * tags
+    if name == "edges":
+        sides = np.maximum(np.broadcast_to(size or images.sizes, images.sizes.shape), recipe.irn.pad_to or 0)
+        return sides.prod(1) * (tags > 0)
+    return own * (images.tags >= 0)
+
+
+def images_at_once(name: str, recipe: Recipe, pixels: float, device: torch.device) -> float:
+    """How many images of a typical amount of `work` a stage has in memory together."""
+    if name == "evaluation":
+        return recipe.inference.batch_size
+    if name not in ("seeds", "edges"):
+        return AT_ONCE.get(name, 1)
+    limits = CLIMBING_PIXELS if name == "seeds" and recipe.seeds.method == "advcam" else BATCH_PIXELS
+    views = 2 if name == "edges" or recipe.seeds.flip else 1
+    scale = max(recipe.seeds.scales) if name == "seeds" else 1.0
+    return min(max(1.0, limits.get(device.type, limits["cuda"]) / max(1.0, pixels * views * scale**2)), LARGEST_BATCH)
+
+
+def disk_bytes(folder: Path, recipe: Recipe, images: Images, tried: Images) -> float:
+    """Bytes of a stage's files for a split, from those of the trial."""
+    known = images.tags >= 0
+    files = [path for path in folder.rglob("*") if path.is_file()]
+    maps = [path for path in files if path.suffix == ".npz" and path.parent.name == "maps"]
+    pictures = sum(path.stat().st_size for path in files if path.suffix == ".png")
+    shared = images.sizes[known] if len(maps) else images.sizes
+    pixels = float(shared.prod(1).sum()) * images.factor / float(tried.sizes.prod(1).sum())
+    rest = sum(path.stat().st_size for path in files if path.suffix != ".png" and path not in maps)
+    if not maps:
+        return pictures * pixels + rest
+    with np.load(maps[0], allow_pickle=False) as arrays:
+        empty = maps[0].stat().st_size - sum(arrays[key].nbytes for key in arrays.files)
+        edges = "edge" in arrays.files
+    sizes, tags = images.sizes[known], images.tags[known]
+    seen = np.broadcast_to(recipe.seeds.size or sizes, sizes.shape)
+    quarter = ((seen - 1) // 4 + 1).prod(1)
+    if edges:
+        each = (empty + 4 * quarter) * (tags > 0)
+    else:
+        # Keys in eight bytes, maps in half precision.
+        each = empty + tags * (8 + 2 * quarter + 2 * sizes.prod(1))
+    return float(each.sum()) * images.factor + rest
+
+
+def table(rows: Sequence[Row], recipe: Recipe) -> list[str]:
+    """The plan as lines of text."""
+    device = choose_device(recipe.device)
+    left = [row for row in rows if row.seconds is not None]
+    width = max(len(row.name) for row in rows) + 2
+    lines = [f"{'stage':<{width}}{'state':<12}{'time':>12}{'memory':>10}{'disk':>10}  what"]
+    for row in rows:
+        cells = ["-"] * 3
+        if row.seconds is not None:
+            cells = [words(row.seconds), size_words(row.memory or 0), size_words(row.disk or 0)]
+        lines.append(f"{row.name:<{width}}{row.state:<12}{cells[0]:>12}{cells[1]:>10}{cells[2]:>10}  {row.title}")
+    if not left:
+        return [*lines, "nothing is left to do"]
+    needed = sum(row.disk or 0 for row in left)
+    total = words(sum(row.seconds or 0 for row in left))
+    most = size_words(max(row.memory or 0 for row in left))
+    lines.append(f"{'left to do':<{width}}{'':<12}{total:>12}{most:>10}{size_words(needed):>10}")
+    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    lines.append(
+        f"estimated on {device}{threads}, from two steps of each training and a few crops for all other stages; memory "
+        "is on top of the program's own"
+    )
+    out = Path(recipe.out or f"runs/{recipe.name}").absolute()
+    there = next(folder for folder in (out, *out.parents) if folder.is_dir())
+    free = shutil.disk_usage(there).free
+    if free < needed:
+        lines.append(f"warning: {there} has {size_words(free)} free, {size_words(needed)} are needed")
+    return lines

@@ -1,0 +1,23 @@
+"""Recipes: named settings of a run, and how they are read."""
+
+from maskwright.recipe.load import (
+    apply_override,
+    build_recipe,
+    dump_recipe,
+    load_recipe,
+    recipe_fields,
+    recipe_file,
+    recipe_names,
+    recipe_text,
+)
+
+__all__ = [
+    "apply_override",
+    "build_recipe",
+    "dump_recipe",
+    "load_recipe",
+    "recipe_fields",
+    "recipe_file",
+    "recipe_names",
+    "recipe_text",
+]

@@ -1,0 +1,228 @@
+"""Recipes by name or file: unknown keys refused, `key=value` overrides, recipes that rest on others."""
+
+from __future__ import annotations
+
+import types
+import typing
+from itertools import takewhile
+from pathlib import Path
+from typing import Any
+
+import yaml
+from pydantic import BaseModel, ValidationError
+
+from maskwright.errors import RecipeError, unknown_name
+from maskwright.settings import Recipe
+
+RECIPE_FOLDER = Path(__file__).parent / "presets"
+
+# What a file may say beside a recipe's own keys, and what the second takes from the recipe that it names.
+FILE_KEYS = ("extends", "segmenter")
+SEGMENTER_BLOCKS = ("model", "loss", "train", "inference")
+
+
+# What a person types most, spelled short: `data=photos/ tags=tags.csv epochs=3`.
+SHORT_KEYS = {
+    "data": "data.root",
+    "layout": "data.layout",
+    "masks": "data.masks",
+    "classes": "data.classes",
+    "tags": "data.tags",
+    "saliency": "data.saliency",
+    "background": "data.background",
+    "split": "data.val",
+    "epochs": "train.epochs",
+    "steps": "train.steps",
+    "batch_size": "train.batch_size",
+    "lr": "train.lr",
+    "workers": "train.workers",
+    "backbone": "model.backbone",
+    "pretrained": "model.pretrained",
+}
+
+
+def recipe_names() -> list[str]:
+    """Names of the recipes that come with the package."""
+    return sorted(path.stem for path in RECIPE_FOLDER.glob("*.yaml"))
+
+
+def recipe_file(name: str) -> Path:
+    """The file behind a recipe's name, or behind a path to a YAML file.
+
+    Raises:
+        RecipeError: neither a known recipe nor an existing file.
+    """
+    if name.endswith((".yaml", ".yml")):
+        path = Path(name)
+        if not path.is_file():
+            raise RecipeError(f"recipe file {name} does not exist")
+        return path
+    path = RECIPE_FOLDER / f"{name}.yaml"
+    if not path.is_file():
+        raise RecipeError(unknown_name("recipe", name, recipe_names()))
+    return path
+
+
+def recipe_text(name: str) -> str:
+    """A recipe's file as text; one that rests on others is written out, below its own comments at the top.
+
+    Raises:
+        RecipeError: as `load_recipe`, but for keys and values, which are not checked.
+    """
+    path = recipe_file(name)
+    text = path.read_text(encoding="utf-8")
+    if not set(FILE_KEYS) & set(_file_fields(path)):
+        return text
+    head = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
+    fields = {"name": path.stem, **recipe_fields(path)}
+    written = {key: fields[key] for key in dict.fromkeys([*Recipe.model_fields, *fields]) if key in fields}
+    return head + yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
+
+
+def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
+    """A recipe by name or file, with overrides such as `data=photos/` or `train.lr=0.02` applied.
+
+    Raises:
+        RecipeError: unknown recipe, a file that is not YAML, an unknown key (the message names the nearest), or a value
+            of the wrong type.
+    """
+    path = recipe_file(name)
+    fields = recipe_fields(path)
+    fields.setdefault("name", path.stem)
+    for override in overrides:
+        apply_override(fields, override)
+    return build_recipe(fields, source=str(path))
+
+
+def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
+    """The nested fields of a recipe file, with those of the recipes that it rests on.
+
+    `extends: RECIPE` takes everything that the file itself does not say, `segmenter: RECIPE` the model, its loss,
+    training and inference. Blocks of settings are merged; all else (lists, `options`, free keys) is replaced whole.
+
+    Args:
+        path: of the file; YAML files that it names are looked for beside it.
+        extended_by: files on the way to this one.
+
+    Raises:
+        RecipeError: not YAML, unknown recipes, or recipes that rest on each other.
+    """
+    if path in extended_by:
+        raise RecipeError("recipes extend each other in a circle: " + " -> ".join(str(p) for p in (*extended_by, path)))
+    fields = _file_fields(path)
+
+    def other(key: str) -> dict[str, Any]:
+        name = fields.pop(key, None)
+        if name is None:
+            return {}
+        if not isinstance(name, str):
+            raise RecipeError(f"{path}: {key} must be a recipe's name or a YAML file, found {name!r}")
+        beside = path.parent / name
+        found = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(name)
+        return recipe_fields(found, (*extended_by, path))
+
+    base, segmenter = other("extends"), other("segmenter")
+    segmenter = {key: segmenter[key] for key in SEGMENTER_BLOCKS if key in segmenter}
+    if segmenter:
+        base = {key: value for key, value in base.items() if key not in SEGMENTER_BLOCKS}
+    base.pop("name", None)
+    return _merged(_merged(base, segmenter), fields)
+
+
+def _file_fields(path: Path) -> dict[str, Any]:
+    try:
+        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
+    except yaml.YAMLError as error:
+        raise RecipeError(f"{path} is not valid YAML: {error}") from error
+    if not isinstance(fields, dict):
+        raise RecipeError(f"{path} must hold keys and values, found {type(fields).__name__}")
+    if isinstance(fields.get("data"), str):
+        fields["data"] = {"root": fields["data"]}
+    return fields
+
+
+def _merged(base: dict[str, Any], over: dict[str, Any], path: str = "") -> dict[str, Any]:
+    """Fields of `base` with those of `over` in their place; only blocks of settings are merged."""
+    result = dict(base)
+    for key, value in over.items():
+        where = f"{path}.{key}".lstrip(".")
+        both = isinstance(value, dict) and isinstance(base.get(key), dict) and _keys_at(where)
+        result[key] = _merged(base[key], value, where) if both else value
+    return result
+
+
+def build_recipe(fields: dict[str, Any], source: str = "recipe") -> Recipe:
+    """A `Recipe` from nested fields.
+
+    Raises:
+        RecipeError: an unknown key or a value of the wrong type, each named with what was expected.
+    """
+    try:
+        return Recipe.model_validate(fields)
+    except ValidationError as error:
+        lines = []
+        for problem in error.errors():
+            where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str | int))
+            if problem["type"] == "extra_forbidden":
+                parent, _, key = where.rpartition(".")
+                keys = _keys_at(parent) if parent else [*_keys_at(""), *FILE_KEYS]
+                lines.append(unknown_name("key", key, keys) + (f" (in {parent})" if parent else ""))
+            else:
+                said = problem["msg"].removeprefix("Value error, ")
+                lines.append(f"{where}: {said}, found {problem['input']!r}" if where else said)
+        raise RecipeError(f"{source}: " + "; ".join(lines)) from None
+
+
+def apply_override(fields: dict[str, Any], override: str) -> None:
+    """Set one `key=value` in nested fields; the value is read as YAML, `none` stands for nothing.
+
+    Raises:
+        RecipeError: no `=`, or a key that no recipe has.
+    """
+    key, separator, text = override.partition("=")
+    if not separator:
+        raise RecipeError(f"expected key=value, found {override!r}")
+    key = SHORT_KEYS.get(key.strip(), key.strip())
+    try:
+        value = None if text.strip().lower() in ("none", "null") else yaml.safe_load(text)
+    except yaml.YAMLError as error:
+        raise RecipeError(f"the value of {key} cannot be read: {error}") from error
+    *parents, last = key.split(".")
+    walked = ""
+    inner = fields
+    for parent in parents:
+        known = _keys_at(walked)
+        if known and parent not in known:
+            raise RecipeError(unknown_name("key", parent, known))
+        child = inner.get(parent)
+        inner[parent] = inner = dict(child) if isinstance(child, dict) else {}
+        walked = f"{walked}.{parent}" if walked else parent
+    known = _keys_at(walked)
+    if known and last not in known:
+        extra = [] if walked else list(SHORT_KEYS)
+        raise RecipeError(unknown_name("key", last, [*known, *extra]) + (f" (in {walked})" if walked else ""))
+    if isinstance(inner.get(last), dict) and not isinstance(value, dict):
+        raise RecipeError(f"{key} holds several settings ({', '.join(_keys_at(key))}); set one of them")
+    inner[last] = value
+
+
+def _keys_at(path: str) -> list[str]:
+    """Field names of the settings at a dotted path; empty where anything goes (`options`)."""
+    model: Any = Recipe
+    for part in filter(None, path.split(".")):
+        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+            return []
+        model = model.model_fields[part].annotation
+        if typing.get_origin(model) in (typing.Union, types.UnionType):
+            model = next((a for a in typing.get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)), None)
+    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+
+
+def dump_recipe(recipe: Recipe) -> str:
+    """The resolved recipe as YAML, without the settings of networks and refinements that it does not name."""
+    return yaml.safe_dump(
+        recipe.model_dump(mode="json", exclude=set(recipe.unused_blocks())),
+        sort_keys=False,
+        allow_unicode=True,
+        width=100,
+    )

@@ -1,0 +1,102 @@
+"""A recipe: every setting that a run has, typed."""
+
+from __future__ import annotations
+
+from typing import Any, Literal, get_args
+
+from pydantic import Field, model_validator
+
+from maskwright.settings.base import Settings
+from maskwright.settings.training import DataSettings, InferenceSettings, LossSettings, ModelSettings, TrainSettings
+from maskwright.settings.weak import (
+    ClassifierSettings,
+    CRFSettings,
+    EDAMSettings,
+    EPSSettings,
+    IRNSettings,
+    L2GSettings,
+    MaskSettings,
+    RecamSettings,
+    SaliencySettings,
+    SEAMSettings,
+    SeedSettings,
+)
+
+Network = Literal["classifier", "recam", "l2g", "seam", "eps", "edam"]
+Refinement = Literal["irn", "crf", "saliency"]
+
+
+class Recipe(Settings):
+    """One run, from data to report."""
+
+    name: str = "custom"
+    supervision: Literal["tags", "masks", "mixed"] = Field(
+        "masks", description="tags: masks only judge; masks: train on masks; mixed: real masks win where they exist"
+    )
+    mixed_list: str | None = Field(None, description="file with the names whose real masks may be trained on (mixed)")
+    out: str = Field("", description="run folder; default runs/<recipe name>")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
+    seed: int = 0
+    data: DataSettings = DataSettings()
+    networks: list[Network] = Field(
+        ["classifier"], description="networks trained on tags, each from the one before; maps come from the last"
+    )
+    classifier: ClassifierSettings = Field(ClassifierSettings(), description="also the trunk of all other networks")
+    recam: RecamSettings = Field(default_factory=RecamSettings)
+    l2g: L2GSettings = Field(default_factory=L2GSettings)
+    seam: SEAMSettings = Field(default_factory=SEAMSettings)
+    eps: EPSSettings = Field(default_factory=EPSSettings)
+    edam: EDAMSettings = Field(default_factory=EDAMSettings)
+    seeds: SeedSettings = SeedSettings()
+    refine: list[Refinement] = Field([], description="what the maps go through, in this order, before masks are made")
+    irn: IRNSettings = Field(default_factory=IRNSettings)
+    crf: CRFSettings = Field(default_factory=CRFSettings)
+    saliency: SaliencySettings = Field(default_factory=SaliencySettings)
+    pseudo_masks: MaskSettings = MaskSettings()
+    model: ModelSettings = ModelSettings()
+    loss: LossSettings = LossSettings()
+    train: TrainSettings = TrainSettings()
+    inference: InferenceSettings = InferenceSettings()
+    oracle: bool = Field(False, description="also train the same model on true masks, as the ceiling to compare with")
+    source: str = Field("", description="paper, table and row that the recipe follows, and how sure its numbers are")
+    expected: dict[str, float] = Field(
+        default_factory=dict,
+        description="published mIoU, 0 to 1: `miou` of the model, by a stage's name (seeds, irn, crf) of its maps; "
+        "other names are only shown; see `maskwright.pipeline.expected`",
+    )
+    tolerance: float = Field(0.01, ge=0, le=1, description="a score so far below what is expected still agrees with it")
+    judged_on: str | None = Field(
+        None, description="split whose images the maps' expected scores are for; none: all that get maps"
+    )
+    notes: str = ""
+
+    @model_validator(mode="before")
+    @classmethod
+    def _short_data(cls, values: Any) -> Any:
+        if isinstance(values, dict) and isinstance(values.get("data"), str):
+            values = {**values, "data": {"root": values["data"]}}
+        return values
+
+    @model_validator(mode="after")
+    def _words_fit(self) -> Recipe:
+        if not self.networks:
+            raise ValueError("networks is empty; maps come from at least one, such as networks=[classifier]")
+        if len(set(self.networks)) < len(self.networks) or "classifier" in self.networks[1:]:
+            raise ValueError(f"networks: each once, classifier first; found {self.networks}")
+        if self.networks[0] == "recam":
+            raise ValueError("networks: recam goes on from a trained network; write networks=[classifier, recam]")
+        if self.seeds.method == "recam" and "recam" not in self.networks:
+            raise ValueError("seeds.method=recam needs a second head; write networks=[classifier, recam]")
+        for word in self.unused_blocks():
+            if word in self.model_fields_set:
+                place = "networks" if word in get_args(Network) else "refine"
+                raise ValueError(
+                    f"settings of {word} are given, but {place}={getattr(self, place)} does not have it; add {word} to "
+                    f"{place}"
+                )
+        return self
+
+    def unused_blocks(self) -> list[str]:
+        """Settings blocks of networks and refinements that this recipe does not name."""
+        words = [word for word in (*get_args(Network), *get_args(Refinement)) if word != "classifier"]
+        return [word for word in words if word not in self.networks and word not in self.refine]

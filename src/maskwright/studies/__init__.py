@@ -1,0 +1,1 @@
+"""What a paper found, measured again on one's own images."""

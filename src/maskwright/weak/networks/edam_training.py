@@ -1,0 +1,71 @@
+"""The network `edam`: a tag classifier with a layer of class masks that is trained with attention over a batch."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+
+from maskwright.data.augment import normalise
+from maskwright.settings import Recipe
+from maskwright.weak.networks.classifier import fit_tags, next_network, part_groups
+from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks
+from maskwright.weak.networks.recam import first_head_loss
+
+
+def train_edam(
+    recipe: Recipe, start: Path | None, train: Any, val: Any, folder: Path, device: torch.device
+) -> dict[str, Any]:
+    """Train trunk and masks through the attention; resumes where it was stopped.
+
+    The plain head, which EDAM does not have, learns beside it from features without gradient: the method is not
+    touched, and the network gives tag logits and class activation maps as all others do.
+
+    Args:
+        recipe: `edam`, `classifier`, `seeds.size` and `seed` are read.
+        start: `model.safetensors` of the network before it, or None.
+        train: dataset with tags.
+        val: dataset whose tags, where known, give the average precision of the plain head that is logged.
+        folder: gets `log.jsonl`, `state.pt` and `model.safetensors`, which `load_classifier` reads.
+        device: where to train.
+
+    Returns:
+        What `fit` returns.
+
+    Raises:
+        RecipeError: a backbone, an option or weights that cannot be had, or a width that the heads do not divide.
+        DataError: no image has a tag, or `start` holds another model than the recipe's classifier.
+    """
+    settings = recipe.edam
+    num_tags = len(train.labels.foreground)
+    network = next_network(recipe, start, num_tags, edam=True)
+    attention = CollaborativeAttention(
+        network.backbone.channels[-1], num_tags, width=settings.width, heads=settings.heads, grid=settings.grid
+    )
+    mean, std = network.mean, network.std
+
+    def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        features = runner(normalise(batch["image"], mean, std), features=True)
+        masked = first_head_loss(attention(features, activation_masks(network, features)), batch["tags"], "bce")
+        plain = first_head_loss(network.logits(features.detach()), batch["tags"], "bce")
+        return masked + plain, {"masked": masked.detach(), "tags": plain.detach()}
+
+    return fit_tags(
+        network,
+        step,
+        recipe,
+        settings.train,
+        train,
+        val,
+        folder,
+        device,
+        parameter_groups=part_groups(
+            settings.train,
+            old=[network.backbone],
+            new=[network.classifier, network.edam, network.feature_pcm, attention],
+        ),
+        title="edam",
+        trainable_extra=[attention],
+    )

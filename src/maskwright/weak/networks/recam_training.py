@@ -1,0 +1,110 @@
+"""The stage `recam`: from a converged tag classifier to one with ReCAM's second head."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import torch
+from torch import Tensor, nn
+from torch.nn import functional as F
+
+from maskwright.data.augment import normalise
+from maskwright.errors import RecipeError, unknown_name
+from maskwright.settings import Recipe
+from maskwright.weak.networks.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
+from maskwright.weak.networks.eps import eps_loss
+from maskwright.weak.networks.recam import SoftMasks, recam_loss
+from maskwright.weak.networks.soft_masks import SOFT_MASKS
+
+# What the masks or the loss of a network before are made of, which is trained on where they are in the loss.
+PART_OF = {"eps": "background", "edam": "edam"}
+
+
+def train_recam(
+    recipe: Recipe,
+    start: str | Path | None,
+    train: Any,
+    val: Any,
+    folder: Path,
+    device: torch.device,
+    *,
+    masks: SoftMasks | None = None,
+) -> dict[str, Any]:
+    """Train backbone, first head and a new second head on `L_bce + lam * L_sce`; resumes where it was stopped.
+
+    With `recam.eps` the loss of a network `eps` goes on beside it: the rows -E of the paper's table 4, whose code was
+    not released; this composition of it is ours.
+
+    Args:
+        recipe: `recam`, `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss goes on.
+        start: `model.safetensors` of the trained network before it.
+        train: dataset with tags; with `recam.eps` also with saliency maps.
+        val: dataset whose tags, where known, give the average precision of the first head that is logged.
+        folder: gets `log.jsonl`, `state.pt` and `model.safetensors`, which `load_classifier` reads; the second head is
+            `recam_head.weight` in it.
+        device: where to train.
+        masks: gives the soft masks in place of those that `recam.masks` names.
+
+    Returns:
+        What `fit` returns.
+
+    Raises:
+        RecipeError: there is no trained network to go on from, it lacks what the settings need, or no such soft masks.
+        DataError: no image has a tag, or the file holds another model than the recipe's classifier.
+    """
+    if start is None:
+        raise RecipeError("recam goes on from a trained network; write networks=[classifier, recam]")
+    settings = recipe.recam
+    if settings.masks not in SOFT_MASKS:
+        raise RecipeError(unknown_name("recam.masks", settings.masks, SOFT_MASKS))
+    masks = masks or SOFT_MASKS[settings.masks]
+    network = next_network(recipe, start, len(train.labels.foreground), recam_head=True)
+    second = network.recam_head
+    assert second is not None
+    words = [word for word in PART_OF if word == settings.masks or (word == "eps" and settings.eps)]
+    for word in words:
+        if getattr(network, PART_OF[word]) is None:
+            raise RecipeError(
+                f"recam.masks={settings.masks}, recam.eps={settings.eps} need a network {word} before, found one "
+                f"without its {PART_OF[word]} layer; write networks=[{word}, recam]"
+            )
+    if settings.eps:
+        check_saliency(train, "recam.eps")
+    mean, std = network.mean, network.std
+
+    def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
+        images = normalise(batch["image"], mean, std)
+        features, tags = runner(images, features=True), batch["tags"]
+        chosen = None if masks is None else masks(network, images, features, tags)
+        loss, parts = recam_loss(features, network.classifier.weight, second.weight, tags, settings.lam, masks=chosen)
+        if settings.eps:
+            saliency = eps_loss(
+                F.conv2d(features, network.head_weight()),
+                batch_saliency(batch),
+                tags,
+                threshold=recipe.eps.threshold,
+                blend=recipe.eps.blend,
+            )
+            loss, parts = loss + settings.eps * saliency, {**parts, "saliency": saliency.detach()}
+        return loss, parts
+
+    # What is not in the loss, such as PCM on maps, stays as it is.
+    old = [
+        network.backbone,
+        network.classifier,
+        network.feature_pcm,
+        *(getattr(network, PART_OF[word]) for word in words),
+    ]
+    return fit_tags(
+        network,
+        step,
+        recipe,
+        settings.train,
+        train,
+        val,
+        folder,
+        device,
+        parameter_groups=part_groups(settings.train, old=old, new=[second]),
+        title="recam",
+    )

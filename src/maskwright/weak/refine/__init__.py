@@ -1,0 +1,1 @@
+"""Maps in, maps out: IRN, the dense CRF, saliency."""

@@ -1,0 +1,97 @@
+"""A dense CRF over seed maps, in the form of seed maps: the refinement `crf`.
+
+Unaries are the maps beside a score of the background: a constant plane, as when masks are made of maps, or SEAM's
+`(1 - highest map) ** alpha`. The result keeps the meaning of the background's score: where a class and the background
+are equally likely after the CRF, the class's map equals it, so that the same threshold makes the masks.
+"""
+
+from __future__ import annotations
+
+import math
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskwright.crf.dense_crf import dense_crf, preset_settings, unary_from_probabilities
+from maskwright.data.sample import Sample
+from maskwright.settings import CRFSettings
+from maskwright.weak.refine.rewrite import rewrite_maps
+
+BATCH = 4  # images of one size that go through the CRF together
+
+
+def crf_maps(
+    images: Tensor,
+    maps: Tensor,
+    *,
+    preset: str = "seam",
+    background: float = 0.25,
+    alpha: float | None = None,
+    mode: str = "lattice",
+    scale: float | str = 1.0,
+) -> Tensor:
+    """Maps of images of one size and one count of classes after a dense CRF.
+
+    Args:
+        images: `(B, H, W, 3)` uint8, RGB.
+        maps: `(B, n, H, W)` in 0..1, n at least 1.
+        preset: one of `dense_crf.PRESETS`.
+        background: score of the background, in 0..1; also what even odds become.
+        alpha: the unary of the background is `(1 - highest map) ** alpha` instead.
+        mode: as for `dense_crf`.
+        scale: as for `dense_crf.preset_settings`.
+
+    Returns:
+        `(B, n, H, W)` float32 in 0..1: `background` where class and background are equally likely.
+
+    Raises:
+        DataError: as `dense_crf` and `dense_crf.preset_settings`.
+    """
+    kernels = preset_settings(preset, maps.shape[-2:], scale)
+    maps = maps.float()
+    if alpha is None:
+        plane = torch.full_like(maps[:, :1], background)
+    else:
+        plane = (1 - maps.amax(1, keepdim=True)).clamp(min=0) ** alpha
+    likely = dense_crf(images, unary_from_probabilities(torch.cat([plane, maps], 1)), **kernels, mode=mode)
+    odds = likely[:, 1:] / (likely[:, 1:] + likely[:, :1]).clamp(min=1e-12)
+    return odds ** (math.log(background) / math.log(0.5))
+
+
+def crf_folder(
+    dataset: Any,
+    maps_folder: str | Path,
+    settings: CRFSettings,
+    folder: str | Path,
+    device: torch.device | str,
+    *,
+    background: float,
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Write maps `NAME.npz` after the CRF, and go on where it was stopped; shared by all processes.
+
+    Args:
+        dataset: images, names, tags and sizes.
+        maps_folder: seed maps.
+        settings: of the CRF.
+        folder: gets the files; images without tags get one without maps, images of which nobody said get none.
+        device: where to compute.
+        background: score of the background.
+        size: what the seeds were made with; the small maps are a quarter of it, or of the image's size.
+
+    Raises:
+        DataError: maps are missing or do not fit, the folder holds maps of other origin, or an unknown preset.
+    """
+    options = {**settings.model_dump(mode="json"), "background": background}
+
+    def refine(samples: Sequence[Sample], maps: Tensor) -> Tensor:
+        images = torch.from_numpy(np.stack([sample.image for sample in samples])).to(device)
+        return crf_maps(images, maps.to(device), **options)
+
+    rewrite_maps(
+        dataset, maps_folder, folder, refine, made_with={"crf": options}, size=size, batch=BATCH, title="dense CRF"
+    )

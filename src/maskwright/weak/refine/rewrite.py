@@ -1,0 +1,81 @@
+"""A folder of maps from another one, image by image: what refinements share that look at one image at a time."""
+
+from __future__ import annotations
+
+from collections import deque
+from collections.abc import Callable, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+from torch.nn import functional as F
+
+from maskwright.data import without_masks
+from maskwright.data.sample import Sample
+from maskwright.engine import distributed
+from maskwright.engine.progress import track
+from maskwright.weak.seeds.cam import SeedMaps, strided
+from maskwright.weak.seeds.extract import load_maps, save_maps
+from maskwright.weak.seeds.folders import LARGEST_BATCH, alike_groups, claim, missing_maps, origin
+
+
+def rewrite_maps(
+    dataset: Any,
+    maps_folder: str | Path,
+    folder: str | Path,
+    refine: Callable[[Sequence[Sample], Tensor], Tensor],
+    *,
+    made_with: dict[str, Any],
+    size: tuple[int, int] | None = None,
+    batch: int = 1,
+    title: str,
+) -> None:
+    """Write refined maps `NAME.npz`, and go on where it was stopped; shared by all processes.
+
+    Args:
+        dataset: images, names, tags and sizes.
+        maps_folder: maps.
+        folder: gets the files; images without tags get one without maps, images of which nobody said get none.
+        refine: called with images of one size and their maps `(B, n, H, W)` on the CPU, n at least 1; gives maps of the
+            same shape on any device.
+        made_with: settings that the maps depend on; maps of others must not lie in the folder.
+        size: what the seeds were made with; the small maps are a quarter of it, or of the image's size.
+        batch: images that are refined together at most.
+        title: what the progress line says.
+
+    Raises:
+        DataError: maps are missing or do not fit, or the folder holds maps of other origin.
+    """
+    folder, maps_folder, unmasked = Path(folder), Path(maps_folder), without_masks(dataset)
+    claim(folder, {**made_with, "maps": origin(maps_folder)})
+    jobs = alike_groups(dataset, missing_maps(dataset, folder), None, float("inf"), batch)
+    with ThreadPoolExecutor(1) as pool:
+        writes: deque[Future[None]] = deque()
+        for indices in track(jobs, title=title):
+            names = [dataset.names[index] for index in indices]
+            found = [load_maps(maps_folder, name) for name in names]
+            for count in sorted({len(keys) for keys, _ in found}):
+                alike = [place for place, (keys, _) in enumerate(found) if len(keys) == count]
+                high_res = torch.from_numpy(np.stack([found[place][1] for place in alike]))
+                if count:
+                    high_res = refine([unmasked[indices[place]] for place in alike], high_res)
+                for place, maps in zip(alike, high_res.float(), strict=True):
+                    small = _quarter(maps, size or dataset.size(indices[place]))
+                    refined = SeedMaps(torch.from_numpy(found[place][0]), small, maps)
+                    writes.append(pool.submit(save_maps, folder, names[place], refined))
+            while len(writes) > LARGEST_BATCH:
+                writes.popleft().result()
+        for write in writes:
+            write.result()
+    distributed.barrier()
+
+
+def _quarter(maps: Tensor, seen: tuple[int, int]) -> Tensor:
+    """Maps `(n, H, W)` at a quarter of the size that the network saw, rounded up."""
+    small = strided(seen[0], 4), strided(seen[1], 4)
+    if len(maps) == 0:
+        return maps.new_zeros(0, *small)
+    return F.interpolate(maps[None], small, mode="bilinear", align_corners=False, antialias=True)[0]

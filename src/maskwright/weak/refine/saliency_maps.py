@@ -1,0 +1,105 @@
+"""Saliency maps that overrule seed maps, in the form of seed maps: the refinement `saliency`.
+
+What is salient tells objects from background better than a constant score does: the background's score at a pixel
+comes from the saliency map S there. ReCAM's rows -M take 1 - S. EDAM's algorithm 1 cuts S into two regions: within, the
+highest class wins unless it is very low; outside, the background wins unless a class is very high.
+
+The result keeps the meaning of the background's score: a class's map crosses it where the class crosses the score that
+saliency gives the background, so that the same threshold makes the masks, and classes keep their order.
+"""
+
+from __future__ import annotations
+
+from collections.abc import Sequence
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+import torch
+from torch import Tensor
+
+from maskwright.data.sample import Sample
+from maskwright.errors import DataError
+from maskwright.settings import SaliencySettings
+from maskwright.weak.networks.classifier import check_saliency
+from maskwright.weak.refine.rewrite import rewrite_maps
+
+
+def background_score(
+    saliency: Tensor, *, mode: str = "soft", threshold: float = 0.5, salient: float = 0.05, elsewhere: float = 0.9
+) -> Tensor:
+    """The score that a class must exceed at every pixel.
+
+    Args:
+        saliency: `(..., H, W)` in 0..1.
+        mode: `soft`: 1 - S. `hard`: one number where S is at least `threshold`, another elsewhere.
+        threshold: EDAM's theta.
+        salient: its alpha.
+        elsewhere: its beta.
+
+    Returns:
+        Of the same shape, in 0..1.
+    """
+    if mode == "soft":
+        return 1 - saliency
+    within = torch.full_like(saliency, salient)
+    return torch.where(saliency >= threshold, within, torch.full_like(saliency, elsewhere))
+
+
+def overruled_maps(maps: Tensor, background: Tensor, threshold: float) -> Tensor:
+    """Maps that exceed `threshold` exactly where they exceeded the background's score.
+
+    Linear below that score and above it, so that classes keep their order.
+
+    Args:
+        maps: `(B, n, H, W)` in 0..1.
+        background: `(B, 1, H, W)` in 0..1.
+        threshold: in 0..1, what masks will be made with.
+
+    Returns:
+        `(B, n, H, W)` float32 in 0..1.
+    """
+    maps, background = maps.float(), background.float()
+    below = maps * (threshold / background.clamp(min=1e-6))
+    above = 1 - (1 - maps) * ((1 - threshold) / (1 - background).clamp(min=1e-6))
+    return torch.where(maps > background, above, below.clamp(max=threshold))
+
+
+def saliency_folder(
+    dataset: Any,
+    maps_folder: str | Path,
+    settings: SaliencySettings,
+    folder: str | Path,
+    *,
+    threshold: float,
+    size: tuple[int, int] | None = None,
+) -> None:
+    """Write maps `NAME.npz` that saliency overruled, and go on where it was stopped; shared by all processes.
+
+    Args:
+        dataset: images with saliency maps, names, tags and sizes.
+        maps_folder: seed maps.
+        settings: of the refinement.
+        folder: gets the files; images without tags get one without maps, images of which nobody said get none.
+        threshold: what masks will be made with.
+        size: what the seeds were made with; the small maps are a quarter of it, or of the image's size.
+
+    Raises:
+        RecipeError: the set has no saliency maps.
+        DataError: an image has none, maps are missing or do not fit, or the folder holds maps of other origin.
+    """
+    check_saliency(dataset, "refine=[saliency]")
+    options = settings.model_dump(mode="json")
+
+    def refine(samples: Sequence[Sample], maps: Tensor) -> Tensor:
+        background = background_score(torch.stack([_saliency(sample) for sample in samples])[:, None], **options)
+        return overruled_maps(maps, background, threshold)
+
+    made_with = {"saliency": {**options, "score": threshold, "from": dataset.source.get("saliency")}}
+    rewrite_maps(dataset, maps_folder, folder, refine, made_with=made_with, size=size, batch=8, title="saliency")
+
+
+def _saliency(sample: Sample) -> Tensor:
+    if sample.saliency is None:
+        raise DataError(f"{sample.name} has no saliency map; give one of every image, see `maskwright data check`")
+    return torch.from_numpy(sample.saliency.astype(np.float32) / 255)

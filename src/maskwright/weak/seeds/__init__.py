@@ -1,0 +1,1 @@
+"""Seed methods: views of images in, maps of tagged classes out."""

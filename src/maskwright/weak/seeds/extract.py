@@ -1,0 +1,318 @@
+"""Views of images in, seed maps out: for one image, and for a whole data set into a folder."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+from collections import deque
+from collections.abc import Callable, Iterator, Sequence
+from concurrent.futures import Future, ThreadPoolExecutor
+from itertools import groupby
+from pathlib import Path
+from typing import Any
+from zipfile import BadZipFile
+
+import numpy as np
+import torch
+from torch import nn
+from torch.nn import functional as F
+
+from maskwright.data import without_masks
+from maskwright.data.augment import normalise, resize_image
+from maskwright.engine import distributed
+from maskwright.engine.device import autocast, freed_memory_kept, half_type
+from maskwright.engine.progress import track
+from maskwright.errors import DataError
+from maskwright.files import atomic_write
+from maskwright.models.folding import inference_copy
+from maskwright.settings import SeedSettings
+from maskwright.weak.seeds.cam import SeedMaps, Views, class_activation_maps, normalise_maps, strided
+from maskwright.weak.seeds.folders import LARGEST_BATCH, claim
+
+SCALES = (1.0, 0.5, 1.5, 2.0)
+SeedMethod = Callable[..., list[SeedMaps]]
+
+# Pixels of the largest scale, mirrors included, that go through the network at once: enough to keep it busy.
+BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
+
+
+def make_views(
+    images: Sequence[np.ndarray],
+    tags: Sequence[Sequence[int]],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scales: Sequence[float] = SCALES,
+    flip: bool = True,
+    size: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
+) -> Views:
+    """Normalised images at every scale, with their mirrors.
+
+    Args:
+        images: per image `(H, W, 3)` uint8, RGB; of one size, unless `size` is given.
+        tags: per image, tag positions.
+        mean: RGB mean in 0..1.
+        std: RGB standard deviation in 0..1.
+        scales: factors on height and width; the products are rounded half to even. Pillow's bicubic filter is used.
+        flip: also see the mirror images.
+        size: height and width that count as scale 1; None for the images' own.
+        device: where the views are put.
+    """
+    height, width = size or images[0].shape[:2]
+    rescaled = [_rescaled(image, (height, width), scales) for image in images]
+    return _views(rescaled, tags, (height, width), mean=mean, std=std, scales=scales, flip=flip, device=device)
+
+
+def _rescaled(image: np.ndarray, size: tuple[int, int], scales: Sequence[float]) -> list[np.ndarray]:
+    # Straight from the original at every scale: two resamplings in a row would blur.
+    return [resize_image(image, (max(1, round(size[0] * s)), max(1, round(size[1] * s)))) for s in scales]
+
+
+def _views(
+    rescaled: Sequence[Sequence[np.ndarray]],
+    tags: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    *,
+    mean: Sequence[float],
+    std: Sequence[float],
+    scales: Sequence[float],
+    flip: bool,
+    device: torch.device | str,
+) -> Views:
+    images = []
+    for batch in zip(*rescaled, strict=True):
+        pixels = torch.from_numpy(np.stack(batch)).to(device, non_blocking=True)
+        # Channels stay last in memory, as they came: convolutions like it, and turning them would be one more copy.
+        view = normalise(pixels.permute(0, 3, 1, 2), mean, std)
+        images.append(torch.cat([view, view.flip(-1)]) if flip else view)
+    return Views(images, tuple(scales), [tuple(sorted(keys)) for keys in tags], size)
+
+
+def extract_maps(
+    network: Any,
+    image: np.ndarray,
+    tags: Sequence[int],
+    *,
+    method: SeedMethod = class_activation_maps,
+    scales: Sequence[float] = SCALES,
+    flip: bool = True,
+    size: tuple[int, int] | None = None,
+    device: torch.device | str = "cpu",
+    mean: Sequence[float] | None = None,
+    std: Sequence[float] | None = None,
+    **options: Any,
+) -> SeedMaps:
+    """Seed maps of one image.
+
+    Args:
+        network: a tag classifier in inference mode, on `device`.
+        image: `(H, W, 3)` uint8, RGB.
+        tags: tag positions that get maps.
+        method: the seed method.
+        scales: see `make_views`.
+        flip: also see the mirror image.
+        size: the image is resized to this height and width first; `high_res` comes back at the image's own size.
+        device: where to compute.
+        mean: RGB mean in 0..1; by default the network's.
+        std: RGB standard deviation in 0..1; by default the network's.
+        **options: of the method, such as `weight`.
+    """
+    views = make_views(
+        [image],
+        [tags],
+        mean=network.mean if mean is None else mean,
+        std=network.std if std is None else std,
+        scales=scales,
+        flip=flip,
+        size=size,
+        device=device,
+    )
+    height, width = image.shape[:2]
+    return at_image_size(method(network, views, **options)[0], (height, width))
+
+
+def at_image_size(maps: SeedMaps, size: tuple[int, int]) -> SeedMaps:
+    """The same maps with `high_res` at another size; `cam` stays a quarter of what the network saw."""
+    if maps.high_res.shape[-2:] == size:
+        return maps
+    if len(maps.keys) == 0:
+        return SeedMaps(maps.keys, maps.cam, maps.high_res.new_zeros(0, *size))
+    resized = F.interpolate(maps.high_res[None], size, mode="bilinear", align_corners=False)[0]
+    return SeedMaps(maps.keys, maps.cam, normalise_maps(resized))
+
+
+def extract_folder(
+    dataset: Any,
+    network: Any,
+    settings: SeedSettings,
+    folder: str | Path,
+    device: torch.device | str,
+    *,
+    method: SeedMethod = class_activation_maps,
+    options: dict[str, Any] | None = None,
+    batch_pixels: int | None = None,
+) -> None:
+    """Write seed maps of every image whose tags are known, one file `NAME.npz` each, and go on where it was stopped.
+
+    Images of equal size go through the network together; reading, resizing and writing happen beside it. Images without
+    any tag get a file without maps; images of which nobody said what they show get none. The work is shared by all
+    processes; each returns when all are done.
+
+    Args:
+        dataset: images and tags; masks are never read here.
+        network: a tag classifier on `device` with `mean` and `std`; a copy of it runs, made for inference.
+        settings: `size`, `scales`, `flip` and `autocast` are read; the method runs under it, maps are float32 anyway.
+        folder: gets the files (`keys` int64, `cam` and `high_res` float16, not compressed) and `maps.json`, which says
+            what they were made with.
+        device: where to compute.
+        method: the seed method.
+        options: of the method.
+        batch_pixels: pixels of the largest scale, mirrors included, that go through the network at once.
+
+    Raises:
+        DataError: the folder holds maps made with other settings or another network.
+        RecipeError: float16 on a CPU.
+    """
+    folder, device = Path(folder), torch.device(device)
+    half = half_type(settings.autocast, device)
+    # Folders begun before there was the setting go on.
+    made_with = settings.model_dump(mode="json", exclude={"autocast"} if half is None else None)
+    claim(folder, {"seeds": made_with, "weights": weights_digest(network)})
+    known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
+    missing = [index for index in known if not (folder / f"{dataset.names[index]}.npz").is_file()]
+    distributed.barrier()  # every process has listed what is missing before any of them writes
+    limit = batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])
+    per_pixel = max(settings.scales) ** 2 * (2 if settings.flip else 1)
+    jobs = list(_batches(dataset, missing, settings.size, limit / per_pixel))
+    jobs = jobs[distributed.rank() :: distributed.world_size()]
+    was_training = network.training
+    try:
+        ready: Any = inference_copy(network.eval(), half)
+        ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
+        done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {})
+        with freed_memory_kept(device):
+            for _ in track(done, title="seed maps", total=sum(len(indices) for _, indices in jobs)):
+                pass
+    finally:
+        network.train(was_training)
+    distributed.barrier()
+
+
+def weights_digest(network: nn.Module) -> str:
+    """SHA-256 over names and values of a network's weights, as 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
+def load_maps(folder: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
+    """Tag positions `(n,)` and full-size maps `(n, H, W)` of one image.
+
+    Raises:
+        DataError: there is no such file, or it holds something else.
+    """
+    path = Path(folder) / f"{name}.npz"
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return arrays["keys"], arrays["high_res"]
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; run the stage that makes the maps again") from None
+    except (KeyError, ValueError, OSError, BadZipFile) as error:
+        raise DataError(
+            f"{path} must hold the arrays 'keys' and 'high_res' ({error}); delete it and run again"
+        ) from None
+
+
+def save_maps(folder: str | Path, name: str, maps: SeedMaps) -> None:
+    """Write `NAME.npz`: `keys` int64, `cam` and `high_res` float16; not compressed, since reading is what repeats."""
+    with atomic_write(Path(folder) / f"{name}.npz") as temporary:
+        np.savez(
+            temporary,
+            keys=maps.keys.cpu().numpy(),
+            cam=maps.cam.to(torch.float16).cpu().numpy(),
+            high_res=maps.high_res.to(torch.float16).cpu().numpy(),
+        )
+
+
+def empty_maps(seen: tuple[int, int], size: tuple[int, int]) -> SeedMaps:
+    """What an image without tags gets: no map of the right size.
+
+    Args:
+        seen: height and width that the network would have seen.
+        size: height and width of the image.
+    """
+    quarter = (strided(seen[0], 4), strided(seen[1], 4))
+    return SeedMaps(torch.zeros(0, dtype=torch.int64), torch.zeros(0, *quarter), torch.zeros(0, *size))
+
+
+def _batches(
+    dataset: Any, indices: Sequence[int], size: tuple[int, int] | None, limit: float
+) -> Iterator[tuple[tuple[int, int], list[int]]]:
+    """Size that the network sees, and images of that size, so many that they stay below `limit` pixels; tagged ones
+    and those without tags are kept apart, since the latter need no network."""
+
+    def kind(index: int) -> tuple[bool, tuple[int, int]]:
+        return bool(dataset.tags(index)), tuple(size or dataset.size(index))
+
+    for (_, seen), group in groupby(sorted(indices, key=kind), key=kind):
+        alike = list(group)
+        count = int(min(max(1, limit // (seen[0] * seen[1])), LARGEST_BATCH))
+        for start in range(0, len(alike), count):
+            yield seen, alike[start : start + count]
+
+
+def _maps(
+    dataset: Any,
+    network: Any,
+    settings: SeedSettings,
+    jobs: Sequence[tuple[tuple[int, int], list[int]]],
+    folder: Path,
+    device: torch.device,
+    method: SeedMethod,
+    options: dict[str, Any],
+) -> Iterator[int]:
+    """Work through the jobs and yield each image's index when its file is written."""
+    unmasked = without_masks(dataset)
+    position = {value: index for index, value in enumerate(dataset.labels.foreground)}
+
+    def load(index: int, seen: tuple[int, int]) -> list[np.ndarray]:
+        return _rescaled(unmasked[index].image, seen, settings.scales)
+
+    def write(index: int, maps: SeedMaps) -> int:
+        save_maps(folder, dataset.names[index], maps)
+        return index
+
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        loads: deque[list[Future[list[np.ndarray]]]] = deque()
+        writes: deque[Future[int]] = deque()
+        for number, (seen, indices) in enumerate(jobs):
+            for later_seen, later in jobs[number + len(loads) : number + 2]:  # this batch and the next
+                tagged = [index for index in later if dataset.tags(index)]
+                loads.append([pool.submit(load, index, later_seen) for index in tagged])
+            rescaled = [future.result() for future in loads.popleft()]
+            if not rescaled:
+                found = [empty_maps(seen, dataset.size(index)) for index in indices]
+            else:
+                tags = [[position[value] for value in dataset.tags(index)] for index in indices]
+                views = _views(
+                    rescaled,
+                    tags,
+                    seen,
+                    mean=network.mean,
+                    std=network.std,
+                    scales=settings.scales,
+                    flip=settings.flip,
+                    device=device,
+                )
+                with autocast(settings.autocast, device):
+                    found = method(network, views, **options)
+            for index, maps in zip(indices, found, strict=True):
+                writes.append(pool.submit(write, index, at_image_size(maps, dataset.size(index))))
+            # Maps wait in memory until they are written, so not too many may.
+            while writes and (writes[0].done() or len(writes) > 2 * LARGEST_BATCH):
+                yield writes.popleft().result()
+        while writes:
+            yield writes.popleft().result()
