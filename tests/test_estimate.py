@@ -9,7 +9,7 @@ from maskwright.cli import app
 from maskwright.data.scenes import scenes
 from maskwright.engine.progress import QUIET, Progress
 from maskwright.errors import DataError
-from maskwright.pipeline.run import Run
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan import plan as planning
 from maskwright.plan.cut import Budget, cut_down, small_seed_options
 from maskwright.plan.images import FewImages, cropped_samples, generated_samples
@@ -17,6 +17,7 @@ from maskwright.plan.peak import Peak
 from maskwright.plan.plan import Images, disk_bytes, images_at_once, look_over, plan, table, work
 from maskwright.plan.trial import try_stages
 from maskwright.recipe.load import load_recipe, recipe_names
+from maskwright.runs.context import RunContext
 from maskwright.weak.seeds.cam import SeedMaps, strided
 from maskwright.weak.seeds.extract import save_maps
 
@@ -100,9 +101,9 @@ def test_what_a_trial_cuts_down():
 def test_every_recipe_has_stages_and_can_be_cut_down(name, tmp_path):
     recipe = load_recipe(name, ["device=cpu"])
     labels = scenes("train", count=1).labels
-    job = Run(recipe, tmp_path, print)
+    job = RunContext(recipe, tmp_path, print)
     job.train = job.val = job.judged = FewImages(generated_samples(labels, (64, 64), 1), labels, "train")
-    stages = [stage.name for stage in job.stages()]
+    stages = [stage.name for stage in recipe_stages(job)]
     assert stages[-1].endswith("evaluation")
     if recipe.supervision == "tags":
         assert stages[: len(recipe.networks) + 1] == [*recipe.networks, "seeds"]

@@ -5,9 +5,10 @@ import pytest
 
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
-from maskwright.pipeline import run as pipeline
 from maskwright.pipeline.expected import compare, compared_lines
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
+from maskwright.runs.context import RunContext
 
 LABELS = LabelSpace(("background", "cat", "dog"))
 
@@ -79,8 +80,8 @@ def test_only_what_was_judged_is_compared(recipe, tmp_path):
 
 def test_maps_are_judged_on_the_split_that_is_named(tmp_path):
     small = ["data.options={count: 4, size: [32, 32]}", "judged_on=train"]
-    run = pipeline.Run(load_recipe("demo", small), tmp_path, print)
+    run = RunContext(load_recipe("demo", small), tmp_path, print)
     assert run.judged.names == run.train.names
-    run = pipeline.Run(load_recipe("demo", [*small, "judged_on=val"]), tmp_path, print)
+    run = RunContext(load_recipe("demo", [*small, "judged_on=val"]), tmp_path, print)
     with pytest.raises(DataError, match="judged_on=val: none of its 4 images is in split 'train'"):
-        run.stages()
+        recipe_stages(run)

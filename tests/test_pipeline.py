@@ -169,14 +169,14 @@ def test_changed_setting_redoes_only_what_depends_on_it(uninterrupted, tmp_path)
 
 
 def test_mixed_labels_train_on_the_real_masks_named(tmp_path):
-    from maskwright.pipeline.run import Run
     from maskwright.recipe.load import load_recipe
+    from maskwright.runs.context import RunContext
 
     (tmp_path / "real.txt").write_text("")
     recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "supervision=mixed"])
-    assert len(Run(recipe, tmp_path / "run", print).real) == 24
+    assert len(RunContext(recipe, tmp_path / "run", print).real) == 24
     listed = load_recipe("demo", [*TINY, "supervision=mixed", f"mixed_list={tmp_path / 'real.txt'}"])
-    assert Run(listed, tmp_path / "run", print).real == []
+    assert RunContext(listed, tmp_path / "run", print).real == []
 
 
 IRN = (

@@ -53,14 +53,16 @@ def run_row(experiment: Experiment, name: str, data: str, out: Path, seed: int) 
     """One run, and what the table says of it."""
     import torch
 
-    from maskwright.pipeline.run import Run, run
+    from maskwright.pipeline.run import run
+    from maskwright.pipeline.stages import recipe_stages
     from maskwright.recipe.load import load_recipe
+    from maskwright.runs.context import RunContext
 
     torch.set_num_threads(1)
     folder = out / folder_name(name, seed)
     recipe = load_recipe(*experiment.overrides(name, data, folder, seed))
     others = [out / folder_name(other, seed) for other in experiment.rows[name].get("shares", [])]
-    share_stages(Run(recipe, folder, print).stages(experiment.until), folder, others, print)
+    share_stages(recipe_stages(RunContext(recipe, folder, print), experiment.until), folder, others, print)
     run(recipe, until=experiment.until)
     metrics = json.loads((folder / "metrics.json").read_text()) if (folder / "metrics.json").is_file() else {}
     made = json.loads((folder / "pseudo_masks" / "scores.json").read_text())

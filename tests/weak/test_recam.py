@@ -15,8 +15,9 @@ from maskwright.engine.checkpoint import load_metadata, load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_classifier
 from maskwright.models.classifier import load_classifier
-from maskwright.pipeline.run import Run
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import build_recipe
+from maskwright.runs.context import RunContext
 from maskwright.weak import SEED_METHODS
 from maskwright.weak.networks.classifier import build_classifier, train_classifier
 from maskwright.weak.networks.recam import (
@@ -326,12 +327,14 @@ def test_the_papers_settings_are_the_default():
 def test_the_stage_stands_between_classifier_and_seeds(tmp_path):
     fields = {"supervision": "tags", "data": {"root": "scenes", "options": {"count": 2, "size": [64, 64]}}}
     for chain in (["classifier"], ["classifier", "recam"]):
-        stages = {s.name: s for s in Run(build_recipe({**fields, "networks": chain}), tmp_path, print).stages()}
+        stages = {
+            s.name: s for s in recipe_stages(RunContext(build_recipe({**fields, "networks": chain}), tmp_path, print))
+        }
         assert list(stages)[: len(chain) + 1] == [*chain, "seeds"]
         assert stages["seeds"].needs == (chain[-1],)
     assert stages["recam"].needs == ("classifier",)
-    job = Run(build_recipe({**fields, **CHAIN, "recam": {"lam": 0.1}}), tmp_path, print)
-    other = {stage.name: stage for stage in job.stages()}
+    job = RunContext(build_recipe({**fields, **CHAIN, "recam": {"lam": 0.1}}), tmp_path, print)
+    other = {stage.name: stage for stage in recipe_stages(job)}
     assert stages["recam"].settings != other["recam"].settings
     assert stages["classifier"].settings == other["classifier"].settings
 

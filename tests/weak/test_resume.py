@@ -12,7 +12,9 @@ from PIL import Image
 
 from maskwright.files import read_json, write_json
 from maskwright.pipeline import run as pipeline
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
+from maskwright.runs.context import RunContext
 
 SETTINGS = [
     "device=cpu",
@@ -120,7 +122,7 @@ def test_what_is_stale_is_set_aside_and_nothing_else(out, change, stale, monkeyp
     before = files(out)
     made = []
     monkeypatch.setattr(pipeline, "run_stages", lambda stages, out, say: made.extend(stale_stages(stages, out)))
-    monkeypatch.setattr(pipeline.Run, "judge_maps", lambda job: None, raising=False)
+    monkeypatch.setattr(pipeline, "evaluate_maps", lambda context: None)
     run(out, change)
     assert set(made) == stale
     assert files(out) == before
@@ -140,7 +142,7 @@ def test_saliency_concerns_only_the_stages_that_look_at_it(tmp_path):
 
     def hashes(*settings: str) -> dict[str, str]:
         recipe = load_recipe("demo", [f"out={tmp_path}", *settings])
-        return fingerprints(pipeline.Run(recipe, tmp_path, print).stages("pseudo_masks"))
+        return fingerprints(recipe_stages(RunContext(recipe, tmp_path, print), "pseudo_masks"))
 
     chain = ["networks=[classifier, l2g]", "seeds.method=l2g"]
     without, with_maps = hashes(*chain), hashes(*chain, "data.saliency=barrier")

@@ -8,8 +8,9 @@ import torch
 
 from maskwright.data.sample import Sample
 from maskwright.errors import DataError, RecipeError
-from maskwright.pipeline.run import Run
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import build_recipe
+from maskwright.runs.context import RunContext
 from maskwright.settings import CRFSettings, SaliencySettings
 from maskwright.weak.refine.crf_maps import crf_folder, crf_maps
 from maskwright.weak.refine.saliency_maps import background_score, overruled_maps, saliency_folder
@@ -120,7 +121,7 @@ def test_the_crf_of_a_folder_is_that_of_its_images(memory_set, save_all, tmp_pat
 def test_the_stage_is_a_word_in_the_recipe(tmp_path):
     fields = {"supervision": "tags", "data": {"root": "scenes", "options": {"count": 2, "size": [64, 64]}}}
     fields |= {"refine": ["saliency", "crf"], "pseudo_masks": {"threshold": 0.4}, "saliency": {"mode": "hard"}}
-    stages = {stage.name: stage for stage in Run(build_recipe(fields), tmp_path, print).stages()}
+    stages = {stage.name: stage for stage in recipe_stages(RunContext(build_recipe(fields), tmp_path, print))}
     assert stages["saliency"].settings["score"] == 0.4
     assert stages["saliency"].settings["mode"] == "hard"
     assert stages["crf"].needs == ("saliency",)

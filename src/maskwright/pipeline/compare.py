@@ -17,7 +17,10 @@ from typing import Any
 
 from maskwright.errors import DataError, MaskwrightError, RecipeError, unknown_name
 from maskwright.files import read_json, write_json
+from maskwright.pipeline.run import run
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe, recipe_names
+from maskwright.runs.context import RunContext
 from maskwright.runs.methods import Job, Method, folder_name
 from maskwright.runs.stages import (
     Stage,
@@ -190,7 +193,6 @@ def _stored(folder: Path, overrides: Sequence[str]) -> Recipe:
 def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[str], None]) -> None:
     """Run what is not finished yet, and note what the folder then has."""
     from maskwright.engine import distributed
-    from maskwright.pipeline import run as pipeline
 
     if job.method.folders:
         records = [read_json(path) for path in job.folder.glob("*/stage.json") if ".stale-" not in path.parent.name]
@@ -200,8 +202,8 @@ def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[st
                 f"{job.folder} has no finished stage; go on with it: maskwright run {job.folder}/recipe.yaml"
             )
     else:
-        steps = pipeline.Run(job.recipe, job.folder, _silent)
-        stages, asked = steps.stages(), steps.stages(until)
+        context = RunContext(job.recipe, job.folder, _silent)
+        stages, asked = recipe_stages(context), recipe_stages(context, until)
         try:
             if distributed.is_main():
                 with run_lock(job.folder):
@@ -210,7 +212,7 @@ def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[st
             if distributed.broadcast(_complete(asked, job.folder, until)):
                 say("done already")
             else:
-                pipeline.run(job.recipe, until=until, say=say)
+                run(job.recipe, until=until, say=say)
         finally:
             job.done = _finished(stages, job.folder)
 
@@ -233,12 +235,11 @@ def _judge(job: Job, jobs: Sequence[Job], folder: Path, say: Callable[[str], Non
     """Judge the maps of a run stage by stage; kept, and made anew only where maps, images or thresholds changed."""
     from maskwright.data.content import content_hash
     from maskwright.engine import distributed
-    from maskwright.pipeline import run as pipeline
     from maskwright.weak.seed_evaluation import FILE_NAME, evaluate_seeds, map_stages
 
     if not job.done:
         return
-    opened = pipeline.Run(job.recipe, job.folder, _silent)
+    opened = RunContext(job.recipe, job.folder, _silent)
     _check_classes(job, opened.val.labels.names, jobs)
     job.val = opened.val
     if not job.done & {"seeds", "pseudo_masks"}:

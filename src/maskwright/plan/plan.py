@@ -18,11 +18,12 @@ import numpy as np
 import torch
 
 from maskwright.engine.device import choose_device
-from maskwright.pipeline.run import Run
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Budget, Cut, cut_down
 from maskwright.plan.images import cropped_samples
 from maskwright.plan.trial import Trial, try_stages
 from maskwright.plan.words import size_words, words
+from maskwright.runs.context import RunContext
 from maskwright.runs.stages import fingerprints, state_of
 from maskwright.settings import Recipe
 from maskwright.weak.seeds.advcam import BATCH_PIXELS as CLIMBING_PIXELS
@@ -82,10 +83,10 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
         DataError: images, masks or tags cannot be used.
         RecipeError: settings that do not go together, or no stage `until`.
     """
-    job = Run(recipe, Path(recipe.out or f"runs/{recipe.name}"), lambda line: None)
-    stages = job.stages(until)
+    context = RunContext(recipe, Path(recipe.out or f"runs/{recipe.name}"), lambda line: None)
+    stages = recipe_stages(context, until)
     hashes = fingerprints(stages)
-    rows = [Row(stage.name, stage.title, state_of(stage, hashes[stage.name], job.out)) for stage in stages]
+    rows = [Row(stage.name, stage.title, state_of(stage, hashes[stage.name], context.out)) for stage in stages]
     # The oracle's stages are those of the segmenter again.
     tried = {
         row.name: {"oracle": "segmenter", "oracle_evaluation": "evaluation"}.get(row.name, row.name) for row in rows
@@ -94,7 +95,7 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
     if not wanted:
         return rows
     last = next(row.name for row in reversed(rows) if row.name in wanted)
-    found = estimates(recipe, job.train, job.val, job.device, last)
+    found = estimates(recipe, context.train, context.val, context.device, last)
     return [
         row if row.state == "finished" else Row(row.name, row.title, row.state, *found[tried[row.name]]) for row in rows
     ]

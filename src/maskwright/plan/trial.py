@@ -26,10 +26,11 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.engine.fit import WATCH, Batch, Step, total_steps
 from maskwright.engine.progress import QUIET
-from maskwright.pipeline.run import Run
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Cut, Shape, trainings
 from maskwright.plan.images import FewImages
 from maskwright.plan.peak import Peak
+from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage
 from maskwright.settings import Recipe, TrainSettings
 
@@ -124,17 +125,17 @@ def try_stages(
     blind = [Sample(sample.name, sample.image, None, None, sample.saliency) for sample in samples]
     with tempfile.TemporaryDirectory() as temporary, _quietly():
         out = Path(temporary)
-        job = Run(cut.recipe, out, lambda line: None)
-        job.device, job.real = device, []
+        context = RunContext(cut.recipe, out, lambda line: None)
+        context.device, context.real = device, []
 
         def show(images: int) -> None:
-            job.train = job.judged = FewImages(samples[:images], labels, recipe.data.train)
+            context.train = context.judged = FewImages(samples[:images], labels, recipe.data.train)
             # Nothing to judge on: a network of two steps is bound to fail.
-            job.val = FewImages(blind[:images], labels, recipe.data.val)
+            context.val = FewImages(blind[:images], labels, recipe.data.val)
 
         images = len(samples)
         show(images)
-        for stage in job.stages(last):
+        for stage in recipe_stages(context, last):
             folder = out / stage.name
             folder.mkdir()
             name = stage.name.partition("-")[0]

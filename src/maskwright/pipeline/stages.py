@@ -1,0 +1,129 @@
+"""The stages of a recipe, in order: tags to masks, the segmenter, its evaluation, the same model from true masks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+from maskwright.data import subset, with_masks
+from maskwright.errors import DataError, RecipeError
+from maskwright.inference.load import load
+from maskwright.pipeline.segment import evaluate_to_folder, train_segmenter
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import Stage, effective, fingerprint
+from maskwright.weak.stages import label_stages
+
+
+def recipe_stages(context: RunContext, until: str | None = None) -> list[Stage]:
+    """The stages of a recipe, in order, up to and including `until`.
+
+    Raises:
+        DataError: a split, images, masks or tags that cannot be used.
+        RecipeError: settings that do not go together, or no stage `until`.
+    """
+    recipe = context.recipe
+    labels = label_stages(context) if recipe.supervision != "masks" else []
+    stages = [*labels, *segmenter_stages(context)]
+    if until is None:
+        return stages
+    names = [stage.name for stage in stages]
+    if until not in names:
+        raise RecipeError(
+            f"recipe {recipe.name} (supervision: {recipe.supervision}) has no stage {until!r}; "
+            f"it has {', '.join(names)}"
+        )
+    return stages[: names.index(until) + 1]
+
+
+def segmenter_stages(context: RunContext) -> list[Stage]:
+    """Training and evaluation of the segmenter and, with `oracle`, of the same model on true masks.
+
+    Raises:
+        RecipeError: the segmenter is to start from the tag classifier but cannot.
+    """
+    recipe, weak = context.recipe, context.recipe.supervision != "masks"
+    from_classifier = recipe.model.pretrained == "classifier"
+    if from_classifier and (not weak or recipe.model.backbone != recipe.classifier.backbone):
+        raise RecipeError(
+            "model.pretrained=classifier starts the segmenter from the tag classifier's backbone: it needs a "
+            f"recipe with tags, and model.backbone={recipe.classifier.backbone}; found supervision: "
+            f"{recipe.supervision}, model.backbone={recipe.model.backbone}"
+        )
+    training = {
+        "model": effective(recipe.model),
+        "loss": effective(recipe.loss),
+        "train": effective(recipe.train),
+        "seed": recipe.seed,
+    }
+    on_masks = {**training, "data": context.train_facts}
+    settings = {**training, "real_masks": fingerprint(context.real)} if weak else on_masks
+    evaluation = {"data": context.val_facts, "inference": effective(recipe.inference)}
+    stages = [
+        Stage(
+            "segmenter",
+            "train the segmenter",
+            partial(_train_segmenter, context),
+            settings,
+            ("pseudo_masks",) if weak else (),
+        ),
+        Stage(
+            "evaluation", "judge the segmenter", partial(_evaluate, context, "segmenter"), evaluation, ("segmenter",)
+        ),
+    ]
+    if weak and recipe.oracle:
+        stages += [
+            Stage(
+                "oracle",
+                "train the same model on true masks, for comparison",
+                partial(_train_oracle, context),
+                on_masks,
+                (recipe.networks[0],) if from_classifier else (),
+            ),
+            Stage(
+                "oracle_evaluation",
+                "judge the comparison",
+                partial(_evaluate, context, "oracle"),
+                evaluation,
+                ("oracle",),
+            ),
+        ]
+    return stages
+
+
+def _train_segmenter(context: RunContext, folder: Path) -> None:
+    train = context.train
+    if context.recipe.supervision != "masks":
+        train = with_masks(train, context.out / "pseudo_masks" / "SegmentationClass", real=context.real)
+    chosen = [index for index in range(len(train)) if train.has_mask(index)]
+    if not chosen:
+        raise DataError(
+            f"no image of split {context.recipe.data.train!r} has a mask; give masks=, or train from tags with a "
+            "recipe such as cam"
+        )
+    _train_model(context, subset(train, chosen), folder)
+
+
+def _train_oracle(context: RunContext, folder: Path) -> None:
+    train = context.train
+    chosen = [index for index in range(len(train)) if train.has_mask(index)]
+    if not chosen:
+        raise DataError("oracle=true needs true masks in the training split, found none; set oracle=false")
+    _train_model(context, subset(train, chosen), folder)
+
+
+def _train_model(context: RunContext, train: Any, folder: Path) -> None:
+    recipe = context.recipe
+    if recipe.model.pretrained == "classifier":
+        start = {"pretrained": str(context.out / recipe.networks[0] / "model.safetensors")}
+        recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=start)})
+    train_segmenter(recipe, train, context.val, folder, context.device)
+
+
+def _evaluate(context: RunContext, model: str, folder: Path) -> None:
+    predictor = load(context.out / model, device=context.device)
+    scores = evaluate_to_folder(predictor, context.val, context.recipe.inference, folder)
+    if scores is not None:
+        context.say(f"    mIoU {scores['miou']:.3f} on {scores['split']} ({scores['images']} images)")
+    else:
+        context.say("    no true masks in the evaluation split: predictions are written, nothing is scored")

@@ -1,0 +1,105 @@
+"""The stages that turn tags into masks: networks, seeds, refinements, pseudo-masks."""
+
+from __future__ import annotations
+
+from functools import partial
+from pathlib import Path
+
+from maskwright.engine import distributed
+from maskwright.engine.checkpoint import weights_hash
+from maskwright.models.classifier import load_classifier
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import Stage, effective
+from maskwright.settings import Recipe
+from maskwright.weak import extract_seeds
+from maskwright.weak.networks import NETWORKS, TITLES
+from maskwright.weak.pseudo_masks import write_pseudo_masks
+from maskwright.weak.refine.stages import refinement_stages
+
+
+def label_stages(context: RunContext) -> list[Stage]:
+    """The stages up to the pseudo-masks, in order; the last but one makes the maps that masks are made of.
+
+    Raises:
+        DataError: a split that does not exist.
+        RecipeError: settings that do not go together.
+    """
+    _ = context.judged  # a split that is not there should be known before the work, not after it
+    recipe = context.recipe
+    networks = network_stages(context)
+    seeds = Stage(
+        "seeds",
+        f"maps from the network ({recipe.seeds.method})",
+        partial(make_seeds, context),
+        {"seeds": effective(recipe.seeds)},
+        (context.seed_network,),
+    )
+    refinements, map_stage = refinement_stages(context)
+    masks = Stage(
+        "pseudo_masks",
+        "maps to pseudo-masks",
+        partial(make_pseudo_masks, context, map_stage),
+        {"pseudo_masks": effective(recipe.pseudo_masks)},
+        (map_stage,),
+    )
+    return [*networks, seeds, *refinements, masks]
+
+
+def network_stages(context: RunContext) -> list[Stage]:
+    """One stage for each of the recipe's networks; each goes on from the one before."""
+    recipe = context.recipe
+    stages: list[Stage] = []
+    for before, word in zip([None, *recipe.networks], recipe.networks, strict=False):
+        settings = {word: effective(getattr(recipe, word)), "seed": recipe.seed}
+        if before is None:
+            backbone = recipe.classifier if word == "classifier" else recipe.classifier.without_training()
+            settings = {"data": context.train_facts, "classifier": effective(backbone), **settings}
+        if word != "classifier":
+            settings |= context.saliency_facts
+        needs = () if before is None else (before,)
+        stages.append(Stage(word, TITLES[word], partial(_train_network, context, word, before), settings, needs))
+    return stages
+
+
+def _train_network(context: RunContext, word: str, before: str | None, folder: Path) -> None:
+    start = None if before is None else context.out / before / "model.safetensors"
+    NETWORKS[word](context.recipe, start, context.train, context.val, folder, context.device)
+
+
+def make_seeds(context: RunContext, folder: Path) -> None:
+    """The stage `seeds`: maps of the last network."""
+    classifier = load_classifier(context.out / context.seed_network / "model.safetensors").to(context.device)
+    extract_seeds(context.train, classifier, context.recipe.seeds, folder, context.device)
+
+
+def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None:
+    """The stage `pseudo_masks`: masks of the maps that stage `map_stage` made, with what shaped them."""
+    if not distributed.is_main():
+        return
+    recipe = context.recipe
+    provenance = {
+        "method": recipe.seeds.method,
+        "seeds": recipe.seeds.model_dump(mode="json"),
+        "classifier": recipe.classifier.backbone,
+        "weights": weights_hash(context.out / context.seed_network / "model.safetensors"),
+        "pretrained": recipe.classifier.pretrained,
+        "saliency": recipe.data.saliency,
+        "networks": recipe.networks,
+        "crf": ", ".join(crf_facts(recipe)) or False,
+        "refinement": {word: getattr(recipe, word).model_dump(mode="json") for word in recipe.refine},
+        "source": context.train.source,
+    }
+    scores = write_pseudo_masks(
+        context.train, context.out / map_stage / "maps", recipe.pseudo_masks, folder, provenance
+    )
+    if scores["miou"] is not None:
+        context.say(
+            f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} "
+            f"at threshold {scores['threshold']:.2f} (best {scores['best_threshold']:.2f})"
+        )
+
+
+def crf_facts(recipe: Recipe) -> list[str]:
+    """Where a dense CRF had a part in the pseudo-masks."""
+    labels = [f"IR labels: {recipe.irn.crf}"] if "irn" in recipe.refine and recipe.irn.crf else []
+    return labels + ([f"maps: {recipe.crf.preset}"] if "crf" in recipe.refine else [])
