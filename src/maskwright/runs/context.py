@@ -1,0 +1,108 @@
+"""What the stages of one run share: its recipe and folder, the device, the data sets, and facts about them."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from functools import cached_property
+from pathlib import Path
+from typing import Any
+
+from maskwright.data import open_dataset, subset
+from maskwright.data.content import content_hash
+from maskwright.engine.device import choose_device
+from maskwright.errors import DataError
+from maskwright.runs.stages import fingerprint
+from maskwright.settings import Recipe
+
+
+class RunContext:
+    """One recipe in one folder; data sets are opened when they are first asked for.
+
+    Args:
+        recipe: what is run.
+        out: the run folder.
+        say: prints one line.
+    """
+
+    def __init__(self, recipe: Recipe, out: Path, say: Callable[[str], None]) -> None:
+        self.recipe, self.out, self.say = recipe, out, say
+
+    @cached_property
+    def device(self):
+        return choose_device(self.recipe.device)
+
+    @cached_property
+    def train(self):
+        """The split that is labelled and trained on."""
+        return open_dataset(self.recipe.data, self.recipe.data.train)
+
+    @cached_property
+    def val(self):
+        """The split that scores are measured on."""
+        return open_dataset(self.recipe.data, self.recipe.data.val)
+
+    @cached_property
+    def judged(self):
+        """The images that maps are evaluated on beside published numbers."""
+        split = self.recipe.judged_on
+        if split is None:
+            return self.train
+        judged, labelled = open_dataset(self.recipe.data, split), set(self.train.names)
+        chosen = [index for index, name in enumerate(judged.names) if name in labelled]
+        if not chosen:
+            raise DataError(
+                f"judged_on={split}: none of its {len(judged)} images is in split {self.recipe.data.train!r}, which "
+                "gets maps; give a part of it, or judged_on=none"
+            )
+        return subset(judged, chosen)
+
+    @cached_property
+    def real(self) -> list[str]:
+        """Names whose real masks may be trained on beside pseudo-masks."""
+        if self.recipe.supervision != "mixed":
+            return []
+        have = [name for index, name in enumerate(self.train.names) if self.train.has_mask(index)]
+        if self.recipe.mixed_list is None:
+            return have
+        path = Path(self.recipe.mixed_list)
+        if not path.is_file():
+            raise DataError(f"mixed_list: {path} does not exist; expected a file with one image name per line")
+        listed = path.read_text(encoding="utf-8").split()
+        missing = sorted(set(listed) - set(have))
+        if missing:
+            raise DataError(
+                f"{path} lists {len(missing)} images without a mask in split {self.recipe.data.train!r}: "
+                f"{', '.join(missing[:5])}"
+            )
+        return listed
+
+    @property
+    def seed_network(self) -> str:
+        """The stage whose network the maps come from."""
+        return self.recipe.networks[-1]
+
+    @cached_property
+    def train_facts(self) -> dict[str, Any]:
+        """What stages that look at images and masks of the training split depend on."""
+        return _data_facts(self.train)
+
+    @cached_property
+    def val_facts(self) -> dict[str, Any]:
+        """The same of the evaluation split."""
+        return _data_facts(self.val)
+
+    @cached_property
+    def saliency_facts(self) -> dict[str, Any]:
+        """What the stages that may look at saliency maps depend on, and the tag classifier does not."""
+        source = dict(self.train.source).get("saliency")
+        if source is None and getattr(self.train, "saliency", None) is None:
+            return {}
+        return {"saliency_maps": {"source": source, "content": content_hash(self.train, ["saliency"])}}
+
+
+def _data_facts(dataset: Any) -> dict[str, Any]:
+    return {
+        "source": {key: value for key, value in dict(dataset.source).items() if key != "saliency"},
+        "labels": fingerprint(dataset.labels.to_dict()),
+        "content": content_hash(dataset, ["images", "masks"]),
+    }
