@@ -14,6 +14,7 @@ from maskwright.data.masks import range_finding
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scan import Record, scan
+from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.errors import DataError
 
 TOGETHER_AT_LEAST = 3  # images with a tag, before "always together" means anything
@@ -86,7 +87,7 @@ def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[F
         summary = SplitSummary(split, dataset.labels)
         tags = len(dataset.labels.foreground)
         summary.together = np.zeros((tags, tags), np.int64)
-        summary.tags_derived = dataset.source.get("tag_source") in (None, "masks", "derived from the masks")
+        summary.tags_derived = dataset.source.get("tag_source") in (None, *TAGS_FROM_MASKS)
         for record in scan(dataset):
             _add(summary, record)
         findings += _problems(summary)
