@@ -1,5 +1,7 @@
 """Weights made in the test: local files in every form, and downloads that fail early."""
 
+import os
+import sys
 import time
 
 import pytest
@@ -7,9 +9,13 @@ import torch
 from huggingface_hub import constants
 from safetensors.torch import save_file
 
-from maskwright.errors import RecipeError
-from maskwright.models import create_backbone, create_classifier, pretrained
+from maskwright import load
+from maskwright.engine.checkpoint import save_model
+from maskwright.errors import DataError, RecipeError
+from maskwright.models import create_backbone, create_classifier, create_model, pretrained
 from maskwright.models.backbones import import_timm
+from maskwright.models.classifier import load_classifier
+from maskwright.models.irnet import load_irnet
 
 torch.set_num_threads(1)
 CONV = "network.layer4.1.conv2.weight"
@@ -79,6 +85,86 @@ def test_wrong_files_are_refused(tmp_path, state):
         create_backbone("resnet18", pretrained=str(tmp_path / "text.safetensors"))
     with pytest.raises(RecipeError, match=r"missing\.pth does not exist"):
         create_backbone("resnet18", pretrained=str(tmp_path / "missing.pth"))
+
+
+class Payload:
+    """What runs code where a file is taken for a pickle."""
+
+    def __init__(self, target):
+        self.target = target
+
+    def __reduce__(self):
+        return os.mkdir, (str(self.target),)
+
+
+def code_file(path, target, oldest_format=False):
+    torch.save(
+        {"state_dict": {"conv1.weight": torch.zeros(1)}, "extra": Payload(target)},
+        path,
+        _use_new_zipfile_serialization=not oldest_format,
+    )
+    return str(path)
+
+
+@pytest.fixture
+def careless_timm(monkeypatch):
+    """The releases of timm before 1.0.26: whoever does not ask for weights alone gets whatever the file holds."""
+    timm = import_timm()
+    ours = timm.models.load_state_dict
+
+    def load_state_dict(path, *arguments, weights_only=False, **others):
+        return ours(path, *arguments, weights_only=weights_only, **others)
+
+    monkeypatch.setattr(timm.models, "load_state_dict", load_state_dict)
+
+
+@pytest.mark.parametrize("oldest_format", [False, True])
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg16"])
+def test_a_file_that_would_run_code_is_refused_in_our_words(tmp_path, careless_timm, backbone, oldest_format):
+    path = code_file(tmp_path / "code.pth", tmp_path / "ran", oldest_format)
+    with pytest.raises(RecipeError, match=r"code\.pth cannot be read as weights: .*could run code") as caught:
+        create_backbone(backbone, pretrained=path)
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+def test_code_in_a_hub_repository_is_refused_in_our_words(tmp_path, monkeypatch):
+    path = code_file(tmp_path / "pytorch_model.bin", tmp_path / "ran")
+    monkeypatch.setattr(pretrained, "_require_download", lambda *_, **__: None)
+    hub = sys.modules["timm.models._hub"]
+    monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: path)
+    monkeypatch.setattr(hub, "_get_safe_alternatives", lambda *_: [])
+    with pytest.raises(RecipeError, match="could run code") as caught:
+        create_backbone("resnet18", pretrained="hf-hub:owner/repository")
+    assert "weights_only" not in str(caught.value)
+    assert not (tmp_path / "ran").exists()
+
+
+SOURCES = ("checkpoint_path", "pretrained", "pretrained_cfg", "pretrained_cfg_overlay", "cache_dir")
+
+
+@pytest.mark.parametrize("option", SOURCES)
+@pytest.mark.parametrize("backbone", ["resnet18", "vgg16"])
+def test_options_cannot_say_where_weights_come_from(backbone, option):
+    with pytest.raises(RecipeError, match=rf"{option} is no option of a backbone: only pretrained= says"):
+        create_model("fcn", backbone=backbone, num_classes=2, backbone_options={option: "file.pth"})
+    if option != "pretrained":
+        with pytest.raises(RecipeError, match=f"{option} is no option of a backbone"):
+            create_backbone(backbone, **{option: "file.pth"})
+
+
+@pytest.mark.parametrize("option", SOURCES)
+@pytest.mark.parametrize(
+    ("kind", "opened"), [("segmenter", load), ("classifier", load_classifier), ("irnet", load_irnet)]
+)
+def test_a_model_file_cannot_have_another_file_opened(tmp_path, kind, opened, option):
+    made = {"name": "fcn", "backbone": "resnet10t", "num_classes": 2, "num_tags": 1, "output_stride": None}
+    options = {option: str(tmp_path / "other.pth")}
+    made["options"] = {"backbone_options": options} if kind == "segmenter" else options
+    path = tmp_path / "model.safetensors"
+    save_model(path, torch.nn.Linear(1, 1), {"kind": kind, "model": made, "labels": {}, "recipe": {}})
+    with pytest.raises(DataError, match=rf"model\.safetensors: its header sets {option}"):
+        opened(path)
 
 
 @pytest.fixture

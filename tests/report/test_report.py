@@ -232,6 +232,15 @@ def test_what_tuned_what_is_said(fake_run):
         assert words in page.text, words
 
 
+@pytest.mark.parametrize("kept", ["/data/maskproject/tags.csv", "masked_people_tags.csv", "folder per tag in unmasks"])
+def test_tags_from_a_path_with_mask_in_it_are_not_called_derived(fake_run, kept):
+    path = fake_run.folder / "pseudo_masks/provenance.json"
+    path.write_text(json.dumps({**json.loads(path.read_text()), "tag_source": kept}))
+    page, _ = build(fake_run)
+    assert "Tags derived from true masks" not in page.text
+    assert f"Source: {kept}." in page.text
+
+
 def test_curves_and_marks(fake_run):
     page, text = build(fake_run)
     assert "used 0.2" in page.text

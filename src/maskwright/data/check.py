@@ -13,6 +13,7 @@ from maskwright.data.masks import range_finding
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scan import Record, scan
+from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -86,7 +87,7 @@ def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[F
         summary = SplitSummary(split, dataset.labels)
         tags = len(dataset.labels.foreground)
         summary.together = np.zeros((tags, tags), np.int64)
-        summary.tags_derived = dataset.source.get("tag_source") in (None, "masks", "derived from the masks")
+        summary.tags_derived = dataset.source.get("tag_source") in (None, *TAGS_FROM_MASKS)
         for record in scan(dataset):
             _add(summary, record)
         findings += _problems(summary)

@@ -15,6 +15,8 @@ from maskwright.errors import DataError, unknown_name
 from maskwright.files import read_json
 
 SEPARATOR = ";"
+# What `tag_source` says where tags are derived from masks; anything else is a file, a folder or the set's own list.
+TAGS_FROM_MASKS = ("masks", "derived from the masks")
 
 
 @dataclass

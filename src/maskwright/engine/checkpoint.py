@@ -4,7 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Mapping
+from collections.abc import Iterator, Mapping
 from pathlib import Path
 from typing import Any
 
@@ -16,6 +16,11 @@ from maskwright.errors import DataError
 from maskwright.files import atomic_write
 
 HEADER_KEY = "maskwright"
+
+
+def names_weights(option: str) -> bool:
+    """Whether an option of a network is one of timm's that say which file weights come from."""
+    return option.startswith("pretrained") or option in ("checkpoint_path", "cache_dir")
 
 
 def save_model(path: str | Path, model: torch.nn.Module, metadata: dict[str, Any]) -> None:
@@ -42,7 +47,7 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
     """The metadata of a model file.
 
     Raises:
-        DataError: the file is missing, not safetensors, or was not written by `save_model`.
+        DataError: the file is missing, not safetensors, was not written by `save_model`, or names another file.
     """
     try:
         with safe_open(_existing(path), "pt") as stream:
@@ -51,7 +56,22 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
         raise DataError(_not_a_model(path, str(error))) from error
     if HEADER_KEY not in header:
         raise DataError(_not_a_model(path, "its header does not say how the model is built"))
-    return json.loads(header[HEADER_KEY])
+    metadata = json.loads(header[HEADER_KEY])
+    for option in _keys(metadata.get("model")):
+        if names_weights(option):
+            raise DataError(
+                f"{path}: its header sets {option}, which would open another file. A model file holds all of its "
+                "weights and never sets that; do not use it"
+            )
+    return metadata
+
+
+def _keys(value: Any) -> Iterator[str]:
+    """Keys of a dictionary and of those within it."""
+    if isinstance(value, dict):
+        for key, inner in value.items():
+            yield key
+            yield from _keys(inner)
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:

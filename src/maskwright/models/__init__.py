@@ -18,6 +18,7 @@ from maskwright.models.dupsampling import DUpsampling
 from maskwright.models.fcn import FCN
 from maskwright.models.multiscale_attention import HierarchicalAttention
 from maskwright.models.ocr import OCRNet
+from maskwright.models.pretrained import refuse_sources
 from maskwright.models.pspnet import PSPNet
 from maskwright.models.resnet38 import resnet38
 from maskwright.models.seethrough import SeeThroughNet
@@ -105,6 +106,7 @@ def create_model(
                 raise RecipeError(
                     unknown_name(f"option of {name}", key, [*own, "backbone_options", "auxiliary", "auxiliary_options"])
                 )
+    refuse_sources(backbone_options or {})  # `pretrained` among them would be given twice
     trunk = create_backbone(
         backbone,
         pretrained=pretrained,

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.models.backbone import Backbone
-from maskwright.models.pretrained import find_weights
+from maskwright.models.pretrained import find_weights, refuse_sources, why_unreadable
 
 # Names that timm does not know -> function(name, *, pretrained, output_stride, in_channels, **options) -> Backbone.
 BACKBONES: dict[str, Callable[..., Backbone]] = {}
@@ -120,6 +120,7 @@ def create_backbone(
         RecipeError: unknown name, weights that cannot be had, an output stride or an option that the network does not
             have.
     """
+    refuse_sources(options)
     arguments = {"pretrained": pretrained, "output_stride": output_stride, "in_channels": in_channels}
     if name in BACKBONES:
         known = list(inspect.signature(BACKBONES[name]).parameters)[1:]
@@ -214,7 +215,7 @@ def _try_build(timm: Any, architecture: str, output_stride: int | None, options:
                 return None
             if not options.get("pretrained"):
                 raise
-            raise RecipeError(f"the weights do not fit {architecture}: {error}") from error
+            raise RecipeError(f"the weights do not fit {architecture}: {why_unreadable(error)}") from error
     return None
 
 

@@ -6,7 +6,7 @@ import pickle
 import threading
 import urllib.error
 import urllib.request
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,6 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
+from maskwright.engine.checkpoint import names_weights
 from maskwright.errors import RecipeError, unknown_name
 
 if TYPE_CHECKING:
@@ -125,12 +126,38 @@ def load_tensors(
 
 def _read(timm: Any, path: str) -> dict[str, Tensor]:
     try:
-        return {key: value for key, value in timm.models.load_state_dict(path).items() if torch.is_tensor(value)}
+        return {
+            key: value
+            for key, value in timm.models.load_state_dict(path, weights_only=True).items()
+            if torch.is_tensor(value)
+        }
     except (pickle.UnpicklingError, SafetensorError, RuntimeError, EOFError, AttributeError, OSError) as error:
         raise RecipeError(
-            f"{path} cannot be read as weights: {error}. Expected a state dict saved by torch.save or safetensors, "
-            "bare or under 'state_dict' or 'model'."
+            f"{path} cannot be read as weights: {why_unreadable(error)}. Expected a state dict saved by torch.save or "
+            "safetensors, bare or under 'state_dict' or 'model'."
         ) from error
+
+
+def why_unreadable(error: Exception) -> str:
+    """What is wrong with a file of weights; where it is what the file holds, in our words: timm's and torch's name
+    settings to pass, and advise to let the file run code."""
+    if isinstance(error, pickle.UnpicklingError) or isinstance(error.__cause__, pickle.UnpicklingError):
+        return (
+            "it is damaged, or holds more than tensors, numbers and text, which is not read because it could run code; "
+            "where the file came from, save the state dict alone"
+        )
+    return str(error)
+
+
+def refuse_sources(options: Mapping[str, Any]) -> None:
+    """Refuse options of a network that would have timm load weights past `pretrained` and its checks.
+
+    Raises:
+        RecipeError: there is one.
+    """
+    for option in options:
+        if names_weights(option):
+            raise RecipeError(f"{option} is no option of a backbone: only pretrained= says where weights come from")
 
 
 def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.report.charts import number
 from maskwright.runs.folder import STAGES, Run
 
@@ -137,7 +138,7 @@ def tag_source(run: Run) -> str:
     if not kept and isinstance(source, dict):
         kept = source.get("tag_source")
     kept = str(kept or run.setting("data.tags") or "the data set's own")
-    return FROM_MASKS if "mask" in kept else kept
+    return FROM_MASKS if kept in TAGS_FROM_MASKS else kept
 
 
 def cautions(run: Run) -> list[dict[str, str]]:

@@ -9,12 +9,11 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
-from maskwright.version import __version__
 from maskwright.files import read_json
-from maskwright.runs.methods import Job, Method
 from maskwright.runs.folder import read_log
+from maskwright.runs.methods import Job, Method
 from maskwright.runs.stages import flat
-
+from maskwright.version import __version__
 
 # What a method is judged by: key -> (name, what it is).
 SCORES = {
