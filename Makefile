@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: setup demo test lint docs bench clean
+.PHONY: setup demo test test-avx2 lint docs bench clean
 
 setup: $(READY)
 
@@ -21,6 +21,10 @@ demo: $(READY)
 
 test: $(READY)
 	HF_HUB_OFFLINE=1 OMP_NUM_THREADS=1 $(BIN)/python -m pytest -n auto --dist worksteal -rs $(ARGS)
+
+# The tests that compare bits, with the kernels that a processor without AVX-512 takes.
+test-avx2: $(READY)
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test ARGS="-m 'bit_equal and not slow' $(ARGS)"
 
 lint: $(READY)
 	$(BIN)/ruff check .

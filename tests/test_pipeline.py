@@ -128,6 +128,7 @@ def test_report_is_written_anew(uninterrupted):
     assert "report.html" in printed
 
 
+@pytest.mark.bit_equal
 def test_killed_in_every_stage_ends_with_the_same_numbers(uninterrupted, tmp_path):
     whole, _ = uninterrupted
     out = tmp_path / "killed"

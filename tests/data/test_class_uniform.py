@@ -104,6 +104,7 @@ def test_an_example_depends_on_seed_epoch_and_index_only():
     assert not any(torch.equal(first[1, 5]["image"], other["image"]) for other in others)
 
 
+@pytest.mark.bit_equal
 @pytest.mark.filterwarnings("ignore:This DataLoader will create")
 @pytest.mark.parametrize("workers", [0, 2])
 def test_resume_is_bit_equal_for_any_number_of_workers(workers):

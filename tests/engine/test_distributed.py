@@ -30,6 +30,7 @@ def torchrun(script, *trainings):
     return subprocess.run([*launcher, script, *arguments], capture_output=True, text=True, timeout=300, env=environment)
 
 
+@pytest.mark.bit_equal
 def test_two_processes_train_as_one_and_resume(toy, tmp_path, bit_equal):
     plain = ("norm=false", "dropout=0.0", "accumulate=2", "clip=1.0", "validate_every=1")
     drawing = ("accumulate=2", "ema=0.9")  # each process has dropout of its own

@@ -60,6 +60,7 @@ def test_state_loads_without_running_code(toy, tmp_path):
     assert not state["finished"]
 
 
+@pytest.mark.bit_equal
 @pytest.mark.parametrize("workers", [1, 2])
 def test_loader_processes_change_nothing(toy, tmp_path, bit_equal, workers):
     alone, _ = toy.train(tmp_path / "0", steps=8)
@@ -235,6 +236,7 @@ def test_validation_comes_when_due(toy, tmp_path):
     assert found == {"end": [21], "each": [6, 12, 18, 21], "second": [12, 21], "wide": [2, 3, 5]}
 
 
+@pytest.mark.bit_equal
 def test_validation_changes_nothing(toy, tmp_path, bit_equal):
     def drawing(network):
         torch.rand(7)

@@ -49,6 +49,7 @@ def killed(target):
 
 # Two batches a step, 14 steps, three steps an epoch: in the first step, between the batches of one, before and after a
 # validation, in the last step. Resume points at every step, or at validations only.
+@pytest.mark.bit_equal
 @pytest.mark.parametrize(
     ("call", "workers", "seconds"), [(0, 0, 0), (7, 1, 0), (11, 0, 1000), (12, 2, 1000), (27, 0, 0), (27, 1, 1000)]
 )
@@ -62,6 +63,7 @@ def test_killed_in_a_step(toy, tmp_path, uninterrupted, bit_equal, call, workers
     assert bit_equal(weights, uninterrupted[1])
 
 
+@pytest.mark.bit_equal
 @pytest.mark.parametrize("time_of_death", [2, 5])
 def test_killed_in_a_validation(toy, tmp_path, uninterrupted, bit_equal, time_of_death):
     calls = iter(range(1, 100))
@@ -78,6 +80,7 @@ def test_killed_in_a_validation(toy, tmp_path, uninterrupted, bit_equal, time_of
     assert bit_equal(weights, uninterrupted[1])
 
 
+@pytest.mark.bit_equal
 def test_killed_again_and_again(toy, tmp_path, uninterrupted, bit_equal):
     for _ in range(4):
         killed(lambda: toy.train(tmp_path, step=toy.killed_in_step(6), validate=validate, **OPTIONS))
@@ -88,6 +91,7 @@ def test_killed_again_and_again(toy, tmp_path, uninterrupted, bit_equal):
     assert bit_equal(weights, uninterrupted[1])
 
 
+@pytest.mark.bit_equal
 def test_killed_while_the_model_is_written(toy, tmp_path, uninterrupted, bit_equal, monkeypatch):
     def deadly():
         monkeypatch.setattr("maskwright.engine.fit.save_model", lambda *_: os.kill(os.getpid(), signal.SIGKILL))
@@ -100,6 +104,7 @@ def test_killed_while_the_model_is_written(toy, tmp_path, uninterrupted, bit_equ
     assert bit_equal(weights, uninterrupted[1])
 
 
+@pytest.mark.bit_equal
 def test_killed_while_the_state_is_written(toy, tmp_path, uninterrupted, bit_equal, monkeypatch):
     saves = iter(range(100))
     whole = torch.save
@@ -123,6 +128,7 @@ def test_killed_while_the_state_is_written(toy, tmp_path, uninterrupted, bit_equ
     assert sorted(path.name for path in tmp_path.iterdir()) == ["log.jsonl", "model.safetensors", "state.pt"]
 
 
+@pytest.mark.bit_equal
 @pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
 def test_a_signal_ends_the_present_step(toy, tmp_path, uninterrupted, bit_equal, capsys, number):
     calls = iter(range(100))
@@ -145,6 +151,7 @@ def test_a_signal_ends_the_present_step(toy, tmp_path, uninterrupted, bit_equal,
     assert bit_equal(weights, uninterrupted[1])
 
 
+@pytest.mark.bit_equal
 def test_killed_from_outside_at_any_moment(toy, tmp_path, bit_equal):
     """The whole process, with its imports and loader processes, as `kill -9` finds it."""
     command = [sys.executable, toy.__file__, str(tmp_path / "killed"), "steps=200", "workers=1", "log_every=1"]

@@ -206,13 +206,14 @@ def test_images_of_one_size_go_together_and_never_without_tags(network, memory_s
     assert network.batches == [1, 1] + [2] * 12
 
 
-def test_resume_makes_only_what_is_missing(network, memory_set, tmp_path):
+@pytest.mark.bit_equal
+def test_resume_makes_only_whole_batches_again(network, memory_set, tmp_path):
     dataset = memory_set(sizes=SIZES, tags=TAGS)
     before = extracted(dataset, network, tmp_path)
     (tmp_path / f"{dataset.names[1]}.npz").unlink()
     dataset.opened.clear()
     after = extracted(dataset, network, tmp_path)
-    assert dataset.opened == [1]
+    assert sorted(dataset.opened) == [1, 4]
     for name in before:
         assert_array_equal(before[name][1], after[name][1])
     assert not list(tmp_path.rglob("*.tmp*"))
@@ -338,12 +339,13 @@ def _share(rank: int, folder: str, dataset, network) -> None:
     torch.distributed.destroy_process_group()
 
 
+@pytest.mark.bit_equal
 @pytest.mark.distributed
 def test_processes_share_the_work(network, memory_set, tmp_path):
     dataset = memory_set(sizes=SIZES, tags=TAGS)
     torch.multiprocessing.start_processes(_share, args=(str(tmp_path), dataset, network), nprocs=2, start_method="fork")
-    alone = extracted(dataset, network, tmp_path / "alone")
+    alone = extracted(dataset, network, tmp_path / "alone", batch_pixels=1)
     for name, (keys, maps) in alone.items():
         shared_keys, shared_maps = load_maps(tmp_path / "maps", name)
         assert_array_equal(shared_keys, keys)
-        assert_allclose(shared_maps, maps, atol=1e-3)
+        assert_array_equal(shared_maps, maps)

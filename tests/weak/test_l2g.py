@@ -402,6 +402,7 @@ def test_training_leaves_the_global_network_alone(data, tmp_path, options):
     assert NETWORKS["l2g"] is train_l2g
 
 
+@pytest.mark.bit_equal
 @pytest.mark.parametrize("shared", [False, True])
 def test_a_stopped_training_ends_with_the_same_numbers(data, tmp_path, monkeypatch, shared):
     import maskwright.weak.networks.l2g_training as module

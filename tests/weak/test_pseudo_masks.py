@@ -147,6 +147,7 @@ def test_vanished_tags(memory_set, tmp_path):
     assert found["vanished_tags"] == {"cat": [0, 2], "dog": [1, 1], "cow": [0, 0]}
 
 
+@pytest.mark.bit_equal
 def test_goes_on_where_it_was_stopped(made, monkeypatch):
     dataset, maps, folder = made
     whole = write_pseudo_masks(dataset, maps, SETTINGS, folder, FACTS)

@@ -115,6 +115,7 @@ def test_mirror(form):
     torch.testing.assert_close(mirrored, random_walk(maps, edges, steps=32), rtol=0, atol=1e-12)
 
 
+@pytest.mark.bit_equal
 def test_batch_equals_loop_and_threads_do_not_matter(form):
     maps, edges = example(batch=3)
     maps[1, 2] = 0

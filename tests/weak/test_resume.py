@@ -15,28 +15,31 @@ from maskwright.pipeline import run as pipeline
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
+from maskwright.weak.refine import irn
+from maskwright.weak.seeds import extract
 
 SETTINGS = [
     "device=cpu",
     "data.saliency=barrier",
-    "data.options={count: 5, size: [48, 48]}",
+    "data.options={count: 10, size: [48, 48]}",
     "classifier.train={epochs: 1, batch_size: 4, workers: 0, augment: {crop: [48, 48]}}",
     "seeds.scales=[1.0]",
     "refine=[crf, saliency, irn]",
     "irn={backbone: resnet10t, train_radius: 3, options: {dilate: false}, exp_times: 3}",
     "irn.train={epochs: 1, batch_size: 4, workers: 0, augment: {crop: [48, 48]}}",
 ]
-# Every stage that writes a file for each image, and where.
+# Every stage that writes a file for each image, where, and how many images are made together.
 FOLDERS = {
-    "seeds": "maps",
-    "crf": "maps",
-    "saliency": "maps",
-    "ir_labels": "labels",
-    "edges": "maps",
-    "irn": "maps",
-    "pseudo_masks": "SegmentationClass",
+    "seeds": ("maps", 3),
+    "crf": ("maps", 1),
+    "saliency": ("maps", 8),
+    "ir_labels": ("labels", 1),
+    "edges": ("maps", 3),
+    "irn": ("maps", 8),
+    "pseudo_masks": ("SegmentationClass", 1),
 }
 NETWORKS = ("classifier", "irnet")
+UNTAGGED = "train_00007"  # never in a batch with others, and without edges
 
 
 def run(out: Path, *changes: str) -> list[str]:
@@ -60,6 +63,15 @@ def content(path: Path) -> dict[str, np.ndarray]:
         return dict(arrays)
 
 
+@pytest.fixture(scope="module", autouse=True)
+def small_batches():
+    """As for more or larger images: the network sees three of them and their mirrors at once."""
+    with pytest.MonkeyPatch.context() as patch:
+        for module in (extract, irn):
+            patch.setitem(module.BATCH_PIXELS, "cpu", 3 * 2 * 48 * 48)
+        yield
+
+
 @pytest.fixture(scope="module")
 def finished(tmp_path_factory) -> Path:
     torch.set_num_threads(1)
@@ -76,29 +88,36 @@ def out(finished, tmp_path) -> Path:
 def test_all_stages_with_files_are_looked_at(finished):
     stages = {path.parent.name for path in finished.glob("*/stage.json")}
     assert stages == {*FOLDERS, *NETWORKS}
-    for stage, folder in FOLDERS.items():
-        assert len(list((finished / stage / folder).iterdir())) >= 5
+    for stage, (folder, _) in FOLDERS.items():
+        assert len(list((finished / stage / folder).iterdir())) >= 9
 
 
+@pytest.mark.bit_equal
+@pytest.mark.parametrize("lost", [1, 4, 8])
 @pytest.mark.parametrize("stage", FOLDERS)
-def test_a_stopped_stage_makes_only_what_is_missing(out, stage):
-    missing = sorted(path for path in (out / stage / FOLDERS[stage]).iterdir() if path.suffix in (".npz", ".png"))[1]
-    wanted, before = content(missing), files(out)
+def test_a_stopped_stage_makes_only_whole_batches_and_ends_bit_equal(out, stage, lost):
+    folder, together = FOLDERS[stage]
+    made = sorted(path for path in (out / stage / folder).iterdir() if path.suffix in (".npz", ".png"))
+    missing = made[lost]
+    tagged = [path for path in made if path.stem != UNTAGGED]
+    place = tagged.index(missing) // together * together
+    batch = tagged[place : place + together]
+    wanted, before = {path: content(path) for path in made}, files(out)
     missing.unlink()
     record = out / stage / "stage.json"
     write_json(record, {**read_json(record), "finished": False})
     said = run(out)
     assert sum("going on" in line for line in said) == 1
     assert sum("done already" in line for line in said) == len(FOLDERS) + len(NETWORKS) - 1
-    found = content(missing)
-    assert found.keys() == wanted.keys()
-    for key, value in wanted.items():
-        np.testing.assert_array_equal(found[key], value)
+    for path in made:
+        found = content(path)
+        assert found.keys() == wanted[path].keys()
+        for key, value in wanted[path].items():
+            np.testing.assert_array_equal(found[key], value)
     after = files(out)
     assert after.keys() == before.keys()
     changed = {path for path in after if after[path] != before[path]}
-    assert missing.relative_to(out) in changed
-    assert {path for path in changed if path.parent.name == FOLDERS[stage]} == {missing.relative_to(out)}
+    assert {path for path in changed if path.parent.name == folder} == {path.relative_to(out) for path in batch}
     assert {path.parts[0] for path in changed} == {stage}
 
 

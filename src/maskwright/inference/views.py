@@ -7,7 +7,7 @@ view both have the same arg-max, and neither is built where a label map is all t
 
 from __future__ import annotations
 
-from collections import defaultdict, deque
+from collections import deque
 from collections.abc import Callable, Iterable, Iterator
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
@@ -21,6 +21,7 @@ from torch import Tensor, nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maskwright.data.augment import normalise, prepare
+from maskwright.data.batches import equal_batches
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
@@ -242,7 +243,7 @@ def evaluate(
     chosen = [index for index in range(len(dataset)) if folder is not None or dataset.has_mask(index)]
     if not chosen:
         raise DataError("no image of the data set has a mask to score against, and no folder was given for predictions")
-    batches = _equal_batches(dataset, chosen[rank::world_size], settings)
+    batches = equal_batches(dataset, chosen[rank::world_size], settings.size, settings.batch_size)
     total, images = ConfusionMatrix(labels), []
     loaded = prefetched(
         partial(_load, dataset, settings=settings),
@@ -312,15 +313,6 @@ def _load(dataset: Any, index: int, settings: InferenceSettings) -> dict[str, An
     example = prepare(sample, settings.size)
     size = sample.image.shape[:2] if sample.mask is None else sample.mask.shape
     return {"image": example["image"], "mask": example.get("mask"), "size": tuple(size)}
-
-
-def _equal_batches(dataset: Any, indices: list[int], settings: InferenceSettings) -> list[list[int]]:
-    """Indices in batches whose images have one size when the network sees them."""
-    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
-    for index in indices:
-        groups[settings.size or tuple(dataset.size(index))].append(index)
-    step = settings.batch_size
-    return [group[i : i + step] for group in groups.values() for i in range(0, len(group), step)]
 
 
 def _bare(model: nn.Module) -> Any:

@@ -21,8 +21,6 @@ from maskwright.data.sample import Sample
 from maskwright.settings import CRFSettings
 from maskwright.weak.refine.rewrite import rewrite_maps
 
-BATCH = 4  # images of one size that go through the CRF together
-
 
 def crf_maps(
     images: Tensor,
@@ -92,6 +90,4 @@ def crf_folder(
         images = torch.from_numpy(np.stack([sample.image for sample in samples])).to(device)
         return crf_maps(images, maps.to(device), **options)
 
-    rewrite_maps(
-        dataset, maps_folder, folder, refine, made_with={"crf": options}, size=size, batch=BATCH, title="dense CRF"
-    )
+    rewrite_maps(dataset, maps_folder, folder, refine, made_with={"crf": options}, size=size, title="dense CRF")

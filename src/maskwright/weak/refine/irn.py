@@ -38,7 +38,7 @@ from maskwright.weak.refine.irn_loss import irn_loss
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.extract import make_views, save_maps, weights_digest
-from maskwright.weak.seeds.folders import LARGEST_BATCH, alike_groups, claim, missing_maps, origin
+from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim, origin
 
 # Pixels, mirrors included, that go through the network at once.
 BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
@@ -225,7 +225,7 @@ def extract_edges(
     made_with = {"pad_to": settings.pad_to, "size": list(size) if size else None, "displacement": displacement}
     claim(folder, {**made_with, "weights": weights_digest(network)})
     limit = (batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])) / 2
-    jobs = alike_groups(dataset, missing_maps(dataset, folder, tagged=True), size, limit)
+    jobs = batches_to_make(dataset, folder, size, pixels=limit, tagged_only=True)
     was_training = network.training
     network.eval()
     with ThreadPoolExecutor(1) as pool:
@@ -286,7 +286,7 @@ def refine_folder(
     folder, maps_folder, edges_folder = Path(folder), Path(maps_folder), Path(edges_folder)
     walk = settings.model_dump(mode="json", include={"cam_power", "radius", "beta", "exp_times", "tolerance"})
     claim(folder, {"walk": walk, "seeds": origin(maps_folder), "edges": origin(edges_folder)})
-    jobs = alike_groups(dataset, missing_maps(dataset, folder), size, float("inf"), batch)
+    jobs = batches_to_make(dataset, folder, size, largest=batch)
     with ThreadPoolExecutor(1) as pool:
         writes: deque[Future[None]] = deque()
         for indices in track(jobs, title="random walk"):

@@ -19,7 +19,7 @@ from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.weak.seeds.cam import SeedMaps, strided
 from maskwright.weak.seeds.extract import load_maps, save_maps
-from maskwright.weak.seeds.folders import LARGEST_BATCH, alike_groups, claim, missing_maps, origin
+from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim, origin
 
 
 def rewrite_maps(
@@ -51,7 +51,7 @@ def rewrite_maps(
     """
     folder, maps_folder, unmasked = Path(folder), Path(maps_folder), without_masks(dataset)
     claim(folder, {**made_with, "maps": origin(maps_folder)})
-    jobs = alike_groups(dataset, missing_maps(dataset, folder), None, float("inf"), batch)
+    jobs = batches_to_make(dataset, folder, None, largest=batch)
     with ThreadPoolExecutor(1) as pool:
         writes: deque[Future[None]] = deque()
         for indices in track(jobs, title=title):

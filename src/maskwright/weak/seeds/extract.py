@@ -7,7 +7,6 @@ import os
 from collections import deque
 from collections.abc import Callable, Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
-from itertools import groupby
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -27,7 +26,7 @@ from maskwright.files import atomic_write
 from maskwright.models.folding import inference_copy
 from maskwright.settings import SeedSettings
 from maskwright.weak.seeds.cam import SeedMaps, Views, class_activation_maps, normalise_maps, strided
-from maskwright.weak.seeds.folders import LARGEST_BATCH, claim
+from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 SeedMethod = Callable[..., list[SeedMaps]]
@@ -179,20 +178,16 @@ def extract_folder(
     # Folders begun before there was the setting go on.
     made_with = settings.model_dump(mode="json", exclude={"autocast"} if half is None else None)
     claim(folder, {"seeds": made_with, "weights": weights_digest(network)})
-    known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
-    missing = [index for index in known if not (folder / f"{dataset.names[index]}.npz").is_file()]
-    distributed.barrier()  # every process has listed what is missing before any of them writes
     limit = batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])
     per_pixel = max(settings.scales) ** 2 * (2 if settings.flip else 1)
-    jobs = list(_batches(dataset, missing, settings.size, limit / per_pixel))
-    jobs = jobs[distributed.rank() :: distributed.world_size()]
+    jobs = batches_to_make(dataset, folder, settings.size, pixels=limit / per_pixel)
     was_training = network.training
     try:
         ready: Any = inference_copy(network.eval(), half)
         ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
         done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {})
         with freed_memory_kept(device):
-            for _ in track(done, title="seed maps", total=sum(len(indices) for _, indices in jobs)):
+            for _ in track(done, title="seed maps", total=sum(map(len, jobs))):
                 pass
     finally:
         network.train(was_training)
@@ -248,27 +243,11 @@ def empty_maps(seen: tuple[int, int], size: tuple[int, int]) -> SeedMaps:
     return SeedMaps(torch.zeros(0, dtype=torch.int64), torch.zeros(0, *quarter), torch.zeros(0, *size))
 
 
-def _batches(
-    dataset: Any, indices: Sequence[int], size: tuple[int, int] | None, limit: float
-) -> Iterator[tuple[tuple[int, int], list[int]]]:
-    """Size that the network sees, and images of that size, so many that they stay below `limit` pixels; tagged ones
-    and those without tags are kept apart, since the latter need no network."""
-
-    def kind(index: int) -> tuple[bool, tuple[int, int]]:
-        return bool(dataset.tags(index)), tuple(size or dataset.size(index))
-
-    for (_, seen), group in groupby(sorted(indices, key=kind), key=kind):
-        alike = list(group)
-        count = int(min(max(1, limit // (seen[0] * seen[1])), LARGEST_BATCH))
-        for start in range(0, len(alike), count):
-            yield seen, alike[start : start + count]
-
-
 def _maps(
     dataset: Any,
     network: Any,
     settings: SeedSettings,
-    jobs: Sequence[tuple[tuple[int, int], list[int]]],
+    jobs: Sequence[list[int]],
     folder: Path,
     device: torch.device,
     method: SeedMethod,
@@ -278,8 +257,8 @@ def _maps(
     unmasked = without_masks(dataset)
     position = {value: index for index, value in enumerate(dataset.labels.foreground)}
 
-    def load(index: int, seen: tuple[int, int]) -> list[np.ndarray]:
-        return _rescaled(unmasked[index].image, seen, settings.scales)
+    def load(index: int) -> list[np.ndarray]:
+        return _rescaled(unmasked[index].image, settings.size or dataset.size(index), settings.scales)
 
     def write(index: int, maps: SeedMaps) -> int:
         save_maps(folder, dataset.names[index], maps)
@@ -288,10 +267,10 @@ def _maps(
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         loads: deque[list[Future[list[np.ndarray]]]] = deque()
         writes: deque[Future[int]] = deque()
-        for number, (seen, indices) in enumerate(jobs):
-            for later_seen, later in jobs[number + len(loads) : number + 2]:  # this batch and the next
-                tagged = [index for index in later if dataset.tags(index)]
-                loads.append([pool.submit(load, index, later_seen) for index in tagged])
+        for number, indices in enumerate(jobs):
+            seen = settings.size or dataset.size(indices[0])
+            for later in jobs[number + len(loads) : number + 2]:  # this batch and the next
+                loads.append([pool.submit(load, index) for index in later if dataset.tags(index)])
             rescaled = [future.result() for future in loads.popleft()]
             if not rescaled:
                 found = [empty_maps(seen, dataset.size(index)) for index in indices]

@@ -1,12 +1,12 @@
-"""What stages that write a file of maps an image share: whose the folder is, what is missing, what goes together."""
+"""What stages that write a file of maps an image share: whose the folder is, what is to be made, what goes together."""
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
-from itertools import groupby
+import math
 from pathlib import Path
 from typing import Any
 
+from maskwright.data.batches import equal_batches
 from maskwright.engine import distributed
 from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
@@ -35,37 +35,43 @@ def claim(folder: Path, made_with: dict[str, Any]) -> None:
     distributed.barrier()
 
 
-def missing_maps(dataset: Any, folder: Path, tagged: bool = False) -> list[int]:
-    """Images whose tags are known (and, if `tagged`, that have any) of which the folder has no file."""
-    missing = [
-        index
-        for index, name in enumerate(dataset.names)
-        if (dataset.tags(index) if tagged else dataset.tags(index) is not None)
-        and not (folder / f"{name}.npz").is_file()
-    ]
-    return distributed.broadcast(missing)  # others may have begun to write
-
-
-def alike_groups(
+def batches_to_make(
     dataset: Any,
-    indices: Sequence[int],
+    folder: Path,
     size: tuple[int, int] | None,
-    pixels: float,
+    *,
     largest: int = LARGEST_BATCH,
+    pixels: float = math.inf,
+    tagged_only: bool = False,
 ) -> list[list[int]]:
-    """This process's groups of images that the network sees at one size."""
+    """This process's batches of images of one size, without those of which the folder has every `NAME.npz`.
 
-    def seen(index: int) -> tuple[int, int]:
-        height, width = size or dataset.size(index)
-        return height, width
+    Batches are fixed by all images whose tags are known, not by what is missing, and one that is half done is made
+    again: other neighbours would be another size of batch, which takes other kernels and rounds otherwise. So a stage
+    that was stopped, or shared, ends with the same bits as one that was not. Images with tags and without are never in
+    one batch.
 
-    def groups() -> Iterator[list[int]]:
-        for (height, width), group in groupby(sorted(indices, key=seen), key=seen):
-            alike = list(group)
-            count = int(min(max(1, pixels // (height * width)), largest))
-            yield from (alike[start : start + count] for start in range(0, len(alike), count))
+    Args:
+        dataset: names, tags and sizes.
+        folder: of the files.
+        size: see `equal_batches`.
+        largest: see `equal_batches`.
+        pixels: see `equal_batches`.
+        tagged_only: leave out the images without tags.
+    """
+    batches: list[list[int]] = []
+    for tagged in (True,) if tagged_only else (False, True):
+        known = [
+            index for index in range(len(dataset)) if (tags := dataset.tags(index)) is not None and bool(tags) == tagged
+        ]
+        batches += equal_batches(dataset, known, size, largest, pixels)
 
-    return list(groups())[distributed.rank() :: distributed.world_size()]
+    def done(batch: list[int]) -> bool:
+        return all((folder / f"{dataset.names[index]}.npz").is_file() for index in batch)
+
+    # Others may have begun to write when the last process looks: what the first saw counts.
+    missing = distributed.broadcast([batch for batch in batches if not done(batch)])
+    return missing[distributed.rank() :: distributed.world_size()]
 
 
 def origin(folder: Path) -> Any:

@@ -1,0 +1,30 @@
+"""Which images go through a network together."""
+
+from __future__ import annotations
+
+import math
+from collections import defaultdict
+from collections.abc import Iterable
+from typing import Any
+
+
+def equal_batches(
+    dataset: Any, indices: Iterable[int], size: tuple[int, int] | None, largest: int, pixels: float = math.inf
+) -> list[list[int]]:
+    """Batches of images that a network sees at one size, the smallest size first, in the order of `indices`.
+
+    Args:
+        dataset: has `size(index)`.
+        indices: of the images.
+        size: height and width that images are resized to; None for their own.
+        largest: images in a batch at most.
+        pixels: of a batch at most, but for batches of one image.
+    """
+    groups: dict[tuple[int, int], list[int]] = defaultdict(list)
+    for index in indices:
+        groups[tuple(size or dataset.size(index))].append(index)
+    batches = []
+    for (height, width), group in sorted(groups.items()):
+        count = int(min(max(1, pixels / (height * width)), largest))
+        batches += [group[start : start + count] for start in range(0, len(group), count)]
+    return batches
