@@ -155,5 +155,8 @@ def _file_palette(masks: Mapping[str, str], count: int) -> tuple[tuple[int, int,
 
 
 def resolve(root: Path, name: str) -> Path:
-    """A path as a setting gives it: absolute, else below root, else from the working folder."""
+    """A path as a person typed it: absolute, else below root, else from the working folder.
+
+    What nobody typed, such as the folder `masks`, is looked for below root alone.
+    """
     return root / name if (root / name).exists() or not Path(name).exists() else Path(name)

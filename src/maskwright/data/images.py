@@ -15,6 +15,7 @@ from PIL import Image, ImageFile
 
 from maskwright.data.finding import Finding, FindingError
 from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
+from maskwright.data.provenance import is_marked
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
 
@@ -34,7 +35,7 @@ def image_suffixes() -> frozenset[str]:
 
 
 def list_images(
-    folder: str | Path, *, recursive: bool = True, skip: Collection[Path] = ()
+    folder: str | Path, *, recursive: bool = True, skip: Collection[Path] = (), made: bool = False
 ) -> tuple[dict[str, str], list[str]]:
     """Every image under a folder, by name, in one pass that asks the file system nothing about single files.
 
@@ -42,6 +43,7 @@ def list_images(
         folder: where to look; hidden files and folders are passed over.
         recursive: also look in subfolders.
         skip: resolved folders that are not entered.
+        made: also enter subfolders that maskwright wrote masks, overlays or maps to; `folder` itself is always listed.
 
     Returns:
         Sorted names (relative path without suffix, `/` between folders) with their paths, and the names that more than
@@ -66,7 +68,12 @@ def list_images(
                         found[name] = min(found[name], entry.path)
                     else:
                         found[name] = entry.path
-                elif recursive and entry.is_dir() and os.path.realpath(entry.path) not in skipped:
+                elif (
+                    recursive
+                    and entry.is_dir()
+                    and os.path.realpath(entry.path) not in skipped
+                    and (made or not is_marked(entry.path))
+                ):
                     open_folders.append((entry.path, f"{prefix}{entry.name}/"))
     return {name: found[name] for name in sorted(found)}, sorted(twice)
 

@@ -23,6 +23,7 @@ from maskwright.data.augment import normalise, resize_image
 from maskwright.data.images import read_image
 from maskwright.data.masks import read_mask
 from maskwright.data.pictures import heatmap
+from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
@@ -212,7 +213,7 @@ def explain_files(
 
     Raises:
         RecipeError: an unknown class, layer or region.
-        DataError: a mask that cannot be read.
+        DataError: a mask that cannot be read, or files in `out/overlays` that are no overlays.
     """
     out = Path(out)
     wanted = None if classes is None else [_class_value(name.strip(), predictor.labels) for name in classes.split(",")]
@@ -222,6 +223,8 @@ def explain_files(
             raise RecipeError(unknown_name("region", region, REGIONS) + " Or give the path of a mask.")
         chosen = read_mask(region)
     found, failures = find_images(images, out)
+    if found:
+        mark({out / "overlays": "overlays"}, predictor.made_by(), ours=(out / FILE_NAME).is_file())
     overlays: list[str] = []
     records = []
     for name in track(found, title="explaining"):

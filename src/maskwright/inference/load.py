@@ -53,7 +53,7 @@ def load(
     if settings is None:
         settings = InferenceSettings.model_validate(metadata["recipe"].get("inference", {}))
     labels = LabelSpace.from_dict(metadata["labels"])
-    return Predictor(model, labels, settings, choose_device(device), metadata)
+    return Predictor(model, labels, settings, choose_device(device), metadata, file)
 
 
 def model_file(path: str | Path) -> Path:

@@ -18,7 +18,9 @@ from maskwright.data.augment import normalise, resize_image
 from maskwright.data.images import image_suffixes, list_images, read_image
 from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import write_mask
+from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
+from maskwright.engine.checkpoint import weights_hash
 from maskwright.engine.device import freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
@@ -40,6 +42,7 @@ class Predictor:
         settings: how it is applied.
         device: where it computes.
         metadata: what its file says: model, labels, preprocessing, recipe.
+        file: where the model was read from.
     """
 
     def __init__(
@@ -49,12 +52,14 @@ class Predictor:
         settings: InferenceSettings | None = None,
         device: torch.device | str = "cpu",
         metadata: dict[str, Any] | None = None,
+        file: Path | None = None,
     ) -> None:
         self.device = torch.device(device)
         self.model: Any = model.to(self.device).eval()
         self.labels = labels
         self.settings = settings or InferenceSettings.model_validate({})
         self.metadata = metadata or {}
+        self.file = file
         preprocessing = self.metadata.get("preprocessing", {})
         self.mean = tuple(preprocessing.get("mean", self.model.mean))
         self.std = tuple(preprocessing.get("std", self.model.std))
@@ -62,7 +67,11 @@ class Predictor:
     def for_many(self) -> Predictor:
         """The same with a network made ready for many images, at the cost of a copy; see `inference_copy`."""
         ready = inference_copy(self.model, half_type(self.settings.autocast, self.device))
-        return Predictor(ready, self.labels, self.settings, self.device, self.metadata)
+        return Predictor(ready, self.labels, self.settings, self.device, self.metadata, self.file)
+
+    def made_by(self) -> dict[str, Any]:
+        """What a folder of its masks says of it: `model`, its file, and `weights`, their hash."""
+        return {} if self.file is None else {"model": str(self.file.resolve()), "weights": weights_hash(self.file)}
 
     def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
         """The mask of one image, at the image's own size.
@@ -177,10 +186,11 @@ def predict_files(
     Writes `out/masks/NAME.png` (palette), `out/overlays/NAME.jpg`, and with `probabilities`
     `out/probabilities/NAME.npz` (`probabilities` float16 `(C, H, W)`, `classes` `(C,)`). NAME is the path without
     suffix below the folder that was given, below the fixed part of a glob, or below the common folder of single files.
+    Each of the three says in its `provenance.json` what it holds, so that no data set takes it for ground truth.
 
     Args:
         predictor: what `maskwright.load` gives.
-        images: files, folders (searched with their subfolders, `out` left out) and globs.
+        images: files, folders (searched with their subfolders, results left out) and globs.
         out: folder to write to.
         overlay: also write overlays.
         probabilities: also write probabilities.
@@ -190,9 +200,16 @@ def predict_files(
         Paths of the images that were predicted, and for each that was not, a text with its path and the reason. A
         failure never stops the rest: unreadable files, paths that do not exist, and images whose name another one has
         already taken (`a.jpg` beside `a.png`) are reported.
+
+    Raises:
+        DataError: one of the folders to write to holds files that are no results, such as ground truth.
     """
     out = Path(out)
     found, failures = find_images([images] if isinstance(images, str | Path) else images, out)
+    folders = {"masks": "predictions", "overlays": "overlays", "probabilities": "probabilities"}
+    written = {"masks": True, "overlays": overlay, "probabilities": probabilities}
+    if found:
+        mark({out / name: what for name, what in folders.items() if written[name]}, predictor.made_by())
     done: list[str] = []
     predictor = predictor.for_many() if len(found) > 2 else predictor
     read = prefetched(lambda name: read_image(found[name]), found, workers=workers, ahead=2 * workers)
@@ -231,13 +248,14 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
 
     Args:
         images: files, folders and globs.
-        out: folder that is not searched, so that results are not taken for images.
+        out: folder of results; its subfolders that hold them are not searched, so that they are not taken for images.
 
     Returns:
         Name -> path in the order given, and texts about what cannot be predicted.
     """
     found: dict[str, str] = {}
     failures: list[str] = []
+    results = [(out / name).resolve() for name in ("masks", "overlays", "probabilities", "maps")]
 
     def add(name: str, path: str) -> None:
         if name not in found:
@@ -255,7 +273,7 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
         if given in files:
             add(_stem(os.path.relpath(os.path.abspath(given), common)), given)
         elif os.path.isdir(given):
-            listed, twice = list_images(given, skip=[out.resolve()])
+            listed, twice = list_images(given, skip=results)
             for name, path in listed.items():
                 add(name, path)
             failures += [
@@ -266,7 +284,7 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
             if not listed:
                 failures.append(f"{given}: no image in this folder")
         else:
-            paths = [path for path in sorted(glob.glob(given, recursive=True)) if _is_image(path, out)]
+            paths = [path for path in sorted(glob.glob(given, recursive=True)) if _is_image(path, results)]
             base = os.path.dirname(given[: min((given.find(sign) for sign in "*?[" if sign in given), default=0)])
             for path in paths:
                 add(_stem(os.path.relpath(path, base or ".")), path)
@@ -275,11 +293,11 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
     return found, failures
 
 
-def _is_image(path: str, out: Path) -> bool:
+def _is_image(path: str, results: Sequence[Path]) -> bool:
     return (
         os.path.isfile(path)
         and os.path.splitext(path)[1].lower() in image_suffixes()
-        and not Path(path).resolve().is_relative_to(out.resolve())
+        and not any(Path(path).resolve().is_relative_to(folder) for folder in results)
     )
 
 

@@ -8,7 +8,7 @@ view both have the same arg-max, and neither is built where a label map is all t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from functools import partial
@@ -23,6 +23,7 @@ from torch.nn.parallel import DistributedDataParallel
 from maskwright.data.augment import normalise, prepare
 from maskwright.data.batches import equal_batches
 from maskwright.data.masks import write_mask
+from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
@@ -207,6 +208,7 @@ def evaluate(
     device: torch.device | str,
     *,
     folder: str | Path | None = None,
+    made_by: Mapping[str, Any] | None = None,
     rank: int | None = None,
     world_size: int | None = None,
     workers: int = 2,
@@ -221,6 +223,7 @@ def evaluate(
         settings: how the model is applied; `size` resizes images first, predictions always have the mask's size.
         device: where the model is.
         folder: gets `predictions/NAME.png` and `images.json`.
+        made_by: what `predictions/provenance.json` says of the model.
         rank: number of this process; default: of the running distribution.
         world_size: count of processes; default: of the running distribution.
         workers: threads that decode images.
@@ -252,6 +255,8 @@ def evaluate(
         ahead=2 * settings.batch_size,
     )
     predictions = folder if folder is None else Path(folder) / "predictions"
+    if predictions is not None and rank == 0:
+        mark({predictions: "predictions"}, made_by or {}, ours=True)
     # Scores and files are made in a thread while the next batch is predicted.
     finished = prefetched(
         lambda item: _finish(*item, labels, predictions),

@@ -15,6 +15,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from maskwright.data.provenance import REFERENCES
 from maskwright.errors import DataError, MaskwrightError, RecipeError, unknown_name
 from maskwright.files import read_json, write_json
 from maskwright.pipeline.run import run
@@ -36,7 +37,7 @@ from maskwright.settings import Recipe
 
 SETTING = re.compile(r"[\w.]+=")
 LABEL = re.compile(r"([^={\[]*?):\s+(.*)", re.DOTALL)
-RESERVED = ("image", "truth")  # columns of the page
+RESERVED = ("image", *REFERENCES)  # columns of the page
 
 
 def read_method(text: str) -> Method:

@@ -49,7 +49,7 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None)
         raise DataError(f"no image of {recipe.data.root}, split {recipe.data.val!r}, has a true mask to score against")
     if not distributed.is_main():
         return []
-    return [*score_table(scores), f"written to {folder}"]
+    return [*score_table(scores), *_caution(dataset), f"written to {folder}"]
 
 
 def judge_seeds(
@@ -103,7 +103,7 @@ def judge_seeds(
         extra["stability"] = _stability(where, stages, dataset, recipe, stability)
     folder = Path(out) if out else where
     result = evaluate_seeds(dataset, stages, recipe.pseudo_masks, folder, **extra)
-    return [*table(result), f"written to {folder}"]
+    return [*table(result), *_caution(dataset), f"written to {folder}"]
 
 
 def _stability(where: Path, stages: dict[str, Path], dataset: Any, recipe: Recipe, sample: int) -> dict[str, Any]:
@@ -120,6 +120,12 @@ def _stability(where: Path, stages: dict[str, Path], dataset: Any, recipe: Recip
     source = read_json(where / "seeds" / "stage.json")["needs"][0]
     network = load_classifier(where / source / "model.safetensors").to(device)
     return stability(dataset, network, recipe.seeds, device, threshold=threshold, sample=sample)
+
+
+def _caution(dataset: Any) -> list[str]:
+    from maskwright.data.provenance import against
+
+    return [f"measured {said}"] if (said := against(dataset.source)) else []
 
 
 def score_table(scores: dict[str, Any]) -> list[str]:
@@ -160,6 +166,8 @@ def report_run(run_folder: Path) -> Path:
 def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:
     """What of a stored recipe says how to judge, with overrides applied; the rest may be from another version."""
     kept: dict[str, Any] = {key: fields[key] for key in keep if key in fields}
+    if "masks_are" in kept.get("data", {}) and any(o.startswith(("masks=", "data.masks=")) for o in overrides):
+        kept["data"] = {**kept["data"], "masks_are": None}  # it was said of other masks
     for override in overrides:
         apply_override(kept, override)
     return build_recipe(kept, source="evaluate")

@@ -22,7 +22,7 @@ def compare(
         out: the run folder.
         dataset: images whose true masks the maps are judged on.
         map_stages: stages of this run that have maps.
-        model: scores of the segmenter, or None.
+        model: scores of the segmenter, or None; those against masks that are no ground truth are left out.
 
     Returns:
         Per stage of `recipe.expected` that the run can judge: `stage`, `found`, `threshold` (None for the model),
@@ -45,7 +45,8 @@ def compare(
         best = max(scores, key=lambda row: row["miou"] or 0.0)
         where = {"split": dataset.source.get("split"), "images": judged}
         rows.append({"stage": stage, "found": best["miou"], "threshold": best["threshold"], **where})
-    if "miou" in recipe.expected and model and model.get("miou") is not None:
+    truth = recipe.data.masks_are is None
+    if "miou" in recipe.expected and truth and model and model.get("miou") is not None:
         where = {"split": model["split"], "images": model["images"]}
         rows.append({"stage": "miou", "found": model["miou"], "threshold": None, **where})
     for row in rows:

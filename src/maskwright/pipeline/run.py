@@ -16,6 +16,7 @@ from maskwright.engine.device import half_type
 from maskwright.files import atomic_write, read_json, write_json
 from maskwright.inference.load import load
 from maskwright.pipeline.expected import compare, compared_lines
+from maskwright.pipeline.segment import measured_on
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe import dump_recipe
 from maskwright.report import build_report, write_picture
@@ -113,7 +114,7 @@ def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:
         )
     if model and model.get("miou") is not None:
         label = {"tags": "model from tags", "masks": "model from masks", "mixed": "model from both"}[supervision]
-        lines.append(f"{label:<22} mIoU {model['miou']:.3f}  on {model['split']} ({model['images']} images)")
+        lines.append(f"{label:<22} mIoU {model['miou']:.3f}  {measured_on(model)}")
     if oracle and oracle.get("miou") is not None:
         lines.append(
             f"same, from true masks  mIoU {oracle['miou']:.3f}  on {oracle['split']} ({oracle['images']} images)"

@@ -12,6 +12,7 @@ import torch
 from maskwright.data.augment import Augment, normalise
 from maskwright.data.class_uniform import ClassIndex, ClassUniformSet, class_index, load_index, save_index
 from maskwright.data.loading import TrainingSet
+from maskwright.data.provenance import against
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.fit import Step, fit
@@ -117,6 +118,12 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
     )
 
 
+def measured_on(scores: dict[str, Any]) -> str:
+    """What scores of `evaluate_to_folder` were measured on, in words, and whether that is no ground truth."""
+    said = against(scores.get("source") or {})
+    return f"on {scores['split']} ({scores['images']} images)" + (f", {said}" if said else "")
+
+
 def stage_index(dataset: Any, folder: Path) -> ClassIndex:
     """Where each class lies in the masks of a dataset; made once, by the first process, and kept in the folder."""
     path = folder / "class_index.npz"
@@ -149,7 +156,8 @@ def evaluate_to_folder(
     Returns:
         The content of `metrics.json`, or None where no image has a true mask.
     """
-    confusion, _ = evaluate(predictor.model, dataset, settings, predictor.device, folder=folder)
+    made_by = predictor.made_by() if distributed.is_main() else None
+    confusion, _ = evaluate(predictor.model, dataset, settings, predictor.device, folder=folder, made_by=made_by)
     judged = sum(dataset.has_mask(index) for index in range(len(dataset)))
     if not judged:
         return None

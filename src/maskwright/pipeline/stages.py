@@ -9,7 +9,7 @@ from typing import Any
 from maskwright.data import subset, with_masks
 from maskwright.errors import DataError, RecipeError
 from maskwright.inference.load import load
-from maskwright.pipeline.segment import evaluate_to_folder, train_segmenter
+from maskwright.pipeline.segment import evaluate_to_folder, measured_on, train_segmenter
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage, effective, fingerprint
 from maskwright.weak.stages import label_stages
@@ -124,6 +124,6 @@ def _evaluate(context: RunContext, model: str, folder: Path) -> None:
     predictor = load(context.out / model, device=context.device)
     scores = evaluate_to_folder(predictor, context.val, context.recipe.inference, folder)
     if scores is not None:
-        context.say(f"    mIoU {scores['miou']:.3f} on {scores['split']} ({scores['images']} images)")
+        context.say(f"    mIoU {scores['miou']:.3f} {measured_on(scores)}")
     else:
         context.say("    no true masks in the evaluation split: predictions are written, nothing is scored")

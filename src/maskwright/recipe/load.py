@@ -26,6 +26,7 @@ SHORT_KEYS = {
     "data": "data.root",
     "layout": "data.layout",
     "masks": "data.masks",
+    "masks_are": "data.masks_are",
     "classes": "data.classes",
     "tags": "data.tags",
     "saliency": "data.saliency",

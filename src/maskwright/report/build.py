@@ -10,6 +10,7 @@ from typing import Any
 
 import jinja2
 
+from maskwright.data.provenance import REFERENCES
 from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
 from maskwright.report import content, results
@@ -32,7 +33,8 @@ from maskwright.version import __version__
 MOST_BYTES = 6_000_000
 PICTURE_SIDES = (448, 320, 224, 144, 96)
 
-COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from true masks", "truth")  # *: refined maps
+# *: refined maps
+COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from true masks", *REFERENCES)
 
 
 def build_report(

@@ -12,6 +12,7 @@ import numpy as np
 import yaml
 
 from maskwright.data.content import content_hash
+from maskwright.data.provenance import REFERENCES
 from maskwright.report import charts, content
 from maskwright.report.build import write_page
 from maskwright.report.content import percent
@@ -162,7 +163,7 @@ def _cells_of_models(job: Job, name: str) -> tuple[np.ndarray | None, None]:
 def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cells, side: int) -> dict[str, Any]:
     split = "train" if key == "training" else "val"
     rows = [_row(jobs, getattr(jobs[0], split), item, cells, side, key) for item in chosen]
-    order = ["image", "truth", *(job.method.label for job in jobs)]
+    order = ["image", *REFERENCES, *(job.method.label for job in jobs)]
     columns = [column for column in order if any(column in row.cells for row in rows)]
     heat = any(layer.heat for row in rows for layers in row.cells.values() for layer in layers)
     what = "Predictions" if key == "validation" else "Seed maps" if heat else "Pseudo-masks"
@@ -172,7 +173,7 @@ def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cel
         note += "Agreement is the share of the pixels to which two methods give the same label, mean over pairs. "
     else:
         note = "Images spread evenly over the split. "
-    if "truth" in columns and not heat:
+    if set(REFERENCES) & set(columns) and not heat:
         note += "On each picture: the mIoU of this image. "
     title_of = f"{what}: {name}".rstrip(": ")
     return {"key": key, "title": title_of, "note": note, "columns": columns, "rows": rows, "heat": heat}
@@ -202,7 +203,9 @@ def _lead(jobs: Sequence[Job], result: dict[str, Any]) -> str:
         words += f" on {data.recipe.data.root}"
     runs = len({job.recipe.seed for job in jobs if not job.method.folders})
     words += f", {runs} seeds of the generator each" if runs > 1 else ""
-    return words + (f", up to {result['until']}" if result["until"] else "") + "."
+    words += f", up to {result['until']}." if result["until"] else "."
+    cautions = dict.fromkeys(run["caution"] for row in result["methods"] for run in row["runs"] if run["caution"])
+    return words + "".join(f" Models are measured {said}." for said in cautions)
 
 
 def _table(result: dict[str, Any], folder: Path) -> dict[str, Any]:

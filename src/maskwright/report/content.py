@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 from typing import Any
 
+from maskwright.data.provenance import against
 from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.report.charts import number
 from maskwright.runs.folder import STAGES, Run
@@ -37,6 +38,8 @@ def headline(run: Run) -> list[dict[str, Any]]:
         images = score.get("images_judged") or score.get("images")
         if images:
             where.append(f"{images} images")
+        if said := against(score.get("source") or {}):
+            where.append(said.partition(":")[0])
         how = pseudo_mask_words(run) if source == "pseudo_masks" else inference_words(run, score)
         tiles.append(
             {
@@ -114,6 +117,8 @@ def trained_on(run: Run) -> list[tuple[str, str]]:
     }
     kept = run.provenance.get("source")
     source = kept if isinstance(kept, dict) else {}
+    if run.setting("data.masks_are"):
+        supervision["masks"] = f"{run.setting('data.masks_are')} in {run.setting('data.masks')}"
     rows = [("Supervision", supervision.get(run.setting("supervision", ""), ""))]
     root, train, val = (run.setting(f"data.{key}") for key in ("root", "train", "val"))
     judged = run.scores.get("segmenter", {})
@@ -150,6 +155,9 @@ def cautions(run: Run) -> list[dict[str, str]]:
 
     weak = run.setting("supervision") in ("tags", "mixed")
     pseudo = run.pseudo_masks
+    said = next((text for score in run.scores.values() if (text := against(score.get("source") or {}))), "")
+    if said:
+        note("warn", "Not measured against ground truth", f"The model is measured {said}.")
     if pseudo.get("threshold") is not None:
         threshold, best = number(pseudo["threshold"]), pseudo.get("best_threshold")
         if tuned_on_truth(run):

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskwright.data.provenance import reference
 from maskwright.data.sample import LabelSpace
 from maskwright.report.pictures import heat_uri, mask_uri, photo_uri, spread
 from maskwright.runs.folder import Run
@@ -188,7 +189,7 @@ def picture_row(
         item: which example.
         dataset: its photograph, tags and truth; None for masks alone.
         labels: names and colours.
-        masks: column -> mask `(H, W)`, or None for an empty place; `truth` is added where there is one.
+        masks: column -> mask `(H, W)`, or None for an empty place; the data set's own is added where there is one.
         maps: column -> what `read_maps` gives; where there is any column of maps, tags are shown.
         side: long side of a picture, in pixels.
     """
@@ -198,7 +199,7 @@ def picture_row(
     seen = next((mask for mask in masks.values() if mask is not None), None)
     if sample is not None:
         height, width = sample.image.shape[:2]
-        masks = {**masks, "truth": sample.mask}
+        masks = {**masks, reference(dataset.source): sample.mask}
     elif seen is not None:
         height, width = seen.shape
     else:

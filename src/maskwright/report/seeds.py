@@ -38,8 +38,11 @@ def seed_section(run_folder: Path, colours: dict[str, str]) -> dict[str, Any] | 
         "images": found["images"],
         "judged": found["images_judged"],
         "threshold": charts.number(found["threshold"]),
-        "tuned": found["threshold_from"] != "given",
+        "tuned": "" if found["threshold_from"] == "given" else found["threshold_from"],
         "with_truth": with_truth,
+        "reference": f"mask of {found['masks_are']}, which are not ground truth"
+        if found.get("masks_are")
+        else "true mask",
         "stages": [_stage_row(name, stage) for name, stage in stages.items()],
         "groups": [row for name, stage in stages.items() for row in _group_rows(name, stage)],
         "curves": [(name, svg) for name, svg in curves if svg],

@@ -9,6 +9,7 @@ from collections import Counter
 from collections.abc import Sequence
 from typing import Any
 
+from maskwright.data.provenance import against
 from maskwright.files import read_json
 from maskwright.runs.folder import read_log
 from maskwright.runs.methods import Job, Method
@@ -102,6 +103,7 @@ def run_result(job: Job) -> dict[str, Any]:
         "pseudo_masks": None,
         "pseudo_best": None,
         "model": None,
+        "caution": "",
         "per_class": {"pseudo_masks": {}, "model": {}},
         "signs": {},
     }
@@ -119,6 +121,7 @@ def run_result(job: Job) -> dict[str, Any]:
         result["model"] = scores["miou"]
         result["per_class"]["model"] = {name: rates["iou"] for name, rates in scores["per_class"].items()}
         result["model_judged_on"] = {"split": scores["split"], "images": scores["images"]}
+        result["caution"] = against(scores.get("source") or {})
     return result
 
 
@@ -191,6 +194,7 @@ def lines(result: dict[str, Any]) -> list[str]:
         times = row["cost"]["all"]["times"]
         text.append(f"{row['label']:<{width}}{cells}{'-' if times is None else f'{times:.2f}x':>17}")
         text += [f"  failed: {message}" for message in dict.fromkeys(row["failed"])]
+        text += [f"  model measured {said}" for said in dict.fromkeys(run["caution"] for run in row["runs"]) if said]
     return text
 
 

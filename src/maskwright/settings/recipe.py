@@ -87,6 +87,11 @@ class Recipe(Settings):
             raise ValueError("networks: recam goes on from a trained network; write networks=[classifier, recam]")
         if self.seeds.method == "recam" and "recam" not in self.networks:
             raise ValueError("seeds.method=recam needs a second head; write networks=[classifier, recam]")
+        if self.data.masks_are is not None and self.supervision != "masks":
+            raise ValueError(
+                f"data.masks_are={self.data.masks_are} trains on such masks and goes with supervision: masks; with "
+                f"supervision: {self.supervision} masks judge, or win as real ones, and must be ground truth"
+            )
         for word in self.unused_blocks():
             if word in self.model_fields_set:
                 place = "networks" if word in get_args(Network) else "refine"

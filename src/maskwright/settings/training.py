@@ -17,6 +17,11 @@ class DataSettings(Settings):
     train: str = Field("train", description="split that is labelled and trained on")
     val: str = Field("val", description="split that scores are measured on")
     masks: str | None = Field(None, description="mask folder, relative to root or absolute")
+    masks_are: Literal["predictions", "pseudo-masks"] | None = Field(
+        None,
+        description="what the masks are where they are not ground truth; masks that maskwright wrote are used only if "
+        "this says so, for training, and scores against them are called so",
+    )
     classes: str | list[str] | None = Field(None, description="file with one class name per line, or the names")
     tags: str | None = Field(None, description="CSV, JSON or folder of tags; 'masks' derives them from the masks")
     saliency: str | None = Field(

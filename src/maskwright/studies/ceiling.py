@@ -16,6 +16,7 @@ import numpy as np
 import torch
 
 from maskwright.data import Dataset, open_dataset
+from maskwright.data.provenance import against
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write, write_json
@@ -135,7 +136,8 @@ def ceiling(
     write_json(folder / "ceiling.json", result)
     with atomic_write(folder / "ceiling.png") as temporary:
         plot(scores, labels, temporary)
-    return [*table(result, labels), f"written to {folder}"]
+    said = against(judged.source)
+    return [*table(result, labels), *([f"measured {said}"] if said else []), f"written to {folder}"]
 
 
 def table(result: dict[str, Any], labels: LabelSpace) -> list[str]:

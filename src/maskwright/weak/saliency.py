@@ -12,6 +12,7 @@ import numpy as np
 from PIL import Image
 
 from maskwright.data import open_dataset, subset
+from maskwright.data.provenance import mark
 from maskwright.data.saliency import DETECTORS
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, unknown_name
@@ -25,7 +26,7 @@ def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier
 
     Args:
         data: images; masks and tags are not read.
-        out: gets the maps, 8 bit grey, and `maps.json`, which says what they were made with.
+        out: gets the maps, 8 bit grey, and `maps.json` and `provenance.json`, which say what they were made with.
         detector: one of `maskwright.data.saliency.DETECTORS`; or a run folder or model file of a segmenter, whose
             saliency is 1 - the probability of the background. The recipe `saliency` trains one that tells objects from
             background.
@@ -35,10 +36,14 @@ def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier
 
     Raises:
         DataError: images that cannot be read, neither such a detector nor such a run, a segmenter without a background,
-            or a folder with maps made otherwise.
+            or a folder with maps made otherwise or with other files.
     """
     folder = Path(out)
     find, made_with = _detector(detector)
+    known = (folder / "maps.json").is_file()
+    if known:
+        claim(folder, made_with)  # before the mark, which must not name another detector than the maps are from
+    mark({folder: "saliency maps"}, made_with, ours=known)
     claim(folder, made_with)
     data = data.model_copy(update={"saliency": None})
     written = 0

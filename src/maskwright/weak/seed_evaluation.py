@@ -102,14 +102,16 @@ def evaluate_seeds(
         for index, found in zip(chosen, done, strict=True):
             for table, entry in zip(tables.values(), found, strict=True):
                 table.add(index, entry)
+    masks_are = dict(dataset.source).get("masks_are")
     result = {
         "split": dict(dataset.source).get("split"),
         "images": len(chosen),
         "images_judged": sum(dataset.has_mask(index) for index in chosen),
         "threshold": default,
-        "threshold_from": "true masks" if settings.threshold == "best" else "given",
+        "threshold_from": (masks_are or "true masks") if settings.threshold == "best" else "given",
         "definitions": DEFINITIONS,
         "stages": {name: table.summary(swept) for name, table in tables.items()},
+        **({"masks_are": masks_are} if masks_are else {}),
         **extra,
     }
     write_json(Path(folder) / FILE_NAME, result)
@@ -382,7 +384,8 @@ def table(result: dict[str, Any]) -> list[str]:
             (str(odd), 11),
         ]
         lines.append(f"{name:<14}" + "".join(f"{text:>{width}}" for text, width in cells))
-    where = f"{result['images']} images of split {result['split']}, {result['images_judged']} with a true mask"
+    kind = f"a mask of {result['masks_are']}" if result.get("masks_are") else "a true mask"
+    where = f"{result['images']} images of split {result['split']}, {result['images_judged']} with {kind}"
     lines.append(f"at threshold {result['threshold']:g} ({result['threshold_from']}); {where}; numbers but edges in %")
     last = list(result["stages"].values())[-1]
     lost = {name: pair for name, pair in last["vanished_tags"].items() if pair[0]}

@@ -7,7 +7,7 @@ from collections.abc import Mapping
 from pathlib import Path
 
 from maskwright.data.finding import Complain, refuse
-from maskwright.data.images import ImageSet, list_images
+from maskwright.data.images import ImageSet
 from maskwright.data.readers.official import (
     Part,
     choose_part,
@@ -177,7 +177,7 @@ def _segnet_files(root: Path, parts: list[str], complain: Complain) -> tuple[dic
     masks: dict[str, str] = {}
     for part in parts:
         need(root, {part: archive, f"{part}annot": archive}, f"the {part} split of CamVid")
-        images, found = list_images(root / part)[0], list_images(root / f"{part}annot")[0]
+        images, found = files_in(root / part, ""), files_in(root / f"{part}annot", "")
         if (root / f"{part}.txt").is_file():
             listed = [Path(line.split()[0]).stem for line in read_name_list(root / f"{part}.txt")]
             images = {name: images[name] for name in complain_unlisted(complain, listed, images, part)}

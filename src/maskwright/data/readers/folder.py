@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import hashlib
+import os
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -13,6 +14,7 @@ import numpy as np
 from maskwright.data.classes import label_space, resolve
 from maskwright.data.finding import Complain, Finding, refuse
 from maskwright.data.images import ImageSet, list_images
+from maskwright.data.provenance import check_masks, is_marked, refuse_made
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.tags import TagTable, image_key, match_tags, read_tags, tag_values
 from maskwright.errors import DataError, unknown_name
@@ -56,17 +58,22 @@ def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) ->
         DataError: as `open_folder`.
     """
     root = Path(settings.root)
-    masks = settings.masks
-    if masks is None:
+    masks: Path | None
+    if settings.masks is None:
         augmented = split.endswith("aug") and (root / "SegmentationClassAug").is_dir()
-        masks = "SegmentationClassAug" if augmented else "SegmentationClass"
-        masks = masks if (root / masks).is_dir() else None
-    elif not resolve(root, masks).is_dir():
-        raise DataError(f"masks {masks}: no such folder in {root}. Folders there: {_folders(root)}")
-    images = _option(settings, "images") or "JPEGImages"
-    if not (root / images).is_dir():
-        raise DataError(f"{root} has no folder {images}. Expected the VOC layout; folders there: {_folders(root)}")
-    listing = _list(settings, complain, [(root / images, resolve(root, masks) if masks else None, "")])
+        masks = root / ("SegmentationClassAug" if augmented else "SegmentationClass")
+        masks = masks if masks.is_dir() else None
+    else:
+        masks = resolve(root, settings.masks)
+        if not masks.is_dir():
+            raise DataError(f"masks {settings.masks}: no such folder in {root}. Folders there: {_folders(root)}")
+    typed = _option(settings, "images")
+    images = root / "JPEGImages" if typed is None else resolve(root, typed)
+    if not images.is_dir():
+        raise DataError(
+            f"{root} has no folder {typed or images.name}. Expected the VOC layout; folders there: {_folders(root)}"
+        )
+    listing = _list(settings, complain, [(images, masks, "")])
     return _build(settings, split, "voc", listing, complain)
 
 
@@ -86,39 +93,40 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
     masks, a background is put before the classes; else there is none.
 
     Args:
-        settings: `root`, `masks`, `classes`, `tags`, `saliency`, `background`, `ignore_index`, `label_map`; paths count
-            from root, then from the working folder. `options`: `images` (their folder), `image_suffix` and
-            `mask_suffix` (ends of file names that do not count, as `_mask`), `tolerant` (decode truncated images).
+        settings: `root`, `masks`, `masks_are`, `classes`, `tags`, `saliency`, `background`, `ignore_index`,
+            `label_map`; paths that are given count from root, then from the working folder, all else lies below root.
+            `options`: `images` (their folder), `image_suffix` and `mask_suffix` (ends of file names that do not count,
+            as `_mask`), `tolerant` (decode truncated images).
         split: which images.
         complain: what to do with findings; by default errors are raised.
 
     Raises:
         DataError: a folder, list, class or tag file that is missing or not as described, an unknown split or option,
-            listed images that do not exist, tags that are no class, or nothing that tells the classes.
+            listed images that do not exist, tags that are no class, nothing that tells the classes, or masks that
+            maskwright wrote and that are not asked for by name.
     """
     root = Path(settings.root)
     if not root.is_dir():
         raise DataError(f"data {root} is not a folder")
-    masks = settings.masks or "masks"
-    images = _option(settings, "images")
-    if images is not None and not resolve(root, images).is_dir():
-        raise DataError(f"images {images}: no such folder in {root}. Folders there: {_folders(root)}")
-    if images is None and (root / "images").is_dir():
-        images = "images"
-    parts = sorted(child.name for child in root.iterdir() if (child / "images").is_dir())
+    masks = root / "masks" if settings.masks is None else resolve(root, settings.masks)
+    typed = _option(settings, "images")
+    images = root / "images" if typed is None else resolve(root, typed)
+    if typed is not None and not images.is_dir():
+        raise DataError(f"images {typed}: no such folder in {root}. Folders there: {_folders(root)}")
+    parts = sorted(child.name for child in root.iterdir() if (child / "images").is_dir() and not is_marked(child))
     places: list[tuple[Path, Path | None, str]]
-    if images is not None:
-        places = [(resolve(root, images), resolve(root, masks), "")]
+    if images.is_dir():
+        places, parts = [(images, masks, "")], []
     elif parts:
-        places = [(root / part / "images", root / part / masks, f"{part}/") for part in parts]
+        places = [(root / part / "images", root / part / (settings.masks or "masks"), f"{part}/") for part in parts]
     else:
-        places = [(root, resolve(root, masks), "")]
+        places = [(root, masks, "")]
     if not any(place[1] is not None and place[1].is_dir() for place in places):
         if settings.masks is not None:
             raise DataError(f"masks {settings.masks}: no such folder in {root}. Folders there: {_folders(root)}")
         places = [(folder, None, prefix) for folder, _, prefix in places]
     listing = _list(settings, complain, places)
-    listing.prefixes = [part for part in parts if images is None]
+    listing.prefixes = parts
     return _build(settings, split, "folder", listing, complain)
 
 
@@ -131,6 +139,7 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
     for folder, mask_folder, prefix in places:
+        refuse_made(folder, "images")
         skip = [path.resolve() for path in (mask_folder, *others) if path and path.resolve() != folder.resolve()]
         found, twice = list_images(folder, recursive=False) if folder == root else ({}, [])
         if not found:
@@ -138,7 +147,8 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
         _complain_twice(complain, folder, twice)
         images.update(_renamed(found, prefix, _option(settings, "image_suffix")))
         if mask_folder is not None and mask_folder.is_dir():
-            found, twice = list_images(mask_folder)
+            found, twice = list_images(mask_folder, made=True)
+            check_masks({str(mask_folder), *map(os.path.dirname, found.values())}, settings.masks_are)
             _complain_twice(complain, mask_folder, twice)
             masks.update(_renamed(found, prefix, _option(settings, "mask_suffix")))
     if not images:
@@ -183,6 +193,8 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         "mask_count": sum(path is not None for path in masks),
         "tag_source": None,
     }
+    if settings.masks_are is not None and listing.masks is not None:
+        source["masks_are"] = settings.masks_are
     tags: list[tuple[int, ...] | None] | str = [None] * len(names)
     if settings.tags == "masks":
         if listing.masks is None:
@@ -346,7 +358,7 @@ def saliency_paths(settings: DataSettings, names: list[str], complain: Complain)
             f"saliency {settings.saliency} is not a folder in {settings.root}: "
             f"{unknown_name('saliency detector', settings.saliency, DETECTORS)}"
         )
-    found, _ = list_images(folder)
+    found, _ = list_images(folder, made=True)
     missing = [name for name in names if name not in found]
     if len(missing) == len(names):
         return None

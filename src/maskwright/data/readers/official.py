@@ -10,6 +10,7 @@ from typing import Any
 from maskwright.data.classes import resolve
 from maskwright.data.finding import Complain, Finding, number_of
 from maskwright.data.images import ImageSet, list_images
+from maskwright.data.provenance import refuse_made
 from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.sample import LabelSpace
 from maskwright.data.tags import match_tags, read_tags, tag_values
@@ -50,7 +51,7 @@ def official_labels(
     """The label space of a set whose classes are fixed; settings that would have no effect are refused.
 
     Args:
-        settings: `ignore_index` is used; `classes` and `masks` must be unset, `background` must agree.
+        settings: `ignore_index` is used; `classes`, `masks`, `masks_are` must be unset, `background` must agree.
         layout: name of the reader.
         names: of the classes, in the order of their values.
         palette: one colour per class; the VOC colour map by default.
@@ -64,7 +65,7 @@ def official_labels(
         raise DataError(f"data {settings.root} is not a folder")
     for key in sorted(set(settings.options) - set(options)):
         raise DataError(unknown_name(f"option of {layout}", key, options))
-    for key in ("classes", "masks"):
+    for key in ("classes", "masks", "masks_are"):
         if getattr(settings, key) is not None:
             raise DataError(
                 f"layout {layout} has its own {key}, found data.{key}={getattr(settings, key)}. "
@@ -110,7 +111,12 @@ def need(root: Path, folders: Mapping[str, str], what: str) -> None:
 
 
 def files_in(folder: Path, ending: str) -> dict[str, str]:
-    """Files of a folder and its subfolders whose names (without suffix) end in `ending`: name without it -> path."""
+    """Files of a folder and its subfolders whose names (without suffix) end in `ending`: name without it -> path.
+
+    Raises:
+        DataError: maskwright wrote them.
+    """
+    refuse_made(folder, "files of the published set")
     found, _ = list_images(folder)
     return {name.removesuffix(ending): path for name, path in found.items() if name.endswith(ending)}
 

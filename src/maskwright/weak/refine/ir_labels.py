@@ -17,11 +17,13 @@ import torch
 from maskwright.crf.dense_crf import crf_labels
 from maskwright.data import without_masks
 from maskwright.data.masks import write_mask
+from maskwright.data.provenance import mark
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.weak.labels import seed_labels
 from maskwright.weak.seeds.extract import load_maps
+from maskwright.weak.seeds.folders import origin
 
 UNDECIDED = 255
 
@@ -115,11 +117,14 @@ def write_ir_labels(
         DataError: the labels have no background class, or a map is missing or does not fit.
     """
     labels = dataset.labels
+    folder = Path(folder)
     if labels.background is None:
         raise DataError(
             f"IR labels need a background class, the classes are {', '.join(labels.names)}; give background=NAME, or "
             "leave irn out"
         )
+    if distributed.is_main():
+        mark({folder: "pseudo-masks"}, {"which": "IR labels", "maps": origin(Path(maps_folder))}, ours=True)
     values = np.full(256, labels.ignore_index, np.uint8)
     values[0] = labels.background
     values[1 : 1 + len(labels.foreground)] = labels.foreground
@@ -128,7 +133,7 @@ def write_ir_labels(
     known = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     mine = known[distributed.rank() :: distributed.world_size()]
     for index in track(mine, title="IR labels"):
-        path = Path(folder) / f"{dataset.names[index]}.png"
+        path = folder / f"{dataset.names[index]}.png"
         if path.is_file():
             continue
         keys, high_res = load_maps(maps_folder, dataset.names[index])

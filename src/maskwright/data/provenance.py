@@ -1,0 +1,125 @@
+"""What maskwright wrote itself is never taken for ground truth: every folder of masks says what it holds and by what.
+
+`provenance.json` lies in the folder, or, for pseudo-masks, in the one above it:
+
+    {"format": "maskwright predictions 1", "model": "...", "weights": "...", "maskwright": "0.1.0"}
+"""
+
+from __future__ import annotations
+
+import os
+import re
+from collections.abc import Iterable, Mapping
+from pathlib import Path
+from typing import Any
+
+from maskwright.errors import DataError
+from maskwright.files import read_json, write_json
+from maskwright.version import __version__
+
+FILE_NAME = "provenance.json"
+GIVEN_AS = ("predictions", "pseudo-masks")  # what masks may be that one trains on; the words of `data.masks_are`
+REFERENCES = ("truth", *(f"given {word}" for word in GIVEN_AS))  # what `reference` calls the masks of a data set
+
+
+def mark(folders: Mapping[Path, str], made_by: Mapping[str, Any], *, ours: bool = False) -> None:
+    """Say in each folder, before anything is written to it, what it will hold. Call it in one process.
+
+    Args:
+        folders: folder -> what it holds: predictions, pseudo-masks, overlays, saliency maps, ...
+        made_by: by what: model file, hash of its weights, ...
+        ours: the folders are known to hold nothing else, though an older version may not have said so.
+
+    Raises:
+        DataError: one holds other files already; none is marked then.
+    """
+    for folder, what in folders.items():
+        if not ours and _marked_as(folder) != what and folder.is_dir() and any(folder.iterdir()):
+            raise DataError(
+                f"{folder} holds files already, and no {FILE_NAME} in it says that they are {what}. Expected a folder "
+                f"that is empty or holds {what}, so that nothing is overwritten or taken for what it is not. "
+                "Fix: choose another out=; or, if they are results of an older version, delete them"
+            )
+    for folder, what in folders.items():
+        write_json(folder / FILE_NAME, {"format": f"maskwright {what} 1", **made_by, "maskwright": __version__})
+
+
+def is_marked(folder: str | Path) -> bool:
+    """Whether a folder itself says that maskwright wrote what it holds; such are passed over in search of images."""
+    return _marked_as(folder) is not None
+
+
+def made(folder: str | Path) -> tuple[str, Path] | None:
+    """What a folder holds by its own record or that of a folder above it, and that record; None where nobody says."""
+    real = Path(folder).resolve()
+    for place in (real, *real.parents):
+        what = _marked_as(place)
+        if what is not None:
+            return what, place / FILE_NAME
+    return None
+
+
+def refuse_made(folder: str | Path, expected: str) -> None:
+    """Refuse to read as part of a data set what maskwright wrote.
+
+    Raises:
+        DataError: the folder holds that; the message says which file says so.
+    """
+    found = made(folder)
+    if found is not None:
+        raise DataError(_refusal(folder, *found, expected) + "choose another folder, or move this one away")
+
+
+def check_masks(folders: Iterable[str | Path], masks_are: str | None) -> None:
+    """Refuse masks that maskwright wrote, unless they are asked for by name.
+
+    Args:
+        folders: that hold masks.
+        masks_are: what they are, where not ground truth: one of `GIVEN_AS`.
+
+    Raises:
+        DataError: a folder holds anything else that maskwright wrote; the message says what to do.
+    """
+    for folder in folders:
+        found = made(folder)
+        if found is None or found[0] == masks_are:
+            continue
+        what, record = found
+        ways = ["give masks=FOLDER with masks that people drew, or move this folder out of the data set"]
+        if what in GIVEN_AS:
+            ways.append(f"to train on them knowingly, give masks_are={what}; scores against them are then called so")
+            ways.append(f"if people have corrected them all, delete {record}")
+        expected = "ground truth" if masks_are is None else f"{masks_are} (masks_are={masks_are})"
+        raise DataError(_refusal(folder, what, record, expected) + "; or ".join(ways))
+
+
+def against(source: Mapping[str, Any]) -> str:
+    """What to add to a score where the masks that it was measured against are not ground truth; else nothing.
+
+    Args:
+        source: of the data set, as kept beside scores.
+    """
+    masks_are = source.get("masks_are")
+    return f"against {masks_are}, NOT ground truth: how far the two agree, not how right they are" if masks_are else ""
+
+
+def reference(source: Mapping[str, Any]) -> str:
+    """What the masks of a data set are called beside others; `source` as for `against`."""
+    return f"given {source['masks_are']}" if source.get("masks_are") else "truth"
+
+
+def _refusal(folder: str | Path, what: str, record: Path, expected: str) -> str:
+    return f"{folder} holds {what} that maskwright wrote ({record} says so), expected {expected}. Fix: "
+
+
+def _marked_as(folder: str | Path) -> str | None:
+    path = os.path.join(folder, FILE_NAME)
+    if not os.path.isfile(path):
+        return None
+    try:
+        record = read_json(path)
+    except (DataError, OSError, UnicodeDecodeError):
+        return None  # somebody else's file of that name; ours are written whole
+    text = record.get("format") if isinstance(record, dict) else None
+    match = re.fullmatch(r"maskwright (.+) \d+", text) if isinstance(text, str) else None
+    return match[1] if match else None
