@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import json
 import os
-from collections.abc import Iterator
+from collections import deque
+from collections.abc import Callable, Iterator
+from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
 from typing import Any
@@ -26,6 +28,30 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
+
+
+@contextmanager
+def written_beside(most: int, threads: int = 1) -> Iterator[Callable[..., None]]:
+    """A function that calls another one in a thread beside the caller's work; when the block ends all calls are done.
+
+    An error of a call is raised by a later one, or when the block ends. What is to be written waits in memory, so the
+    caller waits where too much does.
+
+    Args:
+        most: calls that wait at most.
+        threads: that make the calls.
+    """
+    with ThreadPoolExecutor(threads) as pool:
+        calls: deque[Future[object]] = deque()
+
+        def call(function: Callable[..., object], *arguments: object) -> None:
+            calls.append(pool.submit(function, *arguments))
+            while calls and (calls[0].done() or len(calls) > most):
+                calls.popleft().result()
+
+        yield call
+        while calls:
+            calls.popleft().result()
 
 
 def write_json(path: str | Path, value: Any) -> None:

@@ -1,5 +1,7 @@
 """Class activation maps: the maths, one image, and a whole folder."""
 
+from contextlib import nullcontext
+
 import numpy as np
 import pytest
 import torch
@@ -204,6 +206,21 @@ def test_images_of_one_size_go_together_and_never_without_tags(network, memory_s
     network.batches.clear()
     extracted(dataset, network, tmp_path / "small", batch_pixels=1)
     assert network.batches == [1, 1] + [2] * 12
+
+
+@pytest.mark.parametrize("fails", [False, True])
+def test_frozen_batch_normalisation_stays_frozen(network, memory_set, tmp_path, fails):
+    network.train()
+    network.layers[1].eval()
+
+    def method(*_, **__):
+        raise RuntimeError("no maps")
+
+    options = {"method": method} if fails else {}
+    with pytest.raises(RuntimeError, match="no maps") if fails else nullcontext():
+        extracted(memory_set(sizes=SIZES, tags=TAGS), network, tmp_path, **options)
+    assert [layer.training for layer in network.layers] == [True, False, True, True, True]
+    assert network.training
 
 
 @pytest.mark.bit_equal

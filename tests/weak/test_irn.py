@@ -320,6 +320,17 @@ def test_refined_maps(refined, settings, tmp_path):
     assert not (tmp_path / "maps" / f"{dataset.names[4]}.npz").exists()
 
 
+def test_edges_leave_every_module_in_its_mode(refined):
+    _, network, run = refined
+    network.train()
+    frozen = next(layer for layer in network.edge.modules() if isinstance(layer, torch.nn.GroupNorm))
+    frozen.eval()
+    before = {name: module.training for name, module in network.named_modules()}
+    run()
+    assert {name: module.training for name, module in network.named_modules()} == before
+    assert not frozen.training
+
+
 @pytest.mark.bit_equal
 def test_refined_maps_go_on_and_reuse_edges(refined, tmp_path):
     dataset, _, run = refined

@@ -29,10 +29,9 @@ from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.files import atomic_write, write_json
 from maskwright.inference.predict import Predictor, find_images
-from maskwright.inference.views import evaluating
 from maskwright.losses.resizing import resize_labels
 from maskwright.models.base import resize_argmax
-from maskwright.models.layers import resize
+from maskwright.models.layers import evaluating, resize
 
 REGIONS = ("all", "predicted")
 FILE_NAME = "explanations.json"

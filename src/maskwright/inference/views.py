@@ -10,7 +10,6 @@ from __future__ import annotations
 from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping
 from concurrent.futures import Future, ThreadPoolExecutor
-from contextlib import contextmanager
 from functools import partial
 from pathlib import Path
 from typing import Any, TypeVar
@@ -34,7 +33,7 @@ from maskwright.inference.windows import sliding_window
 from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import resize_argmax
 from maskwright.models.folding import inference_copy
-from maskwright.models.layers import resize
+from maskwright.models.layers import evaluating, resize
 from maskwright.settings import InferenceSettings
 
 T = TypeVar("T")
@@ -165,18 +164,6 @@ def _at_head(model: nn.Module, images: Tensor, settings: InferenceSettings) -> T
     with autocast(settings.autocast, images.device):
         logits = model(images, upsample=False)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-@contextmanager
-def evaluating(model: nn.Module) -> Iterator[None]:
-    """Evaluation mode inside the block; afterwards every module is in the mode it was in (frozen ones stay frozen)."""
-    training = [module for module in model.modules() if module.training]
-    model.eval()
-    try:
-        yield
-    finally:
-        for module in training:
-            module.training = True
 
 
 def prefetched(function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int) -> Iterator[Future[R]]:

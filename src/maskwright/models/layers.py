@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
 import torch.nn.functional as F
@@ -106,6 +107,18 @@ def freeze_batchnorm(model: nn.Module) -> None:
     for layer in model.modules():
         if isinstance(layer, _BatchNorm):
             layer.eval()
+
+
+@contextmanager
+def evaluating(model: nn.Module) -> Iterator[None]:
+    """Evaluation mode inside the block; afterwards every module is in the mode it was in (frozen ones stay frozen)."""
+    training = [module for module in model.modules() if module.training]
+    model.eval()
+    try:
+        yield
+    finally:
+        for module in training:
+            module.training = True
 
 
 # Modules that come before a network's first stage have names that start with none of these.

@@ -7,7 +7,6 @@ instances, each part walks as class maps do, and the parts compete for pixels.
 
 from __future__ import annotations
 
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any, NamedTuple
 
@@ -20,11 +19,11 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
-from maskwright.files import atomic_write
+from maskwright.files import atomic_write, written_beside
 from maskwright.settings import IRNSettings
 from maskwright.weak.refine.irn import load_edges, load_seeds
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
-from maskwright.weak.seeds.folders import claim, origin
+from maskwright.weak.seeds.folders import LARGEST_BATCH, claim, origin
 
 ITERATIONS = 300
 WEAK_DISPLACEMENT = 2.5
@@ -214,8 +213,7 @@ def write_instances(
     names = [name for index, name in enumerate(dataset.names) if dataset.tags(index)]
     names = distributed.broadcast([name for name in names if not (folder / f"{name}.npz").is_file()])
     place = {name: index for index, name in enumerate(dataset.names)}
-    with ThreadPoolExecutor(1) as pool:
-        writes = []
+    with written_beside(LARGEST_BATCH) as write:
         for name in track(names[distributed.rank() :: distributed.world_size()], title="instances"):
             keys, cam = load_seeds(maps_folder, name)
             edges, displacements = (torch.from_numpy(a) for a in load_edges(edges_folder, name, displacement=True))
@@ -233,9 +231,7 @@ def write_instances(
                 steps=2**settings.exp_times,
                 tolerance=settings.tolerance,
             )
-            writes.append(pool.submit(_save, folder / f"{name}.npz", found))
-        for write in writes:
-            write.result()
+            write(_save, folder / f"{name}.npz", found)
     distributed.barrier()
 
 

@@ -11,9 +11,7 @@ there already is used again.
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 from zipfile import BadZipFile
@@ -30,8 +28,9 @@ from maskwright.engine import distributed
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
-from maskwright.files import atomic_write
+from maskwright.files import atomic_write, written_beside
 from maskwright.models.irnet import IRNet, create_irnet, infer_edges
+from maskwright.models.layers import evaluating
 from maskwright.settings import IRNSettings, Recipe
 from maskwright.version import __version__
 from maskwright.weak.refine.irn_loss import irn_loss
@@ -226,10 +225,7 @@ def extract_edges(
     claim(folder, {**made_with, "weights": weights_digest(network)})
     limit = (batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])) / 2
     jobs = batches_to_make(dataset, folder, size, pixels=limit, tagged_only=True)
-    was_training = network.training
-    network.eval()
-    with ThreadPoolExecutor(1) as pool:
-        writes: deque[Future[None]] = deque()
+    with evaluating(network), written_beside(2 * LARGEST_BATCH) as write:
         for indices in track(jobs, title="edges"):
             views = make_views(
                 [unmasked[index].image for index in indices],
@@ -245,12 +241,7 @@ def extract_edges(
                 arrays = {"edge": edges[place, 0].cpu().numpy()}
                 if ways is not None:
                     arrays["displacement"] = ways[place].cpu().numpy()
-                writes.append(pool.submit(_save, folder / f"{dataset.names[index]}.npz", arrays))
-            while len(writes) > 2 * LARGEST_BATCH:
-                writes.popleft().result()
-        for write in writes:
-            write.result()
-    network.train(was_training)
+                write(_save, folder / f"{dataset.names[index]}.npz", arrays)
     distributed.barrier()
 
 
@@ -287,8 +278,7 @@ def refine_folder(
     walk = settings.model_dump(mode="json", include={"cam_power", "radius", "beta", "exp_times", "tolerance"})
     claim(folder, {"walk": walk, "seeds": origin(maps_folder), "edges": origin(edges_folder)})
     jobs = batches_to_make(dataset, folder, size, largest=batch)
-    with ThreadPoolExecutor(1) as pool:
-        writes: deque[Future[None]] = deque()
+    with written_beside(2 * LARGEST_BATCH) as write:
         for indices in track(jobs, title="random walk"):
             names = [dataset.names[index] for index in indices]
             seeds = [load_seeds(maps_folder, name) for name in names]
@@ -299,11 +289,7 @@ def refine_folder(
                 highest = maps.max() if len(maps) else maps.new_zeros(())
                 small = maps / torch.where(highest > 0, highest, 1)
                 refined = SeedMaps(torch.from_numpy(keys), small, high_res)
-                writes.append(pool.submit(save_maps, folder, dataset.names[index], refined))
-            while len(writes) > 2 * LARGEST_BATCH:
-                writes.popleft().result()
-        for write in writes:
-            write.result()
+                write(save_maps, folder, dataset.names[index], refined)
     distributed.barrier()
 
 

@@ -2,9 +2,7 @@
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +15,7 @@ from maskwright.data import without_masks
 from maskwright.data.sample import Sample
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
+from maskwright.files import written_beside
 from maskwright.weak.seeds.cam import SeedMaps, strided
 from maskwright.weak.seeds.extract import load_maps, save_maps
 from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim, origin
@@ -52,8 +51,7 @@ def rewrite_maps(
     folder, maps_folder, unmasked = Path(folder), Path(maps_folder), without_masks(dataset)
     claim(folder, {**made_with, "maps": origin(maps_folder)})
     jobs = batches_to_make(dataset, folder, None, largest=batch)
-    with ThreadPoolExecutor(1) as pool:
-        writes: deque[Future[None]] = deque()
+    with written_beside(LARGEST_BATCH) as write:
         for indices in track(jobs, title=title):
             names = [dataset.names[index] for index in indices]
             found = [load_maps(maps_folder, name) for name in names]
@@ -65,11 +63,7 @@ def rewrite_maps(
                 for place, maps in zip(alike, high_res.float(), strict=True):
                     small = _quarter(maps, size or dataset.size(indices[place]))
                     refined = SeedMaps(torch.from_numpy(found[place][0]), small, maps)
-                    writes.append(pool.submit(save_maps, folder, names[place], refined))
-            while len(writes) > LARGEST_BATCH:
-                writes.popleft().result()
-        for write in writes:
-            write.result()
+                    write(save_maps, folder, names[place], refined)
     distributed.barrier()
 
 

@@ -22,8 +22,9 @@ from maskwright.engine import distributed
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
-from maskwright.files import atomic_write
+from maskwright.files import atomic_write, written_beside
 from maskwright.models.folding import inference_copy
+from maskwright.models.layers import evaluating
 from maskwright.settings import SeedSettings
 from maskwright.weak.seeds.cam import SeedMaps, Views, class_activation_maps, normalise_maps, strided
 from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim
@@ -181,16 +182,13 @@ def extract_folder(
     limit = batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])
     per_pixel = max(settings.scales) ** 2 * (2 if settings.flip else 1)
     jobs = batches_to_make(dataset, folder, settings.size, pixels=limit / per_pixel)
-    was_training = network.training
-    try:
-        ready: Any = inference_copy(network.eval(), half)
+    with evaluating(network):
+        ready: Any = inference_copy(network, half)
         ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
         done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {})
         with freed_memory_kept(device):
             for _ in track(done, title="seed maps", total=sum(map(len, jobs))):
                 pass
-    finally:
-        network.train(was_training)
     distributed.barrier()
 
 
@@ -253,20 +251,16 @@ def _maps(
     method: SeedMethod,
     options: dict[str, Any],
 ) -> Iterator[int]:
-    """Work through the jobs and yield each image's index when its file is written."""
+    """Work through the jobs and yield each image's index when its maps are on their way to its file."""
     unmasked = without_masks(dataset)
     position = {value: index for index, value in enumerate(dataset.labels.foreground)}
 
     def load(index: int) -> list[np.ndarray]:
         return _rescaled(unmasked[index].image, settings.size or dataset.size(index), settings.scales)
 
-    def write(index: int, maps: SeedMaps) -> int:
-        save_maps(folder, dataset.names[index], maps)
-        return index
-
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+    threads = min(4, os.cpu_count() or 1)
+    with ThreadPoolExecutor(threads) as pool, written_beside(2 * LARGEST_BATCH, threads) as write:
         loads: deque[list[Future[list[np.ndarray]]]] = deque()
-        writes: deque[Future[int]] = deque()
         for number, indices in enumerate(jobs):
             seen = settings.size or dataset.size(indices[0])
             for later in jobs[number + len(loads) : number + 2]:  # this batch and the next
@@ -289,9 +283,5 @@ def _maps(
                 with autocast(settings.autocast, device):
                     found = method(network, views, **options)
             for index, maps in zip(indices, found, strict=True):
-                writes.append(pool.submit(write, index, at_image_size(maps, dataset.size(index))))
-            # Maps wait in memory until they are written, so not too many may.
-            while writes and (writes[0].done() or len(writes) > 2 * LARGEST_BATCH):
-                yield writes.popleft().result()
-        while writes:
-            yield writes.popleft().result()
+                write(save_maps, folder, dataset.names[index], at_image_size(maps, dataset.size(index)))
+                yield index
