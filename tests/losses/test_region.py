@@ -9,7 +9,9 @@ import torch
 
 from maskwright.errors import RecipeError
 from maskwright.losses.cross_entropy import cross_entropy, cross_entropy_map
-from maskwright.losses.region import Dice, Focal, LovaszSoftmax, dice_loss, focal_loss, lovasz_softmax_loss
+from maskwright.losses.dice import Dice, dice_loss
+from maskwright.losses.focal import Focal, focal_loss
+from maskwright.losses.lovasz import LovaszSoftmax, lovasz_softmax_loss
 
 from .contract import LossContract, example, value_and_gradient
 

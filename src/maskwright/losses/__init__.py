@@ -18,10 +18,12 @@ from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss, pool_labels, pool_to
 from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
+from maskwright.losses.dice import Dice, dice_loss
+from maskwright.losses.focal import Focal, focal_loss
 from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
 from maskwright.losses.loss_max_pooling import LossMaxPooling, loss_max_pooling, loss_max_pooling_weights
+from maskwright.losses.lovasz import LovaszSoftmax, lovasz_softmax_loss
 from maskwright.losses.ohem import OHEM, ohem_cross_entropy
-from maskwright.losses.region import Dice, Focal, LovaszSoftmax, dice_loss, focal_loss, lovasz_softmax_loss
 from maskwright.losses.resizing import of_one_size, resize_labels
 from maskwright.losses.rmi import RMI, rmi_loss
 from maskwright.settings import LossSettings
