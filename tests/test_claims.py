@@ -10,8 +10,7 @@ import pytest
 
 from maskwright.models.backbones import BACKBONES, import_timm
 from maskwright.recipe.load import load_recipe
-from maskwright.weak import seed_method
-from maskwright.weak.networks.l2g import check_sampling
+from maskwright.weak.methods import check_methods
 
 MODULES = {
     name: import_module(f"benchmarks.claims.{name}")
@@ -36,9 +35,7 @@ def test_a_row_from_tags_resolves(module, row, data, tmp_path):
     recipe = load_recipe(name, words)
     assert (recipe.seed, recipe.out, recipe.data.root) == (7, str(tmp_path), data)
     assert recipe.supervision == "tags"
-    seed_method(recipe.seeds)
-    if "l2g" in recipe.networks:
-        check_sampling(recipe.l2g.sampling, recipe.l2g.views)
+    check_methods(recipe)
     trunks = [recipe.classifier.backbone, *([recipe.irn.backbone] if "irn" in recipe.refine else [])]
     assert all(exists(trunk) for trunk in trunks)
     assert len(set(trunks)) == 1 or recipe.irn.pretrained != "classifier"

@@ -9,9 +9,9 @@ from pathlib import Path
 import pytest
 
 from maskwright.recipe.load import build_recipe, load_recipe, recipe_file, recipe_names, recipe_text
-from maskwright.weak import SEED_METHODS, seed_method
+from maskwright.weak.methods import check_methods, seed_methods
 from maskwright.weak.networks import NETWORKS
-from maskwright.weak.networks.l2g import check_sampling
+from maskwright.weak.refine import REFINEMENTS
 
 ROOT = Path(__file__).parents[1]
 METHODS = (ROOT / "docs" / "methods.md").read_text(encoding="utf-8")
@@ -48,11 +48,10 @@ def test_there_are_commands():
 def test_a_command_resolves(command):
     recipe = resolved(command)
     if recipe.supervision == "tags":
-        seed_method(recipe.seeds)
-        check_sampling(recipe.l2g.sampling, recipe.l2g.views)
+        check_methods(recipe)
 
 
-@pytest.mark.parametrize("words", [NETWORKS, SEED_METHODS, ("irn", "crf", "saliency")])
+@pytest.mark.parametrize("words", [NETWORKS, seed_methods(), REFINEMENTS])
 def test_the_page_of_methods_names_every_word(words):
     first = re.findall(r"^\| (`[^|]*) \|", METHODS, re.M)
     named = {word for cell in first for word in re.findall(r"`([\w+]+)`", cell)}

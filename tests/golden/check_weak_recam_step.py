@@ -6,7 +6,8 @@ import numpy as np
 import torch
 from numpy.testing import assert_allclose, assert_array_equal
 
-from maskwright.weak.networks.recam import class_features, positive_classes, recam_loss, sce_loss, soft_masks
+from maskwright.weak.networks.recam import class_features, recam_loss, sce_loss, soft_masks
+from maskwright.weak.seeds.classes import positive_classes
 
 
 def check(arrays: dict[str, np.ndarray]) -> None:

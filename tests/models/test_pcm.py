@@ -192,10 +192,10 @@ def test_pcm_under_recam(tmp_path):
     """Trained with the classifier, kept and trained by ReCAM, and found again in the file."""
     data, device = scenes("train", count=4, size=(64, 64)), torch.device("cpu")
     settings = recipe(["classifier", "recam"], options={"pcm": "features"})
-    train_classifier(settings, None, data, data, tmp_path / "classifier", device)
+    train_classifier(settings, settings.classifier, None, data, data, tmp_path / "classifier", device)
     start = tmp_path / "classifier" / "model.safetensors"
     assert load_classifier(start).parts == {"pcm": "features"}
-    train_recam(settings, start, data, data, tmp_path / "recam", device)
+    train_recam(settings, settings.recam, start, data, data, tmp_path / "recam", device)
     network = load_classifier(tmp_path / "recam" / "model.safetensors")
     assert network.parts == {"pcm": "features", "recam_head": True}
     before, after = load_weights(start), load_weights(tmp_path / "recam" / "model.safetensors")

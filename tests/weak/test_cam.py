@@ -14,7 +14,7 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json
 from maskwright.runs.stages import effective
 from maskwright.settings import SeedSettings
-from maskwright.weak import SEED_METHODS, extract_folder, extract_maps, extract_seeds, make_views
+from maskwright.weak import SEED_METHODS, SeedMethod, extract_folder, extract_maps, extract_seeds, make_views
 from maskwright.weak.seeds.cam import (
     accumulate,
     class_activation_maps,
@@ -285,9 +285,9 @@ def test_half_precision_that_cannot_be(network, memory_set, tmp_path):
     with pytest.raises(RecipeError, match="autocast=float16 was asked for on a CPU"):
         extracted(dataset, network, tmp_path, SETTINGS.model_copy(update={"autocast": "float16"}))
     assert not list(tmp_path.iterdir())
-    with pytest.raises(ValueError, match="advcam climbs"):
-        SeedSettings(method="advcam", autocast="float16")
-    assert SeedSettings(method="advcam", autocast="bfloat16").autocast == "bfloat16"
+    with pytest.raises(RecipeError, match="advcam climbs"):
+        SEED_METHODS["advcam"].check(SeedSettings(method="advcam", autocast="float16"))
+    SEED_METHODS["advcam"].check(SeedSettings(method="advcam", autocast="bfloat16"))
 
 
 def test_weights_digest(network):
@@ -330,7 +330,7 @@ def test_stage(network, memory_set, tmp_path, monkeypatch):
         seen["power"] = power
         return class_activation_maps(network, views)
 
-    monkeypatch.setitem(SEED_METHODS, "mine", method)
+    monkeypatch.setitem(SEED_METHODS, "mine", SeedMethod(method))
     extract_seeds(dataset, network, SeedSettings(method="mine", options={"power": 2}), tmp_path / "mine", "cpu")
     assert seen == {"power": 2}
 

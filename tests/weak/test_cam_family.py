@@ -12,10 +12,11 @@ from torch.nn import functional as F
 
 from maskwright.errors import RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier
-from maskwright.weak import SEED_METHODS
-from maskwright.weak.networks.recam import positive_classes, recam_loss, soft_masks
+from maskwright.weak import SEED_METHODS, seed_methods
+from maskwright.weak.networks.recam import recam_loss, soft_masks
 from maskwright.weak.networks.soft_masks import SOFT_MASKS
 from maskwright.weak.seeds.cam import class_activation_maps
+from maskwright.weak.seeds.classes import positive_classes
 from maskwright.weak.seeds.gradcam import class_table, grad_cam_maps, grad_cam_plus_plus_maps, linear_head
 from maskwright.weak.seeds.layercam import layer_cam_maps
 from maskwright.weak.seeds.scorecam import score_cam_maps, scorecam, unit_masks
@@ -150,7 +151,7 @@ def test_gradcam_is_cam_with_a_mean_and_a_linear_layer():
     network = trained_like("resnet10t")
     views = views_of([picture(0), picture(1)], [(0, 2), (1,)], (1.0, 0.5, 2.0))
     for found, expected in zip(
-        SEED_METHODS["gradcam"](network, views), class_activation_maps(network, views), strict=True
+        SEED_METHODS["gradcam"].maps(network, views), class_activation_maps(network, views), strict=True
     ):
         torch.testing.assert_close(found.high_res, expected.high_res, rtol=0, atol=1e-6)
         torch.testing.assert_close(found.cam, expected.cam, rtol=0, atol=1e-6)
@@ -159,9 +160,9 @@ def test_gradcam_is_cam_with_a_mean_and_a_linear_layer():
 @pytest.mark.parametrize("method", [*GRADIENTS, "scorecam"])
 def test_a_network_without_a_linear_head(method, deep):
     pixels, tags = [picture(seed, (33, 47)) for seed in range(3)], [(0, 2), (), (1,)]
-    together = SEED_METHODS[method](deep, views_of(pixels, tags, dtype=torch.float64))
+    together = seed_methods()[method].maps(deep, views_of(pixels, tags, dtype=torch.float64))
     for image, keys, found in zip(pixels, tags, together, strict=True):
-        (alone,) = SEED_METHODS[method](deep, views_of([image], [keys], dtype=torch.float64))
+        (alone,) = seed_methods()[method].maps(deep, views_of([image], [keys], dtype=torch.float64))
         assert found.keys.tolist() == list(keys)
         assert found.high_res.shape == (len(keys), 33, 47)
         torch.testing.assert_close(found.high_res, alone.high_res, rtol=0, atol=1e-9)
@@ -272,7 +273,7 @@ def training(request):
 
 
 def test_every_soft_mask_has_a_seed_method_of_its_name():
-    assert set(SOFT_MASKS) <= set(SEED_METHODS)
+    assert set(SOFT_MASKS) <= set(seed_methods())
     assert SOFT_MASKS["cam"] is None
 
 

@@ -132,18 +132,18 @@ def recipe(networks, **blocks):
 def test_chain_of_edam_and_recam_on_its_masks(tmp_path):
     data = scenes("train", count=4, size=(64, 64))
     settings = recipe(["edam", "recam"], recam={"masks": "edam"}, edam={"width": 16})
-    assert NETWORKS["edam"] is train_edam
-    result = train_edam(settings, None, data, data, tmp_path / "edam", CPU)
+    assert NETWORKS["edam"].train is train_edam
+    result = train_edam(settings, settings.edam, None, data, data, tmp_path / "edam", CPU)
     assert set(result["train"]) >= {"tags", "masked"}
     start = tmp_path / "edam" / "model.safetensors"
     network = load_classifier(start)
     assert network.parts == {"edam": True}
     before = load_weights(start)
     assert not [name for name in before if "project" in name], "the attention is for training alone"
-    train_recam(settings, start, data, data, tmp_path / "recam", CPU)
+    train_recam(settings, settings.recam, start, data, data, tmp_path / "recam", CPU)
     after = load_weights(tmp_path / "recam" / "model.safetensors")
     assert not torch.equal(before["edam.weight"], after["edam.weight"])
-    train_recam(recipe(["edam", "recam"]), start, data, data, tmp_path / "plain", CPU)
+    train_recam(r := recipe(["edam", "recam"]), r.recam, start, data, data, tmp_path / "plain", CPU)
     after = load_weights(tmp_path / "plain" / "model.safetensors")
     assert torch.equal(before["edam.weight"], after["edam.weight"])
 
@@ -154,7 +154,7 @@ def test_the_plain_head_does_not_touch_the_trunk(tmp_path, monkeypatch):
     caught = {}
     monkeypatch.setattr(module, "fit_tags", lambda network, step, *_, **__: caught.update(network=network, step=step))
     data = scenes("train", count=2, size=(64, 64))
-    train_edam(recipe(["edam"]), None, data, data, tmp_path, CPU)
+    train_edam(r := recipe(["edam"]), r.edam, None, data, data, tmp_path, CPU)
     network = caught["network"].eval()
     batch = {"image": torch.randint(0, 256, (2, 3, 64, 64), dtype=torch.uint8), "tags": torch.eye(10)[:2]}
 
@@ -174,5 +174,5 @@ def test_the_plain_head_does_not_touch_the_trunk(tmp_path, monkeypatch):
 def test_settings_that_cannot_be(tmp_path):
     data = scenes("train", count=2, size=(64, 64))
     with pytest.raises(RecipeError, match=r"edam\.width=10 must be a multiple"):
-        train_edam(recipe(["edam"], edam={"width": 10}), None, data, data, tmp_path, CPU)
+        train_edam(r := recipe(["edam"], edam={"width": 10}), r.edam, None, data, data, tmp_path, CPU)
     assert build_recipe({"networks": ["edam"]}).edam.train.epochs == 8

@@ -110,17 +110,17 @@ def recipe(networks, **recam):
 def test_rows_e_of_recams_table(tmp_path):
     data = Salient(scenes("train", count=4, size=(64, 64)))
     settings = recipe(["eps", "recam"], eps=1.0, masks="eps")
-    assert NETWORKS["eps"] is train_eps
-    result = train_eps(settings, None, data, data, tmp_path / "eps", CPU)
+    assert NETWORKS["eps"].train is train_eps
+    result = train_eps(settings, settings.eps, None, data, data, tmp_path / "eps", CPU)
     assert set(result["train"]) >= {"tags", "saliency"}
     start = tmp_path / "eps" / "model.safetensors"
     assert load_classifier(start).parts == {"background": True}
-    result = train_recam(settings, start, data, data, tmp_path / "recam", CPU)
+    result = train_recam(settings, settings.recam, start, data, data, tmp_path / "recam", CPU)
     assert set(result["train"]) >= {"tags", "saliency", "sce"}
     before, after = load_weights(start), load_weights(tmp_path / "recam" / "model.safetensors")
     assert not torch.equal(before["background.weight"], after["background.weight"])
     plain = recipe(["eps", "recam"])
-    result = train_recam(plain, start, data, data, tmp_path / "plain", CPU)
+    result = train_recam(plain, plain.recam, start, data, data, tmp_path / "plain", CPU)
     assert "saliency" not in result["train"]
     after = load_weights(tmp_path / "plain" / "model.safetensors")
     assert torch.equal(before["background.weight"], after["background.weight"]), "ReCAM alone does not train it"
@@ -129,14 +129,15 @@ def test_rows_e_of_recams_table(tmp_path):
 def test_what_is_missing_is_said_before_training(tmp_path):
     bare = scenes("train", count=4, size=(64, 64))
     with pytest.raises(RecipeError, match=r"networks=\[eps\] needs saliency maps, but train_00000 has none"):
-        train_eps(recipe(["eps"]), None, bare, bare, tmp_path, CPU)
-    settings = recipe(["classifier", "recam"], eps=1.0)
-    train_classifier(settings, None, bare, bare, tmp_path / "c", CPU)
+        train_eps(r := recipe(["eps"]), r.eps, None, bare, bare, tmp_path, CPU)
+    settings = recipe(["eps", "recam"], eps=1.0)
+    train_classifier(settings, settings.classifier, None, bare, bare, tmp_path / "c", CPU)
     with pytest.raises(RecipeError, match=r"without its background layer; write networks=\[eps, recam\]"):
-        train_recam(settings, tmp_path / "c" / "model.safetensors", bare, bare, tmp_path / "r", CPU)
-    settings = recipe(["classifier", "recam"], masks="gradcm")
+        train_recam(settings, settings.recam, tmp_path / "c" / "model.safetensors", bare, bare, tmp_path / "r", CPU)
+    with pytest.raises(RecipeError, match=r"needs a network with background.* write networks=\[l2g, recam\] or netw"):
+        recipe(["classifier", "recam"], eps=1.0)
     with pytest.raises(RecipeError, match="Did you mean 'gradcam'"):
-        train_recam(settings, tmp_path / "c" / "model.safetensors", bare, bare, tmp_path / "r", CPU)
+        recipe(["classifier", "recam"], masks="gradcm")
     assert not (tmp_path / "r" / "log.jsonl").exists()
     with pytest.raises(DataError, match="give a map of every image"):
         batch_saliency({"image": torch.zeros(1)})

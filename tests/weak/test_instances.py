@@ -7,7 +7,6 @@ import pytest
 import torch
 
 from maskwright.errors import DataError
-from maskwright.settings import IRNSettings
 from maskwright.weak.refine.instances import (
     cluster_centroids,
     connected_regions,
@@ -16,6 +15,7 @@ from maskwright.weak.refine.instances import (
     load_instances,
     write_instances,
 )
+from maskwright.weak.refine.irn_settings import IRNSettings
 
 SHAPE = (20, 32)
 CENTRES = ((9.0, 7.0), (10.0, 24.0))

@@ -17,7 +17,7 @@ from maskwright.engine.checkpoint import load_metadata, save_model
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.classifier import create_classifier
 from maskwright.models.irnet import create_irnet, infer_edges, load_irnet, merge_edges
-from maskwright.settings import IRNSettings, MaskSettings, Recipe, TrainSettings
+from maskwright.settings import MaskSettings, Recipe, TrainSettings
 from maskwright.weak.pseudo_masks import write_pseudo_masks
 from maskwright.weak.refine.irn import (
     build_irnet,
@@ -29,6 +29,7 @@ from maskwright.weak.refine.irn import (
     train_irnet,
 )
 from maskwright.weak.refine.irn_loss import TERMS, irn_loss, pair_sums
+from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
 from maskwright.weak.seeds.extract import load_maps
 
@@ -237,9 +238,9 @@ def irn_labels(tmp_path):
 def test_training_stage(memory_set, settings, irn_labels, tmp_path):
     dataset = memory_set(sizes=((24, 40),) * 3)
     labels = irn_labels(dataset)
-    recipe = Recipe(refine=["irn"], irn=settings)
+    recipe = Recipe(refine=["irn"])
     start = build_irnet(settings, recipe.seed)
-    result = train_irnet(recipe, dataset, labels, tmp_path / "irnet", "cpu")
+    result = train_irnet(recipe, settings, dataset, labels, tmp_path / "irnet", "cpu")
     assert result["steps"] == 2
     assert set(TERMS) <= set(result["train"])
     path = tmp_path / "irnet" / "model.safetensors"
@@ -252,14 +253,14 @@ def test_training_stage(memory_set, settings, irn_labels, tmp_path):
     assert expected.abs().max() > 0
     torch.testing.assert_close(network.mean_shift, expected)
     # finished: the same call trains nothing, and another process finds the same network
-    assert train_irnet(recipe, dataset, labels, tmp_path / "irnet", "cpu") == result
+    assert train_irnet(recipe, settings, dataset, labels, tmp_path / "irnet", "cpu") == result
 
 
 def test_training_stage_says_what_is_missing(memory_set, settings, tmp_path):
     dataset = memory_set()
     (tmp_path / "empty").mkdir()
     with pytest.raises(DataError, match="IR labels"):
-        train_irnet(Recipe(refine=["irn"], irn=settings), dataset, tmp_path / "empty", tmp_path / "irnet", "cpu")
+        train_irnet(Recipe(refine=["irn"]), settings, dataset, tmp_path / "empty", tmp_path / "irnet", "cpu")
     with pytest.raises(RecipeError, match="classifier"):
         build_irnet(IRNSettings(backbone="resnet18"))
 

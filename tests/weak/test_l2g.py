@@ -15,9 +15,6 @@ from maskwright.engine.checkpoint import load_metadata, load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.classifier import load_classifier
 from maskwright.recipe.load import build_recipe
-from maskwright.settings import L2GSettings
-from maskwright.settings.weak import L2G_PAPER
-from maskwright.weak import SEED_METHODS
 from maskwright.weak.networks import NETWORKS
 from maskwright.weak.networks.classifier import train_classifier
 from maskwright.weak.networks.l2g import (
@@ -32,7 +29,7 @@ from maskwright.weak.networks.l2g import (
     view_maps,
     view_saliency,
 )
-from maskwright.weak.networks.l2g_training import build_l2g, train_l2g
+from maskwright.weak.networks.l2g_training import PAPER_FORM, L2GSettings, build_l2g, train_l2g
 
 from .contract import picture, trained_like, views_of
 
@@ -296,7 +293,7 @@ def test_loss_and_gradients_are_those_of_the_definition(form, shape):
     if shape:
         saliency[1] = 0
     settings = L2GSettings(form=form)
-    options = {name: getattr(settings, name) for name in L2G_PAPER if name not in ("views", "sampling")}
+    options = {name: getattr(settings, name) for name in PAPER_FORM if name not in ("views", "sampling")}
     given = saliency if shape else None
     value, parts = l2g_loss(whole, local, tags, corners, VIEW, STRIDE, saliency=given, **options)
     expected = literal(whole, local, tags, corners, given, form)
@@ -386,7 +383,7 @@ def content(folder):
     ids=["code", "paper", "code-shape", "paper-shape"],
 )
 def test_training_leaves_the_global_network_alone(data, tmp_path, options):
-    result = train_l2g(recipe(**options), None, Salient(data), data, tmp_path, CPU)
+    result = train_l2g(r := recipe(**options), r.l2g, None, Salient(data), data, tmp_path, CPU)
     assert result["steps"] == 2
     assert set(result["train"]) >= {"loss", "tags", "transfer", "global_tags"}
     assert 0 <= result["validate"]["tag_map"] <= 1
@@ -395,11 +392,11 @@ def test_training_leaves_the_global_network_alone(data, tmp_path, options):
     assert network.background is not None
     assert (network.pcm is not None) == options.get("pcm", True)
     assert load_metadata(path)["model"]["background"] is True
-    before, _ = build_l2g(recipe(**options), None, len(data.labels.foreground))
+    before, _ = build_l2g(r := recipe(**options), r.l2g, None, len(data.labels.foreground))
     assert load_weights(path).keys() == before.state_dict().keys()
     moved = [name for name, p in before.named_parameters() if not torch.equal(p, load_weights(path)[name])]
     assert {"classifier.weight", "background.weight", "backbone.network.conv_stem.weight"} <= set(moved)
-    assert NETWORKS["l2g"] is train_l2g
+    assert NETWORKS["l2g"].train is train_l2g
 
 
 @pytest.mark.bit_equal
@@ -408,7 +405,7 @@ def test_a_stopped_training_ends_with_the_same_numbers(data, tmp_path, monkeypat
     import maskwright.weak.networks.l2g_training as module
 
     chosen = recipe(shared_trunk=shared, train={"checkpoint_seconds": 0})
-    train_l2g(chosen, None, data, data, tmp_path / "whole", CPU)
+    train_l2g(chosen, chosen.l2g, None, data, data, tmp_path / "whole", CPU)
     calls, real = iter(range(100)), l2g_loss
 
     def failing(*args, **options):
@@ -418,12 +415,12 @@ def test_a_stopped_training_ends_with_the_same_numbers(data, tmp_path, monkeypat
 
     monkeypatch.setattr(module, "l2g_loss", failing)
     with pytest.raises(KeyError):
-        train_l2g(chosen, None, data, data, tmp_path / "stopped", CPU)
+        train_l2g(chosen, chosen.l2g, None, data, data, tmp_path / "stopped", CPU)
     state = torch.load(tmp_path / "stopped" / "state.pt", weights_only=True)
     assert state["step"] == 1
     sizes = [sum(value.numel() for value in state[name].values()) for name in ("extra", "model")]
     assert sizes[0] < sizes[1] / 3 if shared else sizes[0] == sizes[1]
-    train_l2g(chosen, None, data, data, tmp_path / "stopped", CPU)
+    train_l2g(chosen, chosen.l2g, None, data, data, tmp_path / "stopped", CPU)
     weights = [load_weights(tmp_path / name / "model.safetensors") for name in ("whole", "stopped")]
     assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
     assert content(tmp_path / "whole") == content(tmp_path / "stopped")
@@ -431,7 +428,7 @@ def test_a_stopped_training_ends_with_the_same_numbers(data, tmp_path, monkeypat
 
 def gradients(shared, loss_part):
     """Which parameters of the two networks a part of the loss reaches."""
-    network, local = build_l2g(recipe(shared_trunk=shared), None, 3)
+    network, local = build_l2g(r := recipe(shared_trunk=shared), r.l2g, None, 3)
     images = torch.randn(2, 3, 64, 64)
     corners = draw_corners(2, 4, (64, 64), (32, 32))
     maps = network(images, maps=True), local.maps(cut_views(images, corners, (32, 32)))
@@ -453,7 +450,7 @@ def test_each_loss_reaches_its_own_network():
 def test_a_shared_trunk_gets_both_losses_and_each_head_its_own():
     assert gradients(True, "tags") == ({"backbone"}, {"backbone", "classifier", "pcm"})
     assert gradients(True, "transfer") == ({"backbone", "classifier", "background", "pcm"}, {"backbone"})
-    network, local = build_l2g(recipe(shared_trunk=True), None, 3)
+    network, local = build_l2g(r := recipe(shared_trunk=True), r.l2g, None, 3)
     assert network.backbone is local.backbone
     assert not torch.equal(network.classifier.weight, local.classifier.weight)
 
@@ -463,7 +460,7 @@ def groups_of(chosen, data, tmp_path, monkeypatch):
 
     found = {}
     monkeypatch.setattr(module, "fit_tags", lambda *args, **options: found.update(options, network=args[0]))
-    train_l2g(chosen, None, data, data, tmp_path, CPU)
+    train_l2g(chosen, chosen.l2g, None, data, data, tmp_path, CPU)
     return found
 
 
@@ -490,7 +487,8 @@ def test_rates_of_trunks_and_heads(data, tmp_path, monkeypatch, shared):
 def test_every_weight_gets_its_gradient_where_the_network_is_wrapped(tmp_path, shared):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        network, local = (net.eval() for net in build_l2g(recipe(shared_trunk=shared), None, 3))
+        chosen = recipe(shared_trunk=shared)
+        network, local = (net.eval() for net in build_l2g(chosen, chosen.l2g, None, 3))
         wrapped = torch.nn.parallel.DistributedDataParallel(network)
         tags = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
         for _ in range(2):  # the second pass fails where the first left a gradient out
@@ -505,32 +503,32 @@ def test_every_weight_gets_its_gradient_where_the_network_is_wrapped(tmp_path, s
 
 def test_both_networks_go_on_from_the_one_before(data, tmp_path):
     first = recipe(["classifier"])
-    train_classifier(first, None, data, data, tmp_path, CPU)
+    train_classifier(first, first.classifier, None, data, data, tmp_path, CPU)
     start = tmp_path / "model.safetensors"
     weights = load_weights(start)
-    for network in build_l2g(recipe(["classifier", "l2g"]), start, len(data.labels.foreground)):
+    for network in build_l2g(r := recipe(["classifier", "l2g"]), r.l2g, start, len(data.labels.foreground)):
         own = network.state_dict()
         assert all(torch.equal(own[name], value) for name, value in weights.items())
         assert network.background is not None
         assert network.pcm.kind == "features"
-    begun = build_l2g(recipe(), None, 3)
+    begun = build_l2g(r := recipe(), r.l2g, None, 3)
     assert not torch.equal(begun[0].classifier.weight, begun[1].classifier.weight)
 
 
 def test_shape_transfer_wants_saliency(data, tmp_path):
     with pytest.raises(RecipeError, match="train_00000 has none; give saliency=FOLDER"):
-        train_l2g(recipe(transfer="shape"), None, data, data, tmp_path, CPU)
+        train_l2g(r := recipe(transfer="shape"), r.l2g, None, data, data, tmp_path, CPU)
     assert not list(tmp_path.iterdir())
     some = Salient(data, missing=(1, 2, 3))
     with pytest.raises(DataError, match="some images have no saliency map"):
-        train_l2g(recipe(transfer="shape"), None, some, data, tmp_path, CPU)
+        train_l2g(r := recipe(transfer="shape"), r.l2g, None, some, data, tmp_path, CPU)
 
 
 def test_settings_that_cannot_be(data, tmp_path):
     with pytest.raises(RecipeError, match="multiples of 16"):
-        train_l2g(recipe(view_size=[40, 32]), None, data, data, tmp_path, CPU)
+        train_l2g(r := recipe(view_size=[40, 32]), r.l2g, None, data, data, tmp_path, CPU)
     with pytest.raises(RecipeError, match=r"corners takes 4 views, found l2g\.views=6"):
-        train_l2g(recipe(sampling="corners"), None, data, data, tmp_path, CPU)
+        train_l2g(r := recipe(sampling="corners"), r.l2g, None, data, data, tmp_path, CPU)
     with pytest.raises(RecipeError, match=r"view_size=\[96, 32\] does not fit"):
         recipe(view_size=[96, 32])
     with pytest.raises(RecipeError, match="class_uniform"):
@@ -548,7 +546,7 @@ def test_the_codes_settings_are_the_default_and_the_papers_one_word():
     assert squashed.train.augment.short_side is None
     assert squashed.train.augment.hue == 0.1
     paper = build_recipe({"networks": ["l2g"], "l2g": {"form": "paper", "views": 8, "threshold": 0.2}}).l2g
-    expected = {**L2G_PAPER, "views": 8, "threshold": 0.2}
+    expected = {**PAPER_FORM, "views": 8, "threshold": 0.2}
     assert {name: getattr(paper, name) for name in expected} == expected
     assert paper.train == build_recipe({}).l2g.train
 
@@ -560,7 +558,7 @@ def test_maps_are_those_of_the_definition():
     network = trained_like("resnet10t")
     views = views_of([picture()], [(0, 2)], scales=(1.0, 0.5))
     (found,) = l2g_maps(network, views)
-    assert SEED_METHODS["l2g"] is l2g_maps
+    assert NETWORKS["l2g"].maps.maps is l2g_maps
     for size, maps in (((32, 48), found.high_res), ((8, 12), found.cam)):
         total = 0
         for view in views.images:
@@ -582,7 +580,7 @@ def test_maps_can_be_quantised():
 
 
 def test_a_background_is_left_out_of_the_maps():
-    network = build_l2g(recipe(pcm=False), None, 3)[0].eval()
+    network = build_l2g(r := recipe(pcm=False), r.l2g, None, 3)[0].eval()
     views = views_of([picture()], [(0, 1, 2)])
     before = l2g_maps(network, views)[0].high_res
     torch.nn.init.constant_(network.background.weight, 5.0)

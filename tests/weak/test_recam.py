@@ -18,21 +18,12 @@ from maskwright.models.classifier import load_classifier
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import build_recipe
 from maskwright.runs.context import RunContext
-from maskwright.weak import SEED_METHODS
+from maskwright.weak.networks import NETWORKS
 from maskwright.weak.networks.classifier import build_classifier, train_classifier
-from maskwright.weak.networks.recam import (
-    class_features,
-    class_weight,
-    first_head_loss,
-    network_weight,
-    positive_classes,
-    recam_loss,
-    recam_maps,
-    sce_loss,
-    soft_masks,
-)
+from maskwright.weak.networks.recam import class_features, first_head_loss, recam_loss, recam_maps, sce_loss, soft_masks
 from maskwright.weak.networks.recam_training import train_recam
 from maskwright.weak.seeds.cam import class_activation_maps
+from maskwright.weak.seeds.classes import class_weight, network_weight, positive_classes
 
 from .contract import picture, trained_like, views_of
 
@@ -208,7 +199,7 @@ def test_weight_options():
 def test_seed_method_uses_the_weight_asked_for():
     network = trained_like("resnet10t")
     views = views_of([picture()], [(0, 2)])
-    assert SEED_METHODS["recam"] is recam_maps
+    assert NETWORKS["recam"].maps.maps is recam_maps
     found = {option: recam_maps(network, views, weight=option)[0].high_res for option in ("w1", "w2", "sum", "product")}
     assert torch.equal(found["w1"], class_activation_maps(network, views)[0].high_res)
     assert torch.equal(found["product"], recam_maps(network, views)[0].high_res)
@@ -247,13 +238,13 @@ def recipe(**recam):
 def converged(tmp_path_factory):
     folder = tmp_path_factory.mktemp("classifier")
     data = scenes("train", count=8, size=(64, 64))
-    train_classifier(recipe(), None, data, data, folder, torch.device("cpu"))
+    train_classifier(r := recipe(), r.classifier, None, data, data, folder, torch.device("cpu"))
     return data, folder / "model.safetensors"
 
 
 def test_training_goes_on_from_the_classifier_and_leaves_both_heads(converged, tmp_path):
     data, start = converged
-    result = train_recam(recipe(), start, data, data, tmp_path, torch.device("cpu"))
+    result = train_recam(r := recipe(), r.recam, start, data, data, tmp_path, torch.device("cpu"))
     assert set(result["train"]) >= {"loss", "tags", "sce", "second_accuracy"}
     path = tmp_path / "model.safetensors"
     before, after = load_weights(start), load_weights(path)
@@ -277,7 +268,7 @@ def test_rates_of_the_old_and_the_new_part(converged, tmp_path, monkeypatch):
     found = {}
     monkeypatch.setattr(module, "fit_tags", lambda network, *_, parameter_groups, **__: found.update(
         {id(p): group["lr"] for group in parameter_groups for p in group["params"]}, network=network))  # fmt: skip
-    train_recam(recipe(), start, data, data, tmp_path, torch.device("cpu"))
+    train_recam(r := recipe(), r.recam, start, data, data, tmp_path, torch.device("cpu"))
     network = found.pop("network")
     rates = {name: found[id(p)] for name, p in network.named_parameters()}
     assert rates.pop("recam_head.weight") == 5e-4
@@ -292,15 +283,15 @@ def test_masks_given_to_the_training_are_used(converged, tmp_path):
         calls.append((images.shape, features.shape, tags.shape))
         return features.new_ones(len(features), tags.shape[1], *features.shape[2:])
 
-    train_recam(recipe(lam=0.5), start, data, data, tmp_path, torch.device("cpu"), masks=masks)
+    train_recam(r := recipe(lam=0.5), r.recam, start, data, data, tmp_path, torch.device("cpu"), masks=masks)
     count = len(data.labels.foreground)
     assert calls == [((4, 3, 64, 64), (4, 512, 4, 4), (4, count))] * 2
 
 
 def test_finished_training_is_not_repeated(converged, tmp_path):
     data, start = converged
-    whole = train_recam(recipe(), start, data, data, tmp_path / "a", torch.device("cpu"))
-    again = train_recam(recipe(), start, data, data, tmp_path / "a", torch.device("cpu"))
+    whole = train_recam(r := recipe(), r.recam, start, data, data, tmp_path / "a", torch.device("cpu"))
+    again = train_recam(r := recipe(), r.recam, start, data, data, tmp_path / "a", torch.device("cpu"))
     assert again == json.loads(json.dumps(whole))
 
 
@@ -309,9 +300,9 @@ def test_another_classifier_is_refused(converged, tmp_path):
     other = recipe()
     other.classifier.backbone = "resnet18"
     with pytest.raises(DataError, match="made with another model"):
-        train_recam(other, start, data, data, tmp_path, torch.device("cpu"))
+        train_recam(other, other.recam, start, data, data, tmp_path, torch.device("cpu"))
     with pytest.raises(RecipeError, match="goes on from a trained network"):
-        train_recam(recipe(), None, data, data, tmp_path, torch.device("cpu"))
+        train_recam(r := recipe(), r.recam, None, data, data, tmp_path, torch.device("cpu"))
 
 
 def test_the_papers_settings_are_the_default():

@@ -11,9 +11,8 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import build_recipe
 from maskwright.runs.context import RunContext
-from maskwright.settings import CRFSettings, SaliencySettings
-from maskwright.weak.refine.crf_maps import crf_folder, crf_maps
-from maskwright.weak.refine.saliency_maps import background_score, overruled_maps, saliency_folder
+from maskwright.weak.refine.crf_maps import CRFSettings, crf_folder, crf_maps
+from maskwright.weak.refine.saliency_maps import SaliencySettings, background_score, overruled_maps, saliency_folder
 from maskwright.weak.seeds.extract import load_maps
 
 SIZES = [(24, 40), (24, 40), (16, 20), (24, 40)]

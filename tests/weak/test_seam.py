@@ -131,12 +131,12 @@ CPU = torch.device("cpu")
 def test_chain_of_seam_and_recam(tmp_path):
     data = scenes("train", count=4, size=(64, 64))
     settings = recipe(["seam", "recam"])
-    assert NETWORKS["seam"] is train_seam
-    result = train_seam(settings, None, data, data, tmp_path / "seam", CPU)
+    assert NETWORKS["seam"].train is train_seam
+    result = train_seam(settings, settings.seam, None, data, data, tmp_path / "seam", CPU)
     assert set(result["train"]) >= {"tags", "minimum", "equivariance", "cross"}
     start = tmp_path / "seam" / "model.safetensors"
     assert load_classifier(start).parts == {"pcm": "cam"}
-    train_recam(settings, start, data, data, tmp_path / "recam", CPU)
+    train_recam(settings, settings.recam, start, data, data, tmp_path / "recam", CPU)
     network = load_classifier(tmp_path / "recam" / "model.safetensors")
     assert network.parts == {"pcm": "cam", "recam_head": True}
     before, after = load_weights(start), load_weights(tmp_path / "recam" / "model.safetensors")
@@ -149,9 +149,9 @@ def test_chain_of_seam_and_recam(tmp_path):
 def test_every_part_is_trained(tmp_path):
     data = scenes("train", count=4, size=(64, 64))
     settings = recipe(["classifier", "seam"])
-    train_classifier(settings, None, data, data, tmp_path / "classifier", CPU)
+    train_classifier(settings, settings.classifier, None, data, data, tmp_path / "classifier", CPU)
     start = tmp_path / "classifier" / "model.safetensors"
-    train_seam(settings, start, data, data, tmp_path / "seam", CPU)
+    train_seam(settings, settings.seam, start, data, data, tmp_path / "seam", CPU)
     before, after = load_weights(start), load_weights(tmp_path / "seam" / "model.safetensors")
     weights = {name for name, value in before.items() if value.ndim > 1}
     assert not [name for name in weights if torch.equal(before[name], after[name])]
@@ -162,7 +162,7 @@ def test_every_part_is_trained(tmp_path):
 def test_features_that_are_refined_already_are_refused(tmp_path):
     data = scenes("train", count=4, size=(64, 64))
     with pytest.raises(RecipeError, match=r"needs pcm=cam, but the one before it, or classifier.options, has pcm=feat"):
-        train_seam(recipe(["seam"], pcm="features"), None, data, data, tmp_path, CPU)
+        train_seam(r := recipe(["seam"], pcm="features"), r.seam, None, data, data, tmp_path, CPU)
 
 
 def test_the_papers_settings_are_the_default():

@@ -12,7 +12,7 @@ from torch import nn
 
 from maskwright.errors import RecipeError
 from maskwright.models.folding import inference_copy
-from maskwright.weak import SEED_METHODS
+from maskwright.weak import SEED_METHODS, SeedMethod, seed_methods
 from maskwright.weak.seeds.cam import SeedMaps, class_activation_maps, strided
 
 from .contract import BACKBONES, picture, trained_like, views_of
@@ -44,7 +44,7 @@ CASES: dict[str, dict[str, Case]] = {
 }
 EVERY = {
     f"{method}-{form}" if form else method: (method, case)
-    for method in SEED_METHODS
+    for method in seed_methods()
     for form, case in CASES.get(method, {"": Case()}).items()
 }
 FIRST = next(iter(BACKBONES))
@@ -54,7 +54,7 @@ FIRST = next(iter(BACKBONES))
 class TestSeedMethod:
     def maps(self, method, case, images, tags, network: nn.Module | None = None, **view) -> list[SeedMaps]:
         network = trained_like(FIRST, **case.parts) if network is None else network
-        return SEED_METHODS[method](network, views_of(images, tags, **view), **case.options)
+        return seed_methods()[method].maps(network, views_of(images, tags, **view), **case.options)
 
     @pytest.mark.parametrize("backbone", BACKBONES)
     def test_any_backbone(self, method, case, backbone):
@@ -163,7 +163,7 @@ class TestSeedMethod:
         """Without a GPU: what is made without saying where lands on a device on which nothing can be computed."""
         network, views = trained_like(FIRST, **case.parts), views_of([picture()], [(0, 2)])
         with torch.device("meta"):
-            (found,) = SEED_METHODS[method](network, views, **case.options)
+            (found,) = seed_methods()[method].maps(network, views, **case.options)
         self.check(found, (0, 2), (32, 48))
         assert found.high_res.device.type == found.cam.device.type == "cpu"
 
@@ -173,7 +173,7 @@ class TestSeedMethod:
         before = [view.clone() for view in views.images]
         weights = {name: value.clone() for name, value in network.state_dict().items()}
         trainable = [p.requires_grad for p in network.parameters()]
-        SEED_METHODS[method](network, views, **case.options)
+        seed_methods()[method].maps(network, views, **case.options)
         assert all(torch.equal(view, old) for view, old in zip(views.images, before, strict=True))
         assert all(torch.equal(value, weights[name]) for name, value in network.state_dict().items())
         assert [p.requires_grad for p in network.parameters()] == trainable
@@ -289,9 +289,9 @@ BROKEN = {
 def test_a_broken_method_does_not_pass(change, monkeypatch):
     name, arguments = BROKEN[change]
     test = getattr(TestSeedMethod(), name)
-    monkeypatch.setitem(SEED_METHODS, "broken", class_activation_maps)
+    monkeypatch.setitem(SEED_METHODS, "broken", SeedMethod(class_activation_maps))
     test("broken", Case(), *arguments)
-    monkeypatch.setitem(SEED_METHODS, "broken", broken(change))
+    monkeypatch.setitem(SEED_METHODS, "broken", SeedMethod(broken(change)))
     try:
         with pytest.raises((AssertionError, RecipeError, RuntimeError, ValueError)):
             test("broken", Case(), *arguments)

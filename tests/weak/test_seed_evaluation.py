@@ -19,6 +19,7 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json, write_json
 from maskwright.metrics import ConfusionMatrix
 from maskwright.settings import MaskSettings, SeedSettings
+from maskwright.weak import SeedMethod
 from maskwright.weak.labels import seed_labels, sweep
 from maskwright.weak.pseudo_masks import write_pseudo_masks
 from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages, table
@@ -245,7 +246,7 @@ def brightness(network, views, *, drift: float = 0.0, always: float = 1.0):
 
 
 def test_stability_of_views(memory_set, monkeypatch):
-    monkeypatch.setitem(maskwright.weak.SEED_METHODS, "brightness", brightness)
+    monkeypatch.setitem(maskwright.weak.SEED_METHODS, "brightness", SeedMethod(brightness))
     dataset = memory_set(sizes=((40, 60),) * 6, tags=[(2,), (1,), (), None, (3,), (1,)])
     for image in dataset.images:
         image[:] = 20

@@ -46,7 +46,7 @@ def recipe():
 
 def test_training_leaves_a_classifier_that_loads(tmp_path):
     data = scenes("train", count=8, size=(64, 64))
-    train_classifier(recipe(), None, data, data, tmp_path, torch.device("cpu"))
+    train_classifier(r := recipe(), r.classifier, None, data, data, tmp_path, torch.device("cpu"))
     network = load_classifier(tmp_path / "model.safetensors")
     assert network(torch.zeros(1, 3, 64, 64)).shape == (1, len(data.labels.foreground))
     log = [line for line in (tmp_path / "log.jsonl").read_text().splitlines() if '"validate"' in line]
@@ -55,7 +55,7 @@ def test_training_leaves_a_classifier_that_loads(tmp_path):
 
 def test_training_opens_no_mask(memory_set, tmp_path):
     data = memory_set(LabelSpace(("background", "cat", "dog")), sizes=((64, 64),) * 8)
-    train_classifier(recipe(), None, data, data, tmp_path, torch.device("cpu"))
+    train_classifier(r := recipe(), r.classifier, None, data, data, tmp_path, torch.device("cpu"))
     assert set(data.opened) == set(range(8))
     assert data.masks_opened == []
 
@@ -63,7 +63,7 @@ def test_training_opens_no_mask(memory_set, tmp_path):
 def test_no_tags_is_said_before_training(tmp_path):
     data = Untagged(scenes("train", count=4, size=(64, 64)))
     with pytest.raises(DataError, match="give tags="):
-        train_classifier(recipe(), None, data, data, tmp_path, torch.device("cpu"))
+        train_classifier(r := recipe(), r.classifier, None, data, data, tmp_path, torch.device("cpu"))
     assert not (tmp_path / "log.jsonl").exists()
 
 

@@ -2,22 +2,37 @@
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Callable, Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Any
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.errors import DataError, RecipeError
+from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.models import layers
 from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import create_backbone
 from maskwright.models.pcm import PCM, seam_input
 
-# What a classifier may have beside backbone and head; each is an attribute, None where it is not there.
-PARTS = ("recam_head", "background", "edam", "pcm")
+
+def _outputs(channels: int, count: int, std: float | None = None) -> nn.Conv2d:
+    layer = nn.Conv2d(channels, count, 1, bias=False)
+    if std is not None:
+        nn.init.normal_(layer.weight, std=std)
+    return layer
+
+
+# What a classifier may have beside backbone and head, in the order in which it is made; each is an attribute, None
+# where it is not there. Called with the backbone, the number of tags and the kind that is asked for, True where there
+# is but one.
+PARTS: dict[str, Callable[[Backbone, int, Any], nn.Module]] = {
+    "recam_head": lambda backbone, num_tags, kind: _outputs(backbone.channels[-1], num_tags),
+    "background": lambda backbone, num_tags, kind: _outputs(backbone.channels[-1], 1, std=0.01),
+    "edam": lambda backbone, num_tags, kind: _outputs(backbone.channels[-1], num_tags + 1),
+    "pcm": lambda backbone, num_tags, kind: PCM(backbone.channels[-3:-1], kind, image_channels=len(backbone.mean)),
+}
 
 
 class ImageTagClassifier(nn.Module):
@@ -30,40 +45,40 @@ class ImageTagClassifier(nn.Module):
         backbone: only its coarsest feature map is used, and by PCM the two before it: in ResNet-38 conv4 and conv5 (as
             in SEAM and L2G), in a ResNet-50 layer2 and layer3 (our choice).
         num_tags: number of classes that an image can be tagged with (without background).
-        recam_head: also have the second head, of the same shape, that ReCAM trains; `forward` does not use it.
-        background: also have a map of the background, a 1x1 convolution with one output, for methods that train it
-            (L2G, EPS); tag logits do not use it.
-        edam: also have EDAM's layer of class masks, a 1x1 convolution for all classes and the background.
-        pcm: also have the pixel correlation module. `features`: the feature map is `f + PCM(f)` everywhere, as in L2G.
-            `cam`: it refines the class maps in `refined_maps`, as in SEAM; features and tag logits do not use it.
+        parts: what else it has, by names of `PARTS`; none of it is used by `forward`.
+            `recam_head=True`: the second head, of the same shape, that ReCAM trains.
+            `background=True`: a map of the background, a 1x1 convolution with one output, for methods that train it
+            (L2G, EPS).
+            `edam=True`: EDAM's layer of class masks, a 1x1 convolution for all classes and the background.
+            `pcm`: the pixel correlation module. `features`: the feature map is `f + PCM(f)` everywhere, as in L2G, also
+            for the tag logits. `cam`: it refines the class maps in `refined_maps`, as in SEAM.
 
     Raises:
-        RecipeError: an unknown kind of PCM, or one on a backbone with fewer than three feature maps.
+        RecipeError: an unknown part or kind of PCM, or PCM on a backbone with fewer than three feature maps.
     """
+
+    recam_head: nn.Conv2d | None
+    background: nn.Conv2d | None
+    edam: nn.Conv2d | None
+    pcm: PCM | None
 
     def __init__(
         self,
         backbone: Backbone,
         num_tags: int,
-        *,
-        recam_head: bool = False,
-        background: bool = False,
-        edam: bool = False,
-        pcm: Literal["features", "cam"] | None = None,
+        **parts: Any,
     ) -> None:
         super().__init__()
+        for name in parts.keys() - PARTS.keys():
+            raise RecipeError(unknown_name("part of a tag classifier", name, PARTS))
         # PCM takes its feature maps as they are, so what only they need is not trained either.
         backbone.use_only([len(backbone.strides) - 1])
         self.backbone = backbone
         self.num_tags = num_tags
         self.classifier = nn.Conv2d(backbone.channels[-1], num_tags, 1, bias=False)
         nn.init.normal_(self.classifier.weight, std=0.01)
-        self.recam_head = nn.Conv2d(backbone.channels[-1], num_tags, 1, bias=False) if recam_head else None
-        self.background = nn.Conv2d(backbone.channels[-1], 1, 1, bias=False) if background else None
-        if self.background is not None:
-            nn.init.normal_(self.background.weight, std=0.01)
-        self.edam = nn.Conv2d(backbone.channels[-1], num_tags + 1, 1, bias=False) if edam else None
-        self.pcm = None if pcm is None else PCM(backbone.channels[-3:-1], pcm, image_channels=len(backbone.mean))
+        for name, make in PARTS.items():
+            setattr(self, name, make(backbone, num_tags, parts[name]) if parts.get(name) else None)
 
     @property
     def parts(self) -> dict[str, Any]:
@@ -199,10 +214,6 @@ def create_classifier(
     dilate: bool = False,
     freeze_stem: bool | None = None,
     stop_grad_after_layer2: bool = False,
-    recam_head: bool = False,
-    background: bool = False,
-    edam: bool = False,
-    pcm: Literal["features", "cam"] | None = None,
     **options: Any,
 ) -> ImageTagClassifier:
     """An image-tag classifier on a new backbone, by default the ResNet-50 of the image-tag papers.
@@ -218,16 +229,13 @@ def create_classifier(
         freeze_stem: the stem keeps its weights, as in the papers; by default where they are pre-trained.
         stop_grad_after_layer2: nothing up to and including stride 8 is trained, as in IRN's released code (AdvCAM's and
             ReCAM's train it).
-        recam_head: see `ImageTagClassifier`.
-        background: see `ImageTagClassifier`.
-        edam: see `ImageTagClassifier`.
-        pcm: see `ImageTagClassifier`.
-        options: passed to `create_backbone`.
+        options: parts of `ImageTagClassifier`, such as `recam_head=True`; all else is passed to `create_backbone`.
 
     Raises:
         RecipeError: as `create_backbone` and `ImageTagClassifier`; or a stem or stages to be frozen in a backbone where
             they are not known.
     """
+    parts = {name: options.pop(name) for name in PARTS if name in options}
     if output_stride == 8 and not dilate and "resnet" in backbone:
         options.setdefault("dilations", (1, 1, 2, 2))
     trunk = create_backbone(
@@ -242,7 +250,7 @@ def create_classifier(
         layers.freeze_stem(trunk)
     if stop_grad_after_layer2:
         layers.freeze_stages(trunk, stride=8)
-    return ImageTagClassifier(trunk, num_tags, recam_head=recam_head, background=background, edam=edam, pcm=pcm)
+    return ImageTagClassifier(trunk, num_tags, **parts)
 
 
 def load_classifier(path: str | Path) -> ImageTagClassifier:

@@ -12,15 +12,15 @@ from maskwright.data.augment import Augment, collate
 from maskwright.data.loading import generator_for
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.fit import total_steps
-from maskwright.models import create_classifier
 from maskwright.models.pretrained import SUFFIXES
 from maskwright.plan.images import generated_samples, shrunk
 from maskwright.settings import Recipe, TrainSettings
-from maskwright.weak.seeds.advcam import steps_at
+from maskwright.weak.methods import seed_method, trained_blocks
+from maskwright.weak.networks import NETWORKS
+from maskwright.weak.refine import REFINEMENTS
 
 STEPS = 2
 LEARNING_RATE = 1e-6  # nothing to learn in two steps, but much to break in a network without weights
-CHANNELS = 16
 
 Shape = tuple[int, int, int]  # images, height, width
 
@@ -55,12 +55,7 @@ class Cut:
 
 def trainings(recipe: Recipe) -> dict[str, TrainSettings]:
     """The settings of each training of a recipe, by the name of its stage."""
-    found: dict[str, TrainSettings] = {}
-    if recipe.supervision != "masks":
-        found = {word: getattr(recipe, word).train for word in recipe.networks}
-        if "irn" in recipe.refine:
-            found["irnet"] = recipe.irn.train
-    return {**found, "segmenter": recipe.train}
+    return {**{stage: settings.train for stage, settings in trained_blocks(recipe).items()}, "segmenter": recipe.train}
 
 
 def loadable(pretrained: bool | str) -> bool | str:
@@ -88,21 +83,19 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
         total_steps(settings, 1)
         batch = (settings.batch_size, *example_size(settings, labels, size))
         batches[name] = (batch, reduced(batch, budget.batch))
-    blocks: dict[str, Any] = {word: getattr(recipe, word) for word in (*recipe.networks, "classifier")}
-    if "irn" in recipe.refine:
-        blocks["irn"] = recipe.irn.model_copy(update={"pad_to": None})
-    for word, block in blocks.items():
-        name = "irnet" if word == "irn" else word
-        changes: dict[str, Any] = {}
+    blocks: dict[str, Any] = {}
+    for word in dict.fromkeys(("classifier", *recipe.networks, *recipe.refine)):
+        block, refinement = getattr(recipe, word), REFINEMENTS.get(word)
+        name = refinement.network if refinement else word
+        changes: dict[str, Any] = dict(refinement.cheap) if refinement else {}
         if hasattr(block, "pretrained"):
             changes["pretrained"] = loadable(block.pretrained)
         if name in batches:
             changes["train"] = small_training(block.train, batches[name][1], device)
-            if hasattr(block, "view_size"):  # a part of the crop
+            shrink = None if refinement else NETWORKS[word].shrink
+            if shrink:
                 whole, small = (shape[1:] for shape in batches[name])
-                stride = recipe.classifier.output_stride or 32
-                views = [view * new / old for view, new, old in zip(block.view_size, small, whole, strict=True)]
-                changes["view_size"] = tuple(max(1, round(side / stride)) * stride for side in views)
+                changes |= shrink(block, whole, small, recipe.classifier.output_stride or 32)
         blocks[word] = block.model_copy(update=changes)
     options, share = small_seed_options(recipe)
     seen = recipe.seeds.size and shrunk(recipe.seeds.size, budget.image)
@@ -148,21 +141,8 @@ def small_training(settings: TrainSettings, measured: Shape, device: torch.devic
 
 def small_seed_options(recipe: Recipe) -> tuple[dict[str, Any], float]:
     """Options of a seed method that takes minutes for an image, cut down, and the share of its work that is left."""
-    seeds = recipe.seeds
-    if seeds.method == "advcam":
-        steps, released = seeds.options.get("steps", 27), seeds.options.get("form", "released") == "released"
-        work = [(steps_at(steps, scale) if released else steps + 1) * scale**2 for scale in seeds.scales]
-        left = [(1 if released else 2) * scale**2 for scale in seeds.scales]
-        return {**seeds.options, "steps": 1}, sum(left) / sum(work)
-    if seeds.method == "scorecam":
-        made = recipe.classifier
-        with torch.device("meta"):
-            network = create_classifier(
-                backbone=made.backbone, num_tags=1, output_stride=made.output_stride, **made.options
-            )
-        channels = seeds.options.get("channels") or network.classifier.weight.shape[1]
-        return {**seeds.options, "channels": CHANNELS}, min(1.0, CHANNELS / channels)
-    return seeds.options, 1.0
+    cheap = seed_method(recipe.seeds.method).cheap
+    return cheap(recipe.seeds, recipe.classifier) if cheap else (recipe.seeds.options, 1.0)
 
 
 def example_size(settings: TrainSettings, labels: LabelSpace, source: tuple[int, int]) -> tuple[int, int]:

@@ -24,6 +24,7 @@ from maskwright.plan.images import cropped_samples, generated_samples, shrunk
 from maskwright.plan.trial import Training, Trial, try_stages
 from maskwright.plan.words import size_words, words
 from maskwright.settings import DataSettings, Recipe, TrainSettings
+from maskwright.weak.methods import trained_blocks
 
 # A step takes seconds on a CPU; on a GPU the whole batch is tried first, then what fits on any.
 BUDGETS = {"cpu": (Budget(2**17, 2**14),), "cuda": (Budget(math.inf, 2**18), Budget(2**19, 2**17))}
@@ -113,7 +114,8 @@ def network_title(recipe: Recipe, stage: str) -> str:
     """A network by the name of its stage, with its model and backbone."""
     if stage == "segmenter":
         return f"segmenter {recipe.model.name} on {recipe.model.backbone}"
-    return f"{stage} on {recipe.irn.backbone if stage.startswith('irnet') else recipe.classifier.backbone}"
+    settings = trained_blocks(recipe)[stage.partition("-")[0]]
+    return f"{stage} on {getattr(settings, 'backbone', recipe.classifier.backbone)}"
 
 
 def look_at_data(settings: DataSettings) -> tuple[Any, LabelSpace, int | None, str]:
@@ -136,11 +138,9 @@ def look_at_data(settings: DataSettings) -> tuple[Any, LabelSpace, int | None, s
 
 def weights_lines(recipe: Recipe) -> Iterable[str]:
     """What is to be said of pre-trained weights: a file is loaded, others are only looked for."""
-    wanted = [(recipe.model.backbone, recipe.model.pretrained)]
-    if recipe.supervision != "masks":
-        trunks = [(recipe.classifier.backbone, recipe.classifier.pretrained)]
-        trunks += [(recipe.irn.backbone, recipe.irn.pretrained)] if "irn" in recipe.refine else []
-        wanted = trunks + wanted
+    trained = trained_blocks(recipe)
+    blocks = [*([recipe.classifier] if trained else []), *trained.values(), recipe.model]
+    wanted = [(block.backbone, block.pretrained) for block in blocks if hasattr(block, "backbone")]
     for backbone, pretrained in dict.fromkeys(wanted):
         if pretrained is False or loadable(pretrained):
             continue

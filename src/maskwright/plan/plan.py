@@ -9,7 +9,7 @@ from __future__ import annotations
 import math
 import shutil
 import time
-from collections.abc import Sequence
+from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,13 +26,14 @@ from maskwright.plan.words import size_words, words
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import fingerprints, state_of
 from maskwright.settings import Recipe
-from maskwright.weak.seeds.advcam import BATCH_PIXELS as CLIMBING_PIXELS
-from maskwright.weak.seeds.extract import BATCH_PIXELS
+from maskwright.weak.methods import seed_method
+from maskwright.weak.refine import REFINEMENTS
+from maskwright.weak.refine.refinement import Work
 from maskwright.weak.seeds.folders import LARGEST_BATCH
 
 BUDGETS = {"cpu": Budget(2**15, 2**14), "cuda": Budget(2**19, 2**18)}
 LOOKING_SECONDS = 5.0  # the most that is spent on sizes and tags of a split
-AT_ONCE = {"irn": 8, "crf": 4, "ir_labels": 1, "pseudo_masks": 4}  # images that a stage works on together
+MASKS_AT_ONCE = 4  # images that the stage `pseudo_masks` works on together
 
 
 @dataclass(frozen=True)
@@ -160,24 +161,33 @@ def work(name: str, recipe: Recipe, images: Images) -> np.ndarray:
     if name == "evaluation":
         return seen
     if name == "seeds":
-        return seen * (tags if recipe.seeds.method == "advcam" else tags > 0)
-    if name == "irn":
-        return seen * tags
-    if name == "edges":
-        sides = np.maximum(np.broadcast_to(size or images.sizes, images.sizes.shape), recipe.irn.pad_to or 0)
-        return sides.prod(1) * (tags > 0)
-    return own * (images.tags >= 0)
+        return seen * (tags if seed_method(recipe.seeds.method).per_class else tags > 0)
+    word, refinement = refinement_work(name, recipe)
+    if refinement.amount is None:
+        return own * (images.tags >= 0)
+    return refinement.amount(getattr(recipe, word), np.broadcast_to(size or images.sizes, images.sizes.shape), tags)
+
+
+def refinement_work(name: str, recipe: Recipe) -> tuple[str, Work]:
+    """The refinement that a stage belongs to, and how its work is counted; of no refinement: "", and the usual."""
+    return next(
+        ((word, REFINEMENTS[word].work[name]) for word in recipe.refine if name in REFINEMENTS[word].work), ("", Work())
+    )
 
 
 def images_at_once(name: str, recipe: Recipe, pixels: float, device: torch.device) -> float:
     """How many images of a typical amount of `work` a stage has in memory together."""
     if name == "evaluation":
         return recipe.inference.batch_size
-    if name not in ("seeds", "edges"):
-        return AT_ONCE.get(name, 1)
-    limits = CLIMBING_PIXELS if name == "seeds" and recipe.seeds.method == "advcam" else BATCH_PIXELS
-    views = 2 if name == "edges" or recipe.seeds.flip else 1
-    scale = max(recipe.seeds.scales) if name == "seeds" else 1.0
+    if name == "pseudo_masks":
+        return MASKS_AT_ONCE
+    if name == "seeds":
+        limits: int | Mapping[str, int] = seed_method(recipe.seeds.method).batch_pixels
+        views, scale = 2 if recipe.seeds.flip else 1, max(recipe.seeds.scales)
+    else:
+        limits, views, scale = refinement_work(name, recipe)[1].at_once, 2, 1.0
+    if isinstance(limits, int):
+        return limits
     return min(max(1.0, limits.get(device.type, limits["cuda"]) / max(1.0, pixels * views * scale**2)), LARGEST_BATCH)
 
 

@@ -10,6 +10,7 @@ from maskwright.recipe.load import (
     recipe_names,
     recipe_text,
 )
+from maskwright.recipe.types import recipe_type
 
 __all__ = [
     "apply_override",
@@ -20,4 +21,5 @@ __all__ = [
     "recipe_file",
     "recipe_names",
     "recipe_text",
+    "recipe_type",
 ]

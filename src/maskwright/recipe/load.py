@@ -2,16 +2,15 @@
 
 from __future__ import annotations
 
-import types
-import typing
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
 
 import yaml
-from pydantic import BaseModel, ValidationError
+from pydantic import ValidationError
 
 from maskwright.errors import RecipeError, unknown_name
+from maskwright.recipe.types import in_order, keys_at, recipe_type
 from maskwright.settings import Recipe
 
 RECIPE_FOLDER = Path(__file__).parent / "presets"
@@ -76,7 +75,7 @@ def recipe_text(name: str) -> str:
         return text
     head = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
     fields = {"name": path.stem, **recipe_fields(path)}
-    written = {key: fields[key] for key in dict.fromkeys([*Recipe.model_fields, *fields]) if key in fields}
+    written = {key: fields[key] for key in in_order(fields)}
     return head + yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
 
@@ -147,7 +146,7 @@ def _merged(base: dict[str, Any], over: dict[str, Any], path: str = "") -> dict[
     result = dict(base)
     for key, value in over.items():
         where = f"{path}.{key}".lstrip(".")
-        both = isinstance(value, dict) and isinstance(base.get(key), dict) and _keys_at(where)
+        both = isinstance(value, dict) and isinstance(base.get(key), dict) and keys_at(where)
         result[key] = _merged(base[key], value, where) if both else value
     return result
 
@@ -158,20 +157,24 @@ def build_recipe(fields: dict[str, Any], source: str = "recipe") -> Recipe:
     Raises:
         RecipeError: an unknown key or a value of the wrong type, each named with what was expected.
     """
+    from maskwright.weak.methods import check_methods  # not at the top: it takes PyTorch
+
     try:
-        return Recipe.model_validate(fields)
+        recipe = recipe_type().model_validate(fields)
     except ValidationError as error:
         lines = []
         for problem in error.errors():
             where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str | int))
             if problem["type"] == "extra_forbidden":
                 parent, _, key = where.rpartition(".")
-                keys = _keys_at(parent) if parent else [*_keys_at(""), *FILE_KEYS]
+                keys = keys_at(parent) if parent else [*keys_at(""), *FILE_KEYS]
                 lines.append(unknown_name("key", key, keys) + (f" (in {parent})" if parent else ""))
             else:
                 said = problem["msg"].removeprefix("Value error, ")
                 lines.append(f"{where}: {said}, found {problem['input']!r}" if where else said)
         raise RecipeError(f"{source}: " + "; ".join(lines)) from None
+    check_methods(recipe)
+    return recipe
 
 
 def apply_override(fields: dict[str, Any], override: str) -> None:
@@ -192,38 +195,23 @@ def apply_override(fields: dict[str, Any], override: str) -> None:
     walked = ""
     inner = fields
     for parent in parents:
-        known = _keys_at(walked)
+        known = keys_at(walked)
         if known and parent not in known:
             raise RecipeError(unknown_name("key", parent, known))
         child = inner.get(parent)
         inner[parent] = inner = dict(child) if isinstance(child, dict) else {}
         walked = f"{walked}.{parent}" if walked else parent
-    known = _keys_at(walked)
+    known = keys_at(walked)
     if known and last not in known:
         extra = [] if walked else list(SHORT_KEYS)
         raise RecipeError(unknown_name("key", last, [*known, *extra]) + (f" (in {walked})" if walked else ""))
     if isinstance(inner.get(last), dict) and not isinstance(value, dict):
-        raise RecipeError(f"{key} holds several settings ({', '.join(_keys_at(key))}); set one of them")
+        raise RecipeError(f"{key} holds several settings ({', '.join(keys_at(key))}); set one of them")
     inner[last] = value
-
-
-def _keys_at(path: str) -> list[str]:
-    """Field names of the settings at a dotted path; empty where anything goes (`options`)."""
-    model: Any = Recipe
-    for part in filter(None, path.split(".")):
-        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
-            return []
-        model = model.model_fields[part].annotation
-        if typing.get_origin(model) in (typing.Union, types.UnionType):
-            model = next((a for a in typing.get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)), None)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
 
 
 def dump_recipe(recipe: Recipe) -> str:
     """The resolved recipe as YAML, without the settings of networks and refinements that it does not name."""
-    return yaml.safe_dump(
-        recipe.model_dump(mode="json", exclude=set(recipe.unused_blocks())),
-        sort_keys=False,
-        allow_unicode=True,
-        width=100,
-    )
+    fields = recipe.model_dump(mode="json", exclude=set(recipe.unused_blocks()))
+    written = {key: fields[key] for key in in_order(fields)}
+    return yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=100)

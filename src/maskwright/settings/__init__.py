@@ -1,6 +1,10 @@
-"""Settings of everything a run does; pydantic models, unknown keys refused."""
+"""Settings of everything a run does; pydantic models, unknown keys refused.
 
-from maskwright.settings.base import Settings
+Methods bring their own: a network's stand beside the network in `maskwright.weak.networks`, a refinement's in
+`maskwright.weak.refine`; `maskwright.recipe.recipe_type` puts them together.
+"""
+
+from maskwright.settings.base import CRFPreset, KernelScale, Settings
 from maskwright.settings.recipe import Recipe
 from maskwright.settings.training import (
     AugmentSettings,
@@ -10,37 +14,21 @@ from maskwright.settings.training import (
     ModelSettings,
     TrainSettings,
 )
-from maskwright.settings.weak import (
-    ClassifierSettings,
-    CRFSettings,
-    EDAMSettings,
-    EPSSettings,
-    IRNSettings,
-    L2GSettings,
-    MaskSettings,
-    RecamSettings,
-    SaliencySettings,
-    SEAMSettings,
-    SeedSettings,
-)
+from maskwright.settings.weak import ClassifierSettings, MaskSettings, PaperTagTraining, PaperTraining, SeedSettings
 
 __all__ = [
     "AugmentSettings",
-    "CRFSettings",
+    "CRFPreset",
     "ClassifierSettings",
     "DataSettings",
-    "EDAMSettings",
-    "EPSSettings",
-    "IRNSettings",
     "InferenceSettings",
-    "L2GSettings",
+    "KernelScale",
     "LossSettings",
     "MaskSettings",
     "ModelSettings",
-    "RecamSettings",
+    "PaperTagTraining",
+    "PaperTraining",
     "Recipe",
-    "SEAMSettings",
-    "SaliencySettings",
     "SeedSettings",
     "Settings",
     "TrainSettings",

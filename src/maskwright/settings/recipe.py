@@ -1,33 +1,25 @@
-"""A recipe: every setting that a run has, typed."""
+"""A recipe: every setting that a run has, typed, but for those that one network or refinement has to itself."""
 
 from __future__ import annotations
 
-from typing import Any, Literal, get_args
+from typing import Any, ClassVar, Literal
 
 from pydantic import Field, model_validator
 
 from maskwright.settings.base import Settings
 from maskwright.settings.training import DataSettings, InferenceSettings, LossSettings, ModelSettings, TrainSettings
-from maskwright.settings.weak import (
-    ClassifierSettings,
-    CRFSettings,
-    EDAMSettings,
-    EPSSettings,
-    IRNSettings,
-    L2GSettings,
-    MaskSettings,
-    RecamSettings,
-    SaliencySettings,
-    SEAMSettings,
-    SeedSettings,
-)
-
-Network = Literal["classifier", "recam", "l2g", "seam", "eps", "edam"]
-Refinement = Literal["irn", "crf", "saliency"]
+from maskwright.settings.weak import ClassifierSettings, MaskSettings, SeedSettings
 
 
 class Recipe(Settings):
-    """One run, from data to report."""
+    """One run, from data to report.
+
+    A recipe that is loaded is of a type made from this one, with a block of settings for each network but `classifier`
+    and for each refinement, under its word; see `maskwright.recipe.recipe_type`.
+    """
+
+    # The setting that names a block's method, `networks` or `refine`, by the name of the block.
+    method_blocks: ClassVar[dict[str, str]] = {}
 
     name: str = "custom"
     supervision: Literal["tags", "masks", "mixed"] = Field(
@@ -38,20 +30,12 @@ class Recipe(Settings):
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
     seed: int = 0
     data: DataSettings = DataSettings()
-    networks: list[Network] = Field(
+    networks: list[str] = Field(
         ["classifier"], description="networks trained on tags, each from the one before; maps come from the last"
     )
     classifier: ClassifierSettings = Field(ClassifierSettings(), description="also the trunk of all other networks")
-    recam: RecamSettings = Field(default_factory=RecamSettings)
-    l2g: L2GSettings = Field(default_factory=L2GSettings)
-    seam: SEAMSettings = Field(default_factory=SEAMSettings)
-    eps: EPSSettings = Field(default_factory=EPSSettings)
-    edam: EDAMSettings = Field(default_factory=EDAMSettings)
     seeds: SeedSettings = SeedSettings()
-    refine: list[Refinement] = Field([], description="what the maps go through, in this order, before masks are made")
-    irn: IRNSettings = Field(default_factory=IRNSettings)
-    crf: CRFSettings = Field(default_factory=CRFSettings)
-    saliency: SaliencySettings = Field(default_factory=SaliencySettings)
+    refine: list[str] = Field([], description="what the maps go through, in this order, before masks are made")
     pseudo_masks: MaskSettings = MaskSettings()
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
@@ -83,10 +67,6 @@ class Recipe(Settings):
             raise ValueError("networks is empty; maps come from at least one, such as networks=[classifier]")
         if len(set(self.networks)) < len(self.networks) or "classifier" in self.networks[1:]:
             raise ValueError(f"networks: each once, classifier first; found {self.networks}")
-        if self.networks[0] == "recam":
-            raise ValueError("networks: recam goes on from a trained network; write networks=[classifier, recam]")
-        if self.seeds.method == "recam" and "recam" not in self.networks:
-            raise ValueError("seeds.method=recam needs a second head; write networks=[classifier, recam]")
         if self.data.masks_are is not None and self.supervision != "masks":
             raise ValueError(
                 f"data.masks_are={self.data.masks_are} trains on such masks and goes with supervision: masks; with "
@@ -94,7 +74,7 @@ class Recipe(Settings):
             )
         for word in self.unused_blocks():
             if word in self.model_fields_set:
-                place = "networks" if word in get_args(Network) else "refine"
+                place = self.method_blocks[word]
                 raise ValueError(
                     f"settings of {word} are given, but {place}={getattr(self, place)} does not have it; add {word} to "
                     f"{place}"
@@ -103,5 +83,4 @@ class Recipe(Settings):
 
     def unused_blocks(self) -> list[str]:
         """Settings blocks of networks and refinements that this recipe does not name."""
-        words = [word for word in (*get_args(Network), *get_args(Refinement)) if word != "classifier"]
-        return [word for word in words if word not in self.networks and word not in self.refine]
+        return [word for word, place in self.method_blocks.items() if word not in getattr(self, place)]

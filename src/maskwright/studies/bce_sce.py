@@ -358,7 +358,7 @@ def _scout(recipe: Recipe, train: Any, val: Any, data: list[dict[str, Any]]) -> 
     def run(folder: Path) -> None:
         from maskwright.models.classifier import load_classifier
 
-        train_classifier(recipe, None, train, val, folder, device)
+        train_classifier(recipe, recipe.classifier, None, train, val, folder, device)
         network = load_classifier(folder / "model.safetensors").to(device)
         tagged = subset(val, [index for index in range(len(val)) if val.tags(index) is not None])
         scores = tag_scores(network, tagged, recipe.seeds.size, device)
@@ -382,6 +382,7 @@ def _training(recipe: Recipe, train: OneOf, val: OneOf, data: list[dict[str, Any
     def run(folder: Path) -> None:
         train_classifier(
             own,
+            classifier,
             None,
             train,
             val,

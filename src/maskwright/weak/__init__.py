@@ -1,50 +1,28 @@
 """Tags to masks: seed maps from a tag classifier, refinements of them, and the pseudo-mask artefact.
 
 A *seed method* turns views of a batch of images into maps: `method(network, views, **options) -> list[SeedMaps]`, one
-entry per image. A new method is one new file and one line in `SEED_METHODS`.
+entry per image. What there is: `weak.seeds.SEED_METHODS`, `weak.networks.NETWORKS`, `weak.refine.REFINEMENTS`.
 """
 
 from __future__ import annotations
 
-import inspect
 from pathlib import Path
 from typing import Any
 
 import torch
 
-from maskwright.errors import RecipeError, unknown_name
 from maskwright.settings import SeedSettings
 from maskwright.weak.labels import seed_labels, sweep
-from maskwright.weak.networks.edam import edam_maps
-from maskwright.weak.networks.eps import eps_maps
-from maskwright.weak.networks.l2g import l2g_maps
-from maskwright.weak.networks.recam import recam_maps
-from maskwright.weak.networks.seam import seam_maps
+from maskwright.weak.methods import seed_method, seed_methods
 from maskwright.weak.pseudo_masks import read_provenance, score_masks, write_pseudo_masks
-from maskwright.weak.seeds.advcam import advcam
-from maskwright.weak.seeds.cam import SeedMaps, Views, class_activation_maps, class_maps
-from maskwright.weak.seeds.extract import SeedMethod, extract_folder, extract_maps, make_views
-from maskwright.weak.seeds.gradcam import gradcam, gradcam_plus_plus
-from maskwright.weak.seeds.layercam import layercam
-from maskwright.weak.seeds.scorecam import scorecam
-
-SEED_METHODS: dict[str, SeedMethod] = {
-    "advcam": advcam,
-    "cam": class_activation_maps,
-    "edam": edam_maps,
-    "eps": eps_maps,
-    "gradcam": gradcam,
-    "gradcam++": gradcam_plus_plus,
-    "l2g": l2g_maps,
-    "layercam": layercam,
-    "recam": recam_maps,
-    "scorecam": scorecam,
-    "seam": seam_maps,
-}
+from maskwright.weak.seeds import SEED_METHODS, SeedMethod
+from maskwright.weak.seeds.cam import SeedMaps, Views, class_maps
+from maskwright.weak.seeds.extract import extract_folder, extract_maps, make_views
 
 __all__ = [
     "SEED_METHODS",
     "SeedMaps",
+    "SeedMethod",
     "Views",
     "class_maps",
     "extract_folder",
@@ -55,6 +33,7 @@ __all__ = [
     "score_masks",
     "seed_labels",
     "seed_method",
+    "seed_methods",
     "sweep",
     "write_pseudo_masks",
 ]
@@ -79,31 +58,8 @@ def extract_seeds(
         RecipeError: unknown seed method, or an option that it does not have.
         DataError: the folder holds maps made with other settings or another network.
     """
-    method, options = seed_method(settings)
+    method = seed_method(settings.method)
+    method.check(settings)
     maps = Path(folder) / "maps"
-    extract_folder(
-        dataset,
-        classifier,
-        settings,
-        maps,
-        device,
-        method=method,
-        options=options,
-    )
+    extract_folder(dataset, classifier, settings, maps, device, method=method.maps, options=settings.options)
     return maps
-
-
-def seed_method(settings: SeedSettings) -> tuple[SeedMethod, dict[str, Any]]:
-    """The method that the settings name, and its options.
-
-    Raises:
-        RecipeError: unknown seed method, or an option that it does not have.
-    """
-    if settings.method not in SEED_METHODS:
-        raise RecipeError(unknown_name("seed method", settings.method, SEED_METHODS))
-    method = SEED_METHODS[settings.method]
-    known = list(inspect.signature(method).parameters)[2:]  # after the network and the views
-    for name in settings.options:
-        if name not in known:
-            raise RecipeError(unknown_name(f"option of seeds {settings.method}", name, known))
-    return method, settings.options

@@ -13,6 +13,7 @@ from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.settings import SeedSettings
 from maskwright.weak.labels import seed_labels
+from maskwright.weak.methods import seed_method
 from maskwright.weak.seeds.cam import Views
 from maskwright.weak.seeds.extract import at_image_size, make_views
 
@@ -147,9 +148,9 @@ def stability(
         DataError: no image has a tag.
         RecipeError: unknown seed method, or an option that it does not have.
     """
-    from maskwright.weak import seed_method
-
-    method, options = seed_method(settings)
+    chosen = seed_method(settings.method)
+    chosen.check(settings)
+    method, options = chosen.maps, settings.options
     labels: LabelSpace = dataset.labels
     tagged = [index for index in range(len(dataset)) if dataset.tags(index)]
     if not tagged:

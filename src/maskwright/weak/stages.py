@@ -12,9 +12,9 @@ from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import Recipe
 from maskwright.weak import extract_seeds
-from maskwright.weak.networks import NETWORKS, TITLES
+from maskwright.weak.networks import NETWORKS
 from maskwright.weak.pseudo_masks import write_pseudo_masks
-from maskwright.weak.refine.stages import refinement_stages
+from maskwright.weak.refine import REFINEMENTS, refinement_stages
 
 
 def label_stages(context: RunContext) -> list[Stage]:
@@ -57,13 +57,16 @@ def network_stages(context: RunContext) -> list[Stage]:
         if word != "classifier":
             settings |= context.saliency_facts
         needs = () if before is None else (before,)
-        stages.append(Stage(word, TITLES[word], partial(_train_network, context, word, before), settings, needs))
+        stages.append(
+            Stage(word, NETWORKS[word].title, partial(_train_network, context, word, before), settings, needs)
+        )
     return stages
 
 
 def _train_network(context: RunContext, word: str, before: str | None, folder: Path) -> None:
     start = None if before is None else context.out / before / "model.safetensors"
-    NETWORKS[word](context.recipe, start, context.train, context.val, folder, context.device)
+    recipe = context.recipe
+    NETWORKS[word].train(recipe, getattr(recipe, word), start, context.train, context.val, folder, context.device)
 
 
 def make_seeds(context: RunContext, folder: Path) -> None:
@@ -101,5 +104,5 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
 
 def crf_facts(recipe: Recipe) -> list[str]:
     """Where a dense CRF had a part in the pseudo-masks."""
-    labels = [f"IR labels: {recipe.irn.crf}"] if "irn" in recipe.refine and recipe.irn.crf else []
-    return labels + ([f"maps: {recipe.crf.preset}"] if "crf" in recipe.refine else [])
+    found = [REFINEMENTS[word].crf(getattr(recipe, word)) for word in dict.fromkeys(recipe.refine)]
+    return [words for words in found if words]

@@ -21,8 +21,9 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
 from maskwright.models.classifier import PARTS
-from maskwright.settings import Recipe, TrainSettings
+from maskwright.settings import ClassifierSettings, Recipe, TrainSettings
 from maskwright.version import __version__
+from maskwright.weak.networks.network import Network
 from maskwright.weak.networks.recam import first_head_loss
 
 # Called with logits and tags `(B, K)` of a training step; gives more numbers for the log.
@@ -61,6 +62,7 @@ def build_classifier(recipe: Recipe, labels: LabelSpace, watch: Watch | None = N
 
 def train_classifier(
     recipe: Recipe,
+    settings: ClassifierSettings,
     start: Path | None,
     train: Any,
     val: Any,
@@ -76,6 +78,7 @@ def train_classifier(
 
     Args:
         recipe: `classifier` and `seeds.size` are read.
+        settings: the recipe's `classifier`.
         start: None; it is the first network of a chain.
         train: dataset with tags.
         val: dataset whose tags, where known, give the average precision that is logged; nothing is chosen by it.
@@ -95,12 +98,12 @@ def train_classifier(
         network,
         step,
         recipe,
-        recipe.classifier.train,
+        settings.train,
         train,
         val,
         folder,
         device,
-        parameter_groups=parameter_groups(network, recipe.classifier.train),
+        parameter_groups=parameter_groups(network, settings.train),
         title="classifier",
         validate=validate,
     )
@@ -319,3 +322,6 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     """
     hits = truth[np.argsort(-scores, kind="stable")] > 0
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
+
+
+CLASSIFIER = Network("train the tag classifier", ClassifierSettings, train_classifier)

@@ -6,17 +6,40 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
-from maskwright.settings import Recipe
+from maskwright.settings import PaperTagTraining, Recipe
 from maskwright.weak.networks.classifier import fit_tags, next_network, part_groups
-from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks
+from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks, edam_maps
+from maskwright.weak.networks.network import Network
 from maskwright.weak.networks.recam import first_head_loss
+from maskwright.weak.networks.seam_training import PAPER_SEAM
+from maskwright.weak.seeds.method import SeedMethod
+
+
+class EDAMSettings(PaperTagTraining):
+    """EDAM: masks of the classes as a layer, learned with attention among the images of a batch.
+
+    Our sources do not say how it is trained: what is not said of `train` is SEAM's.
+    """
+
+    paper = PAPER_SEAM
+
+    width: int = Field(64, gt=0, description="channels of the attention")
+    heads: int = Field(4, gt=0, description="of each class's attention")
+    grid: int = Field(16, gt=0, description="rows and columns of tokens in an image, at most; paper: all positions")
 
 
 def train_edam(
-    recipe: Recipe, start: Path | None, train: Any, val: Any, folder: Path, device: torch.device
+    recipe: Recipe,
+    settings: EDAMSettings,
+    start: Path | None,
+    train: Any,
+    val: Any,
+    folder: Path,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train trunk and masks through the attention; resumes where it was stopped.
 
@@ -24,7 +47,8 @@ def train_edam(
     touched, and the network gives tag logits and class activation maps as all others do.
 
     Args:
-        recipe: `edam`, `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `seed` are read.
+        settings: of the network.
         start: `model.safetensors` of the network before it, or None.
         train: dataset with tags.
         val: dataset whose tags, where known, give the average precision of the plain head that is logged.
@@ -38,9 +62,8 @@ def train_edam(
         RecipeError: a backbone, an option or weights that cannot be had, or a width that the heads do not divide.
         DataError: no image has a tag, or `start` holds another model than the recipe's classifier.
     """
-    settings = recipe.edam
     num_tags = len(train.labels.foreground)
-    network = next_network(recipe, start, num_tags, edam=True)
+    network = next_network(recipe, start, num_tags, **EDAM.parts(settings))
     attention = CollaborativeAttention(
         network.backbone.channels[-1], num_tags, width=settings.width, heads=settings.heads, grid=settings.grid
     )
@@ -69,3 +92,12 @@ def train_edam(
         title="edam",
         trainable_extra=[attention],
     )
+
+
+EDAM = Network(
+    "train the layer of discriminative activation (EDAM)",
+    EDAMSettings,
+    train_edam,
+    maps=SeedMethod(edam_maps, needs=lambda seeds: ("edam",)),
+    parts=lambda settings: {"edam": True},
+)

@@ -13,8 +13,8 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
-from maskwright.weak.networks.recam import network_weight
 from maskwright.weak.seeds.cam import SeedMaps, Views, finish, tagged_maps
+from maskwright.weak.seeds.classes import network_weight
 
 EPS = 1e-4
 

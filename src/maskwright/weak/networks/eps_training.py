@@ -6,22 +6,57 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
-from maskwright.settings import Recipe
+from maskwright.settings import PaperTagTraining, Recipe
 from maskwright.weak.networks.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
-from maskwright.weak.networks.eps import eps_loss
+from maskwright.weak.networks.eps import eps_loss, eps_maps
+from maskwright.weak.networks.network import Network
 from maskwright.weak.networks.recam import first_head_loss
+from maskwright.weak.networks.seam_training import PAPER_SEAM
+from maskwright.weak.seeds.classes import weight_needs
+from maskwright.weak.seeds.method import SeedMethod
+
+# Steps and sizes are the released code's on VOC (the paper has 20k steps); where no source says, as SEAM.
+PAPER_EPS: dict[str, Any] = {
+    **{key: value for key, value in PAPER_SEAM.items() if key != "epochs"},
+    "steps": 10000,
+    "augment": {**PAPER_SEAM["augment"], "long_side": (256, 512)},
+}
+
+
+class EPSSettings(PaperTagTraining):
+    """EPS: the maps of tagged classes together must explain a saliency map; needs `data.saliency`.
+
+    The paper's trunk is a ResNet-38 of stride 8; any other can be had. Its masks are made with a threshold of 0.20.
+    What is not said of `train` is the code's on VOC.
+    """
+
+    paper = PAPER_EPS
+
+    weight: float = Field(1.0, ge=0, description="of the saliency loss")
+    threshold: float = Field(
+        0.5, ge=0, le=1, description="share of a class that is salient, above which it is foreground"
+    )
+    blend: float = Field(0.5, ge=0, le=1, description="weight of the foreground's estimate beside the background's")
 
 
 def train_eps(
-    recipe: Recipe, start: Path | None, train: Any, val: Any, folder: Path, device: torch.device
+    recipe: Recipe,
+    settings: EPSSettings,
+    start: Path | None,
+    train: Any,
+    val: Any,
+    folder: Path,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train trunk, head and background on tags and saliency maps; resumes where it was stopped.
 
     Args:
-        recipe: `eps`, `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `seed` are read.
+        settings: of the network.
         start: `model.safetensors` of the network before it, or None.
         train: dataset with tags and saliency maps.
         val: dataset whose tags, where known, give the average precision that is logged.
@@ -36,9 +71,8 @@ def train_eps(
         DataError: no image has a tag, some have no saliency map, or `start` holds another model than the recipe's
             classifier.
     """
-    settings = recipe.eps
     check_saliency(train, "networks=[eps]")
-    network = next_network(recipe, start, len(train.labels.foreground), background=True)
+    network = next_network(recipe, start, len(train.labels.foreground), **EPS.parts(settings))
     mean, std = network.mean, network.std
 
     def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -66,3 +100,13 @@ def train_eps(
         ),
         title="eps",
     )
+
+
+EPS = Network(
+    "train on tags and saliency (EPS)",
+    EPSSettings,
+    train_eps,
+    maps=SeedMethod(eps_maps, needs=lambda seeds: ("background", *weight_needs(seeds.options.get("weight")))),
+    parts=lambda settings: {"background": True},
+    needs=lambda settings: ("saliency",),
+)

@@ -5,7 +5,7 @@ Where it attends, per class, is what the global network's maps must say of the s
 to a saliency map, shape transfer. Only the global network is kept.
 
 Defaults are those of the released code on VOC. Where it differs from the paper there is an argument for it;
-`settings.weak.L2G_PAPER` has the paper's values. Boxes of views are given by their corners `(B, N, 2)`, int64,
+`l2g_training.PAPER_FORM` has the paper's values. Boxes of views are given by their corners `(B, N, 2)`, int64,
 row and column of the upper left pixel in the global view; views come image by image, N of each.
 """
 

@@ -3,28 +3,124 @@
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import torch
+from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
 from maskwright.errors import RecipeError
 from maskwright.models import ImageTagClassifier
-from maskwright.settings import Recipe
+from maskwright.settings import PaperTagTraining, Recipe
 from maskwright.weak.networks.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
-from maskwright.weak.networks.l2g import check_sampling, cut_views, draw_corners, l2g_loss
+from maskwright.weak.networks.l2g import check_sampling, cut_views, draw_corners, l2g_loss, l2g_maps
+from maskwright.weak.networks.network import Network
+from maskwright.weak.seeds.method import SeedMethod
+
+# The released code's on VOC: weights of the trunk at 1e-3, its biases at twice that, new layers at ten times these.
+PAPER_L2G: dict[str, Any] = {
+    "epochs": 10,
+    "batch_size": 3,
+    "lr": 0.01,
+    "backbone_lr": 0.1,
+    "bias_lr": 2.0,
+    "momentum": 0.9,
+    "nesterov": True,
+    "weight_decay": 5e-4,
+    "schedule": "step",
+    "freeze_batchnorm": True,
+    "augment": {"short_side": (512, 512), "crop": (448, 448), "flip": 0.0, "color_jitter": 0.3, "hue": 0.1},
+}
+
+# Where the paper is not what its code does.
+PAPER_FORM: dict[str, Any] = {
+    "views": 4,
+    "sampling": "random",
+    "winner_takes_all": False,
+    "alignment": "crop",
+    "background": "none",
+    "threshold": 0.1,
+    "binary_saliency": True,
+    "attention_where_empty": True,
+}
+
+
+class L2GSettings(PaperTagTraining):
+    """L2G: a global network learns from the attention of a local one on views of the image; only the former is kept.
+
+    Defaults are the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the
+    code has `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. The
+    paper's trunk is a ResNet-38 of stride 8; any other can be had. What is not said of `train` is the code's on VOC;
+    its lr is that of the heads and of PCM.
+    """
+
+    paper = PAPER_L2G
+
+    @model_validator(mode="before")
+    @classmethod
+    def _form(cls, values: Any) -> Any:
+        if isinstance(values, dict) and values.get("form") == "paper":
+            values = {**PAPER_FORM, **values}
+        return values
+
+    @model_validator(mode="after")
+    def _views_fit(self) -> L2GSettings:
+        whole = self.train.augment.crop or self.train.augment.resize
+        if whole is not None and any(view > side for view, side in zip(self.view_size, whole, strict=True)):
+            raise ValueError(
+                f"view_size={list(self.view_size)} does not fit into the images of {list(whole)} pixels that "
+                "train.augment gives"
+            )
+        return self
+
+    form: Literal["code", "paper"] = Field(
+        "code", description="whose defaults the settings below have; any of them can be set by itself"
+    )
+    views: int = Field(6, gt=0, description="local views of each image; 4 in the paper")
+    sampling: Literal["random", "corners", "corners_random", "uniform"] = Field(
+        "corners_random",
+        description="where they lie; random in the paper, see `weak.networks.l2g.draw_corners`",
+    )
+    winner_takes_all: bool = Field(True, description="only the highest class attends to a position; not in the paper")
+    alignment: Literal["roi", "crop"] = Field(
+        "roi", description="roi: aligned, then softmax; crop: softmax, then cut out exactly, as in the paper"
+    )
+    background: Literal["binary", "continuous", "none"] = Field(
+        "binary", description="the background's target with saliency; none: there is none at all, as in the paper"
+    )
+    threshold: float = Field(0.001, ge=0, lt=1, description="attention above it takes the saliency's shape; paper 0.1")
+    binary_saliency: bool = Field(False, description="saliency is cut at one half, as in the paper")
+    attention_where_empty: bool = Field(
+        False, description="attention is the target of a view without any saliency, as in the paper"
+    )
+    view_size: tuple[int, int] = Field((320, 320), description="of a local view, height and width in pixels")
+    transfer: Literal["attention", "shape"] = Field("attention", description="shape needs saliency maps")
+    weight: float = Field(10.0, gt=0, description="of the transfer; 30 in the code on COCO")
+    global_classification: float = Field(
+        0.0, ge=0, description="weight of a tag loss on the global network, which the paper finds to do harm"
+    )
+    shared_trunk: bool = Field(False, description="one trunk for both networks, which have a head each")
+    pcm: bool = Field(True, description="pixel correlation module on the features of both, as in the code")
+    shuffle: bool = Field(True, description="false: images always in the set's order, as in the code")
 
 
 def train_l2g(
-    recipe: Recipe, start: Path | None, train: Any, val: Any, folder: Path, device: torch.device
+    recipe: Recipe,
+    settings: L2GSettings,
+    start: Path | None,
+    train: Any,
+    val: Any,
+    folder: Path,
+    device: torch.device,
 ) -> dict[str, Any]:
     """Train both networks side by side and keep the global one; resumes where it was stopped, with both.
 
     Where nothing comes before it, the two begin from different random numbers, or from the same pre-trained trunk.
 
     Args:
-        recipe: `l2g`, `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `seed` are read.
+        settings: of the network.
         start: `model.safetensors` of the network before it, from which both go on, or None.
         train: dataset with tags; for shape transfer also with saliency maps.
         val: dataset whose tags, where known, give the average precision of the global network that is logged.
@@ -40,11 +136,10 @@ def train_l2g(
         DataError: no image has a tag, some have no saliency map, or `start` holds another model than the recipe's
             classifier.
     """
-    settings = recipe.l2g
     check_sampling(settings.sampling, settings.views)
     if settings.transfer == "shape":
         check_saliency(train, "l2g.transfer=shape")
-    network, local = build_l2g(recipe, start, len(train.labels.foreground))
+    network, local = build_l2g(recipe, settings, start, len(train.labels.foreground))
     stride = network.backbone.strides[-1]
     if any(side % stride for side in settings.view_size):
         raise RecipeError(
@@ -98,13 +193,16 @@ def train_l2g(
     )
 
 
-def build_l2g(recipe: Recipe, start: Path | None, num_tags: int) -> tuple[ImageTagClassifier, ImageTagClassifier]:
+def build_l2g(
+    recipe: Recipe, settings: L2GSettings, start: Path | None, num_tags: int
+) -> tuple[ImageTagClassifier, ImageTagClassifier]:
     """The global and the local network as they are before training.
 
     Both have a background; that of the local one gets no gradient and stays as it is, as in the released code.
 
     Args:
-        recipe: `l2g`, `classifier` and `seed` are read.
+        recipe: `classifier` and `seed` are read.
+        settings: of the network.
         start: as for `train_l2g`.
         num_tags: number of classes that an image can be tagged with.
 
@@ -112,12 +210,39 @@ def build_l2g(recipe: Recipe, start: Path | None, num_tags: int) -> tuple[ImageT
         RecipeError: as `next_network`.
         DataError: as `next_network`.
     """
-    parts: dict[str, Any] = {"background": True, **({"pcm": "features"} if recipe.l2g.pcm else {})}
+    parts = L2G.parts(settings)
     network = next_network(recipe, start, num_tags, **parts)
     local = next_network(recipe.model_copy(update={"seed": recipe.seed + 1}), start, num_tags, **parts)
-    if recipe.l2g.shared_trunk:
+    if settings.shared_trunk:
         local.backbone = network.backbone
     for part in local.children():
         if part not in (local.backbone, local.classifier, local.feature_pcm):
             part.requires_grad_(False)
     return network, local
+
+
+def smaller_views(settings: L2GSettings, whole: tuple[int, int], small: tuple[int, int], stride: int) -> dict[str, Any]:
+    """Views that are the same share of a trial's examples as of a run's, in steps of the stride."""
+    sides = [view * new / old for view, new, old in zip(settings.view_size, small, whole, strict=True)]
+    return {"view_size": tuple(max(1, round(side / stride)) * stride for side in sides)}
+
+
+def l2g_needs(settings: L2GSettings) -> tuple[str, ...]:
+    """Saliency maps, where shapes are transferred.
+
+    Raises:
+        RecipeError: as `check_sampling`.
+    """
+    check_sampling(settings.sampling, settings.views)
+    return ("saliency",) if settings.transfer == "shape" else ()
+
+
+L2G = Network(
+    "train L2G's global network from a local one",
+    L2GSettings,
+    train_l2g,
+    maps=SeedMethod(l2g_maps),
+    parts=lambda settings: {"background": True, **({"pcm": "features"} if settings.pcm else {})},
+    needs=l2g_needs,
+    shrink=smaller_views,
+)

@@ -6,16 +6,47 @@ from pathlib import Path
 from typing import Any
 
 import torch
+from pydantic import Field
 from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskwright.data.augment import normalise
 from maskwright.errors import RecipeError, unknown_name
-from maskwright.settings import Recipe
+from maskwright.settings import PaperTagTraining, Recipe, TrainSettings
 from maskwright.weak.networks.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
 from maskwright.weak.networks.eps import eps_loss
-from maskwright.weak.networks.recam import SoftMasks, recam_loss
+from maskwright.weak.networks.eps_training import EPSSettings
+from maskwright.weak.networks.network import Network, settings_of
+from maskwright.weak.networks.recam import SoftMasks, recam_loss, recam_maps
 from maskwright.weak.networks.soft_masks import SOFT_MASKS
+from maskwright.weak.seeds.classes import weight_needs
+from maskwright.weak.seeds.method import SeedMethod
+
+# The momentum is that of the released code, which hands the weight decay over in its place.
+PAPER_RECAM = {
+    "epochs": 4,
+    "lr": 5e-4,
+    "backbone_lr": 0.1,
+    "momentum": 1e-4,
+    "weight_decay": 1e-4,
+    "freeze_batchnorm": True,
+}
+
+
+class RecamSettings(PaperTagTraining):
+    """ReCAM's training, which goes on from the trained tag classifier; what is not said of `train` is the paper's."""
+
+    paper = PAPER_RECAM
+
+    lam: float = Field(1.0, ge=0, description="weight of the new head's loss; 1 on VOC, 0.1 on COCO in the paper")
+    masks: str = Field("cam", description="seed method of the soft masks; see `weak.networks.soft_masks.SOFT_MASKS`")
+    eps: float = Field(
+        0.0, ge=0, description="weight of the saliency loss of a network `eps` before it; 1 for the paper's rows -E"
+    )
+    train: TrainSettings = Field(
+        TrainSettings(), description="lr is the new head's rate, backbone_lr the factor on it for everything else"
+    )
+
 
 # What the masks or the loss of a network before are made of, which is trained on where they are in the loss.
 PART_OF = {"eps": "background", "edam": "edam"}
@@ -23,6 +54,7 @@ PART_OF = {"eps": "background", "edam": "edam"}
 
 def train_recam(
     recipe: Recipe,
+    settings: RecamSettings,
     start: str | Path | None,
     train: Any,
     val: Any,
@@ -37,7 +69,8 @@ def train_recam(
     not released; this composition of it is ours.
 
     Args:
-        recipe: `recam`, `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss goes on.
+        recipe: `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss goes on.
+        settings: of the network.
         start: `model.safetensors` of the trained network before it.
         train: dataset with tags; with `recam.eps` also with saliency maps.
         val: dataset whose tags, where known, give the average precision of the first head that is logged.
@@ -55,11 +88,10 @@ def train_recam(
     """
     if start is None:
         raise RecipeError("recam goes on from a trained network; write networks=[classifier, recam]")
-    settings = recipe.recam
     if settings.masks not in SOFT_MASKS:
         raise RecipeError(unknown_name("recam.masks", settings.masks, SOFT_MASKS))
     masks = masks or SOFT_MASKS[settings.masks]
-    network = next_network(recipe, start, len(train.labels.foreground), recam_head=True)
+    network = next_network(recipe, start, len(train.labels.foreground), **RECAM.parts(settings))
     second = network.recam_head
     assert second is not None
     words = [word for word in PART_OF if word == settings.masks or (word == "eps" and settings.eps)]
@@ -69,7 +101,8 @@ def train_recam(
                 f"recam.masks={settings.masks}, recam.eps={settings.eps} need a network {word} before, found one "
                 f"without its {PART_OF[word]} layer; write networks=[{word}, recam]"
             )
-    if settings.eps:
+    explained = settings_of(recipe, "eps", EPSSettings) if settings.eps else None
+    if explained:
         check_saliency(train, "recam.eps")
     mean, std = network.mean, network.std
 
@@ -78,13 +111,13 @@ def train_recam(
         features, tags = runner(images, features=True), batch["tags"]
         chosen = None if masks is None else masks(network, images, features, tags)
         loss, parts = recam_loss(features, network.classifier.weight, second.weight, tags, settings.lam, masks=chosen)
-        if settings.eps:
+        if explained:
             saliency = eps_loss(
                 F.conv2d(features, network.head_weight()),
                 batch_saliency(batch),
                 tags,
-                threshold=recipe.eps.threshold,
-                blend=recipe.eps.blend,
+                threshold=explained.threshold,
+                blend=explained.blend,
             )
             loss, parts = loss + settings.eps * saliency, {**parts, "saliency": saliency.detach()}
         return loss, parts
@@ -108,3 +141,25 @@ def train_recam(
         parameter_groups=part_groups(settings.train, old=old, new=[second]),
         title="recam",
     )
+
+
+def recam_needs(settings: RecamSettings) -> tuple[str, ...]:
+    """A trained network, and of it what masks or loss are made of.
+
+    Raises:
+        RecipeError: no such soft masks.
+    """
+    if settings.masks not in SOFT_MASKS:
+        raise RecipeError(unknown_name("recam.masks", settings.masks, SOFT_MASKS))
+    parts = [part for word, part in PART_OF.items() if word == settings.masks or (word == "eps" and settings.eps)]
+    return ("network", *parts, *(["saliency"] if settings.eps else []))
+
+
+RECAM = Network(
+    "train ReCAM's second head",
+    RecamSettings,
+    train_recam,
+    maps=SeedMethod(recam_maps, needs=lambda seeds: weight_needs(seeds.options.get("weight", "product"))),
+    parts=lambda settings: {"recam_head": True},
+    needs=recam_needs,
+)

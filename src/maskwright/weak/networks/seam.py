@@ -14,8 +14,8 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskwright.models.pcm import resize_aligned
-from maskwright.weak.networks.recam import NO_CLASS, network_weight, positive_classes
 from maskwright.weak.seeds.cam import SeedMaps, Views, finish, tagged_maps
+from maskwright.weak.seeds.classes import NO_CLASS, network_weight, positive_classes
 
 EPS = 1e-5
 LARGEST_SHARE = 0.2  # of all channels and positions, over which the cross regularisation is a mean

@@ -16,9 +16,10 @@ from torch import Tensor, nn
 from maskwright.models import ImageTagClassifier
 from maskwright.weak.networks.edam import edam_class_maps
 from maskwright.weak.networks.eps import eps_class_maps
-from maskwright.weak.networks.recam import SoftMasks, positive_classes
+from maskwright.weak.networks.recam import SoftMasks
 from maskwright.weak.seeds.advcam import summed_maps
 from maskwright.weak.seeds.cam import normalise_maps
+from maskwright.weak.seeds.classes import positive_classes
 from maskwright.weak.seeds.gradcam import ClassMaps, grad_cam_maps, grad_cam_plus_plus_maps
 from maskwright.weak.seeds.layercam import layer_cam_maps
 from maskwright.weak.seeds.scorecam import score_cam_maps

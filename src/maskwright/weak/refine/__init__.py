@@ -1,1 +1,29 @@
-"""Maps in, maps out: IRN, the dense CRF, saliency."""
+"""Maps in, maps out, by the word that a recipe's `refine` names them with. A new one is one file and one line."""
+
+from __future__ import annotations
+
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import Stage
+from maskwright.weak.refine.crf_maps import CRF
+from maskwright.weak.refine.irn_stages import IRN
+from maskwright.weak.refine.refinement import Refinement
+from maskwright.weak.refine.saliency_maps import SALIENCY
+
+REFINEMENTS: dict[str, Refinement] = {"irn": IRN, "crf": CRF, "saliency": SALIENCY}
+
+
+def refinement_stages(context: RunContext) -> tuple[list[Stage], str]:
+    """The stages of the recipe's `refine`, in its order, and the name of the last stage that has maps.
+
+    Raises:
+        RecipeError: settings that do not go together.
+    """
+    stages: list[Stage] = []
+    source = "seeds"
+    words = context.recipe.refine
+    for place, word in enumerate(words):
+        times = words[: place + 1].count(word)
+        suffix = "" if times == 1 else f"-{times}"
+        stages += REFINEMENTS[word].stages(context, getattr(context.recipe, word), source, suffix)
+        source = stages[-1].name
+    return stages, source

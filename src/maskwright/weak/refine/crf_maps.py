@@ -10,16 +10,36 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from maskwright.crf.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 from maskwright.data.sample import Sample
-from maskwright.settings import CRFSettings
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import Stage, effective
+from maskwright.settings import CRFPreset, KernelScale, Settings
+from maskwright.weak.refine.refinement import Refinement, mask_threshold
 from maskwright.weak.refine.rewrite import rewrite_maps
+
+
+class CRFSettings(Settings):
+    """A dense CRF between maps and pseudo-masks, or before another refinement; see `weak.refine.crf_maps`."""
+
+    preset: CRFPreset = Field("seam", description="kernels and iterations; see `maskwright.crf.dense_crf.PRESETS`")
+    background: float | None = Field(
+        None, gt=0, lt=1, description="score of the background; by default pseudo_masks.threshold"
+    )
+    alpha: float | None = Field(
+        None,
+        gt=0,
+        description="instead: (1 - highest map) ** alpha; 4 in SEAM, PSA and EPS, whose other values are 24, 32",
+    )
+    scale: KernelScale = "image"
+    mode: Literal["lattice", "exact", "fast"] = "lattice"
 
 
 def crf_maps(
@@ -91,3 +111,19 @@ def crf_folder(
         return crf_maps(images, maps.to(device), **options)
 
     rewrite_maps(dataset, maps_folder, folder, refine, made_with={"crf": options}, size=size, title="dense CRF")
+
+
+def crf_stages(context: RunContext, crf: CRFSettings, source: str, suffix: str) -> list[Stage]:
+    """The dense CRF on the maps of stage `source`; the background scores as in masks unless `crf.background` is set."""
+    size = context.recipe.seeds.size
+    background = crf.background or mask_threshold(context.recipe)
+
+    def run(folder: Path) -> None:
+        maps = context.out / source / "maps"
+        crf_folder(context.train, maps, crf, folder / "maps", context.device, background=background, size=size)
+
+    settings = {**effective(crf), "background": background, "size": size}
+    return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, (source,))]
+
+
+CRF = Refinement("CRF", CRFSettings, crf_stages, crf=lambda crf: f"maps: {crf.preset}")

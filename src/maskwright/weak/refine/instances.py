@@ -20,8 +20,8 @@ from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write, written_beside
-from maskwright.settings import IRNSettings
 from maskwright.weak.refine.irn import load_edges, load_seeds
+from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
 from maskwright.weak.seeds.folders import LARGEST_BATCH, claim, origin
 

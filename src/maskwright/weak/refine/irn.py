@@ -1,7 +1,7 @@
 """IRN's stages (Ahn et al., CVPR 2019): train IRNet on IR labels, find edges, walk the seed maps within them.
 
     labels = ...                                                        IR labels, `maskwright.weak.refine.ir_labels`
-    train_irnet(recipe, train, labels, folder, device)                  -> model.safetensors
+    train_irnet(recipe, settings, train, labels, folder, device)        -> model.safetensors
     extract_edges(train, network, settings, folder / "edges", device)   -> NAME.npz with edge (and displacement)
     refine_folder(train, maps, folder / "edges", settings, out, device) -> maps as the seed stage writes them
 
@@ -31,9 +31,10 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write, written_beside
 from maskwright.models.irnet import IRNet, create_irnet, infer_edges
 from maskwright.models.layers import evaluating
-from maskwright.settings import IRNSettings, Recipe
+from maskwright.settings import Recipe
 from maskwright.version import __version__
 from maskwright.weak.refine.irn_loss import irn_loss
+from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.extract import make_views, save_maps, weights_digest
@@ -45,6 +46,7 @@ BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
 
 def train_irnet(
     recipe: Recipe,
+    settings: IRNSettings,
     dataset: Any,
     labels_folder: str | Path,
     folder: str | Path,
@@ -58,7 +60,8 @@ def train_irnet(
     are then free of it. IRN's code takes the mean of batch means; here every image counts alike.
 
     Args:
-        recipe: `irn` and `seed` are read.
+        recipe: `seed` is read.
+        settings: of the network.
         dataset: images; their true masks are not read.
         labels_folder: `NAME.png` with IR labels: values of `dataset.labels`, its ignore value where undecided.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
@@ -72,7 +75,6 @@ def train_irnet(
         RecipeError: a backbone or weights that cannot be had.
         DataError: no image has IR labels.
     """
-    settings = recipe.irn
     labelled = with_masks(dataset, labels_folder)
     chosen = [index for index in range(len(labelled)) if labelled.has_mask(index)]
     if not chosen:

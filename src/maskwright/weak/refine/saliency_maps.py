@@ -12,17 +12,35 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
+from typing import Any, Literal
 
 import numpy as np
 import torch
+from pydantic import Field
 from torch import Tensor
 
 from maskwright.data.sample import Sample
 from maskwright.errors import DataError
-from maskwright.settings import SaliencySettings
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import Stage, effective
+from maskwright.settings import Settings
 from maskwright.weak.networks.classifier import check_saliency
+from maskwright.weak.refine.refinement import Refinement, mask_threshold
 from maskwright.weak.refine.rewrite import rewrite_maps
+
+
+class SaliencySettings(Settings):
+    """Saliency maps S that overrule seed maps, as in EDAM and in the rows `-M` of ReCAM's table 4.
+
+    A class must score higher than the background, whose score at a pixel is, with `soft`, 1 - S; with `hard`, as in
+    EDAM's algorithm 1, `salient` where S is at least `threshold` and `elsewhere` where it is not. No source has the
+    numbers: they are ours.
+    """
+
+    mode: Literal["soft", "hard"] = "soft"
+    threshold: float = Field(0.5, ge=0, le=1, description="saliency from which on a pixel is foreground (hard)")
+    salient: float = Field(0.05, ge=0, le=1, description="score that a class needs there; 0: the highest always wins")
+    elsewhere: float = Field(0.9, ge=0, le=1, description="score that a class needs elsewhere; 1: none ever wins")
 
 
 def background_score(
@@ -103,3 +121,18 @@ def _saliency(sample: Sample) -> Tensor:
     if sample.saliency is None:
         raise DataError(f"{sample.name} has no saliency map; give one of every image, see `maskwright data check`")
     return torch.from_numpy(sample.saliency.astype(np.float32) / 255)
+
+
+def saliency_stages(context: RunContext, saliency: SaliencySettings, source: str, suffix: str) -> list[Stage]:
+    """Saliency maps that overrule the maps of stage `source`."""
+    size, threshold = context.recipe.seeds.size, mask_threshold(context.recipe)
+
+    def run(folder: Path) -> None:
+        maps = context.out / source / "maps"
+        saliency_folder(context.train, maps, saliency, folder / "maps", threshold=threshold, size=size)
+
+    settings = {**effective(saliency), "score": threshold, "size": size, **context.saliency_facts}
+    return [Stage(f"saliency{suffix}", "maps overruled by saliency", run, settings, (source,))]
+
+
+SALIENCY = Refinement("saliency", SaliencySettings, saliency_stages, needs=lambda saliency: ("saliency",))

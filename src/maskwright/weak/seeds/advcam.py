@@ -20,8 +20,10 @@ import torch
 from torch import Tensor
 
 from maskwright.errors import RecipeError, unknown_name
-from maskwright.weak.networks.recam import network_weight
+from maskwright.settings import ClassifierSettings, SeedSettings
 from maskwright.weak.seeds.cam import SeedMaps, Views, class_maps, finish
+from maskwright.weak.seeds.classes import Weight, network_weight, weight_needs
+from maskwright.weak.seeds.method import SeedMethod
 
 Form = Literal["released", "equation"]
 
@@ -183,7 +185,7 @@ def advcam(
     threshold: float = 0.5,
     form: Form = "released",
     fix_scale_weight: bool = False,
-    weight: Tensor | str | None = None,
+    weight: Tensor | Weight | None = None,
     batch_pixels: int | None = None,
 ) -> list[SeedMaps]:
     """Maps of images that climbed; the seed method `advcam`.
@@ -246,3 +248,21 @@ def advcam(
         ]
         maps[index] = factor * torch.cat(found)
     return finish(maps, views.tags, views.size)
+
+
+def fewer_steps(seeds: SeedSettings, classifier: ClassifierSettings) -> tuple[dict[str, Any], float]:
+    """Options of a trial, and the share of the work that they leave."""
+    steps, released = seeds.options.get("steps", 27), seeds.options.get("form", "released") == "released"
+    work = [(steps_at(steps, scale) if released else steps + 1) * scale**2 for scale in seeds.scales]
+    left = [(1 if released else 2) * scale**2 for scale in seeds.scales]
+    return {**seeds.options, "steps": 1}, sum(left) / sum(work)
+
+
+ADVCAM = SeedMethod(
+    advcam,
+    needs=lambda seeds: weight_needs(seeds.options.get("weight")),
+    refuses={"float16": "the gradients that advcam climbs by are too small for it; use bfloat16 or none"},
+    cheap=fewer_steps,
+    per_class=True,
+    batch_pixels=BATCH_PIXELS,
+)

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import os
 from collections import deque
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
@@ -28,12 +28,9 @@ from maskwright.models.layers import evaluating
 from maskwright.settings import SeedSettings
 from maskwright.weak.seeds.cam import SeedMaps, Views, class_activation_maps, normalise_maps, strided
 from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim
+from maskwright.weak.seeds.method import BATCH_PIXELS, MapsOf
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
-SeedMethod = Callable[..., list[SeedMaps]]
-
-# Pixels of the largest scale, mirrors included, that go through the network at once: enough to keep it busy.
-BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
 
 
 def make_views(
@@ -94,7 +91,7 @@ def extract_maps(
     image: np.ndarray,
     tags: Sequence[int],
     *,
-    method: SeedMethod = class_activation_maps,
+    method: MapsOf = class_activation_maps,
     scales: Sequence[float] = SCALES,
     flip: bool = True,
     size: tuple[int, int] | None = None,
@@ -149,7 +146,7 @@ def extract_folder(
     folder: str | Path,
     device: torch.device | str,
     *,
-    method: SeedMethod = class_activation_maps,
+    method: MapsOf = class_activation_maps,
     options: dict[str, Any] | None = None,
     batch_pixels: int | None = None,
 ) -> None:
@@ -248,7 +245,7 @@ def _maps(
     jobs: Sequence[list[int]],
     folder: Path,
     device: torch.device,
-    method: SeedMethod,
+    method: MapsOf,
     options: dict[str, Any],
 ) -> Iterator[int]:
     """Work through the jobs and yield each image's index when its maps are on their way to its file."""

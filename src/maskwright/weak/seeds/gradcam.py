@@ -17,8 +17,8 @@ import torch
 from torch import Tensor
 
 from maskwright.models import ImageTagClassifier
-from maskwright.weak.networks.recam import NO_CLASS
 from maskwright.weak.seeds.cam import SeedMaps, Views, finish, merge_flip
+from maskwright.weak.seeds.classes import NO_CLASS
 
 # Called with the network, images `(B, 3, H, W)`, their features `(B, D, h, w)` and classes `(B, n)`, of which negative
 # ones mean nothing; gives maps `(B, n, h, w)`, not negative, at least float32.

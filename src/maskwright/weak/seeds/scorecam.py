@@ -15,9 +15,11 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskwright.errors import RecipeError, unknown_name
+from maskwright.models import create_classifier
+from maskwright.settings import ClassifierSettings, SeedSettings
 from maskwright.weak.seeds.cam import SeedMaps, Views
-from maskwright.weak.seeds.extract import BATCH_PIXELS
 from maskwright.weak.seeds.gradcam import seed_maps
+from maskwright.weak.seeds.method import BATCH_PIXELS, SeedMethod
 
 Score = Literal["softmax", "raw", "channels"]
 SCORES = ("softmax", "raw", "channels")
@@ -120,3 +122,19 @@ def scorecam(
         RecipeError: an unknown score, or no channel.
     """
     return seed_maps(network, views, partial(score_cam_maps, channels=channels, score=score, batch_pixels=batch_pixels))
+
+
+TRIED_CHANNELS = 16  # of a plan's trial
+
+
+def fewer_channels(seeds: SeedSettings, classifier: ClassifierSettings) -> tuple[dict[str, Any], float]:
+    """Options of a trial, and the share of the work that they leave: each channel is a forward pass."""
+    with torch.device("meta"):
+        network = create_classifier(
+            backbone=classifier.backbone, num_tags=1, output_stride=classifier.output_stride, **classifier.options
+        )
+    channels = seeds.options.get("channels") or network.classifier.weight.shape[1]
+    return {**seeds.options, "channels": TRIED_CHANNELS}, min(1.0, TRIED_CHANNELS / channels)
+
+
+SCORECAM = SeedMethod(scorecam, cheap=fewer_channels)

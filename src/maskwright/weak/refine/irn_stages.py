@@ -1,0 +1,102 @@
+"""The refinement `irn`, in four stages: IR labels -> IRNet -> edges -> walked maps."""
+
+from __future__ import annotations
+
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskwright.errors import RecipeError
+from maskwright.models.irnet import load_irnet
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import Stage, effective
+from maskwright.weak.refine.ir_labels import write_ir_labels
+from maskwright.weak.refine.irn import BATCH_PIXELS, extract_edges, refine_folder, train_irnet
+from maskwright.weak.refine.irn_settings import IRNSettings
+from maskwright.weak.refine.refinement import Refinement, Work
+
+# Which settings of `irn` each stage's result depends on, so that a changed exponent walks again without the network.
+LABEL_SETTINGS = ("foreground_threshold", "background_threshold", "crf", "crf_scale")
+NETWORK_SETTINGS = ("backbone", "pretrained", "output_stride", "options", "train", "displacement_lr", "train_radius")
+WALK_SETTINGS = ("cam_power", "radius", "beta", "exp_times", "tolerance")
+
+
+def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) -> list[Stage]:
+    """The four stages of IRN on the maps of stage `source`.
+
+    Raises:
+        RecipeError: IRNet is to start from the tag classifier but has another backbone.
+    """
+    classifier, size = context.recipe.classifier, context.recipe.seeds.size
+    if irn.pretrained == "classifier" and irn.backbone != classifier.backbone:
+        raise RecipeError(
+            "irn.pretrained=classifier takes the tag classifier's backbone as the trunk: set irn.backbone="
+            f"{classifier.backbone}, found {irn.backbone}; or give irn.pretrained=true or a file"
+        )
+    settings = effective(irn)
+
+    def chosen(names: tuple[str, ...]) -> dict[str, Any]:
+        return {name: settings[name] for name in names if name in settings}
+
+    labels, net, edges, walked = (name + suffix for name in ("ir_labels", "irnet", "edges", "irn"))
+
+    def write_labels(folder: Path) -> None:
+        lost = write_ir_labels(
+            context.train,
+            context.out / source / "maps",
+            folder / "labels",
+            foreground_threshold=irn.foreground_threshold,
+            background_threshold=irn.background_threshold,
+            crf=irn.crf,
+            scale=irn.crf_scale,
+            device=context.device,
+        )
+        if lost:
+            counts = ", ".join(f"{name} {count}" for name, count in lost.items())
+            context.say(f"    tags without a certain pixel: {counts}")
+
+    def train(folder: Path) -> None:
+        start = context.out / context.seed_network / "model.safetensors"
+        ir_labels = context.out / labels / "labels"
+        train_irnet(context.recipe, irn, context.train, ir_labels, folder, context.device, classifier=start)
+
+    def find_edges(folder: Path) -> None:
+        network = load_irnet(context.out / net / "model.safetensors").to(context.device)
+        extract_edges(context.train, network, irn, folder / "maps", context.device, size=size)
+
+    def walk(folder: Path) -> None:
+        maps, edge_maps = context.out / source / "maps", context.out / edges / "maps"
+        refine_folder(context.train, maps, edge_maps, irn, folder / "maps", context.device, size=size)
+
+    return [
+        Stage(labels, "certain pixels from the maps", write_labels, chosen(LABEL_SETTINGS), (source,)),
+        Stage(
+            net,
+            "train IRNet on the certain pixels",
+            train,
+            {"irn": chosen(NETWORK_SETTINGS), "seed": context.recipe.seed},
+            (labels, context.seed_network),
+        ),
+        Stage(edges, "edges between objects", find_edges, {"pad_to": irn.pad_to, "size": size}, (net,)),
+        Stage(walked, "maps refined by a random walk", walk, chosen(WALK_SETTINGS), (source, edges)),
+    ]
+
+
+def _padded(irn: IRNSettings, sizes: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    return np.maximum(sizes, irn.pad_to or 0).prod(1) * (tags > 0)
+
+
+def _per_class(irn: IRNSettings, sizes: np.ndarray, tags: np.ndarray) -> np.ndarray:
+    return sizes.prod(1) * tags
+
+
+IRN = Refinement(
+    "IRN",
+    IRNSettings,
+    irn_stages,
+    network="irnet",
+    work={"edges": Work(_padded, BATCH_PIXELS), "irn": Work(_per_class, 8)},
+    cheap={"pad_to": None},
+    crf=lambda irn: f"IR labels: {irn.crf}" if irn.crf else "",
+)

@@ -1,0 +1,61 @@
+"""What a refinement is: one object with its stages, and what recipes, plans and reports must know of it."""
+
+from __future__ import annotations
+
+from collections.abc import Callable, Mapping
+from dataclasses import dataclass, field
+from typing import Any
+
+import numpy as np
+
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import Stage
+from maskwright.settings import Recipe, Settings
+from maskwright.weak.seeds.method import needs_nothing
+
+
+@dataclass(frozen=True)
+class Work:
+    """What a plan takes time and memory of a stage to be in proportion to.
+
+    Args:
+        amount: called with the refinement's settings, the sizes that networks see `(N, 2)` and the number of tags
+            `(N,)` of each image; `(N,)`. None: the pixels of each image whose tags are known.
+        at_once: images that are in memory together, or by type of device the pixels, mirrors included.
+    """
+
+    amount: Callable[[Any, np.ndarray, np.ndarray], np.ndarray] | None = None
+    at_once: int | Mapping[str, int] = 1
+
+
+@dataclass(frozen=True)
+class Refinement:
+    """Maps in, maps out.
+
+    Args:
+        title: how a report calls its maps.
+        settings: of the recipe's block under the refinement's word.
+        stages: called as `stages(context, settings, source, suffix)`: its stages on the maps of stage `source`, each
+            with `suffix` at the end of its name. The last has the refined maps, and the refinement's word as its name.
+        needs: called with its settings; what must be there, in the words of `maskwright.weak.methods`, as for a seed
+            method.
+        network: name of its stage that trains a network, if any; settings then has `train`, `backbone`, `pretrained`.
+        work: by the name of a stage; one that is not here takes one image at a time, as long as it has pixels.
+        cheap: settings that a plan's trial changes.
+        crf: called with its settings; where it lets a dense CRF have a part in the pseudo-masks, in words, or "".
+    """
+
+    title: str
+    settings: type[Settings]
+    stages: Callable[[RunContext, Any, str, str], list[Stage]]
+    needs: Callable[[Any], tuple[str, ...]] = needs_nothing
+    network: str = ""
+    work: Mapping[str, Work] = field(default_factory=dict)
+    cheap: Mapping[str, Any] = field(default_factory=dict)
+    crf: Callable[[Any], str] = lambda settings: ""
+
+
+def mask_threshold(recipe: Recipe) -> float:
+    """The threshold that masks are made with, or 0.25 where it is still to be found."""
+    threshold = recipe.pseudo_masks.threshold
+    return 0.25 if isinstance(threshold, str) else threshold
