@@ -66,9 +66,15 @@ class Run:
     @property
     def refined(self) -> dict[str, str]:
         """Stages whose maps stand between seeds and pseudo-masks, and how a column of them is called."""
-        titles = {"irn": "IRN", "crf": "CRF", "saliency": "saliency"}
-        split = {name: name.partition("-") for name in self.stages}
-        return {name: f"{titles[word]} {times}".rstrip() for name, (word, _, times) in split.items() if word in titles}
+        labels = {name: stage.get("label") or _old_label(name) for name, stage in self.stages.items()}
+        return {name: label for name, label in labels.items() if label}
+
+
+def _old_label(stage: str) -> str:
+    """How the maps of a stage are called that was made before stages said so."""
+    word, _, times = stage.partition("-")
+    known = {"irn": "IRN", "crf": "CRF", "saliency": "saliency"}
+    return f"{known[word]} {times}".rstrip() if word in known else ""
 
 
 def read_run(folder: str | Path) -> Run:

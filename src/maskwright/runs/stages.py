@@ -40,6 +40,7 @@ class Stage:
         run: called with the stage's folder; must be able to go on where an earlier call was stopped.
         settings: JSON-able settings that its result depends on.
         needs: names of the stages whose results it reads.
+        label: how a report calls its maps, where they stand between seeds and pseudo-masks.
     """
 
     name: str
@@ -47,6 +48,7 @@ class Stage:
     run: Callable[[Path], None]
     settings: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
+    label: str = ""
 
 
 def effective(settings: BaseModel) -> dict[str, Any]:
@@ -201,6 +203,7 @@ def _record(
         "processor_seconds": round(spent[1], 2),
         "needs": list(stage.needs),
         "settings": json.loads(json.dumps(stage.settings, default=str)),
+        **({"label": stage.label} if stage.label else {}),
     }
     write_json(folder / "stage.json", fields)
 

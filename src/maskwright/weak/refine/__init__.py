@@ -24,6 +24,8 @@ def refinement_stages(context: RunContext) -> tuple[list[Stage], str]:
     for place, word in enumerate(words):
         times = words[: place + 1].count(word)
         suffix = "" if times == 1 else f"-{times}"
-        stages += REFINEMENTS[word].stages(context, getattr(context.recipe, word), source, suffix)
+        refinement = REFINEMENTS[word]
+        stages += refinement.stages(context, getattr(context.recipe, word), source, suffix)
+        stages[-1].label = refinement.title + suffix.replace("-", " ")
         source = stages[-1].name
     return stages, source
