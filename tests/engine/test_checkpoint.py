@@ -10,7 +10,7 @@ from maskwright.errors import DataError
 
 METADATA = {
     "kind": "segmenter",
-    "model": {"name": "deeplabv3plus", "backbone": "resnet18", "options": {}, "num_classes": 3},
+    "model": {"name": "deeplabv3plus", "backbone": "resnet18", "output_stride": 16, "options": {}, "num_classes": 3},
     "labels": {
         "names": ["Hintergrund", "Straße", "木"],
         "background": 0,

@@ -18,6 +18,13 @@ from maskwright.engine.fit import fit
 from maskwright.settings import TrainSettings
 
 LABELS = {"names": ["background", "bright"], "background": 0, "ignore_index": 255, "palette": [[0, 0, 0], [128, 0, 0]]}
+METADATA = {
+    "kind": "segmenter",
+    "model": {"name": "toy", "backbone": "none", "output_stride": None, "options": {}, "num_classes": 2},
+    "labels": LABELS,
+    "preprocessing": {"mean": [0.0] * 3, "std": [1.0] * 3},
+    "recipe": {},
+}
 
 
 class Toy:
@@ -72,7 +79,7 @@ def train(folder, *, model=None, validate=None, step=step, data=None, **changes)
         settings(**changes),
         folder,
         validate=validate,
-        metadata={"kind": "segmenter", "labels": LABELS},
+        metadata=METADATA,
         device="cpu",
         title="toy",
     )

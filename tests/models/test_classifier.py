@@ -98,15 +98,19 @@ def test_hrnet_trains_no_weight_without_gradient():
 
 
 def test_load_classifier(tmp_path, classifier):
-    from maskwright.engine.checkpoint import save_model
+    from maskwright.data.sample import LabelSpace
+    from maskwright.engine.checkpoint import describe, save_model
+    from maskwright.settings import Recipe
 
     made = {"backbone": "resnet18", "output_stride": 16, "options": {"dilate": False}, "num_tags": 4}
-    save_model(tmp_path / "model.safetensors", classifier, {"kind": "classifier", "model": made})
+    labels = LabelSpace(("background", "a", "b", "c", "d"))
+    save_model(tmp_path / "model.safetensors", classifier, describe("classifier", made, classifier, labels, Recipe()))
     loaded = load_classifier(tmp_path / "model.safetensors")
     assert not loaded.training
     images = torch.randn(1, 3, 64, 64)
     with torch.no_grad():
         assert torch.equal(loaded(images), classifier(images))
-    save_model(tmp_path / "other.safetensors", classifier, {"kind": "segmenter", "model": made})
+    described = describe("segmenter", made, classifier, labels, Recipe())
+    save_model(tmp_path / "other.safetensors", classifier, described)
     with pytest.raises(DataError, match="holds a segmenter, expected a classifier"):
         load_classifier(tmp_path / "other.safetensors")

@@ -162,7 +162,9 @@ def test_a_model_file_cannot_have_another_file_opened(tmp_path, kind, opened, op
     options = {option: str(tmp_path / "other.pth")}
     made["options"] = {"backbone_options": options} if kind == "segmenter" else options
     path = tmp_path / "model.safetensors"
-    save_model(path, torch.nn.Linear(1, 1), {"kind": kind, "model": made, "labels": {}, "recipe": {}})
+    save_model(
+        path, torch.nn.Linear(1, 1), {"kind": kind, "model": made, "labels": {}, "preprocessing": {}, "recipe": {}}
+    )
     with pytest.raises(DataError, match=rf"model\.safetensors: its header sets {option}"):
         opened(path)
 

@@ -18,7 +18,7 @@ from maskwright.data.scenes import scenes
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json, write_json
 from maskwright.metrics import ConfusionMatrix
-from maskwright.settings import MaskSettings, SeedSettings
+from maskwright.settings import MaskSettings, Recipe, SeedSettings
 from maskwright.weak import SeedMethod
 from maskwright.weak.labels import seed_labels, sweep
 from maskwright.weak.pseudo_masks import write_pseudo_masks
@@ -301,13 +301,14 @@ def test_stages_of_a_run_in_their_order(tmp_path):
 
 
 def test_command_on_a_run(save_all, tmp_path):
-    from maskwright.engine.checkpoint import save_model
+    from maskwright.engine.checkpoint import describe, save_model
     from maskwright.models import create_classifier
 
     data = scenes("train", count=5, size=(32, 48))
     run, made = tmp_path / "run", {"backbone": "resnet10t", "num_tags": 10, "output_stride": 16, "options": {}}
     network = create_classifier(backbone="resnet10t", num_tags=10)
-    save_model(run / "net" / "model.safetensors", network, {"kind": "classifier", "model": made})
+    described = describe("classifier", made, network, data.labels, Recipe())
+    save_model(run / "net" / "model.safetensors", network, described)
     make_stage(run, "net", [], key="")
     make_stage(run, "seeds", ["net"], key="")
     save_all(subset(data, range(5)), run / "seeds" / "maps")

@@ -4,23 +4,55 @@ from __future__ import annotations
 
 import hashlib
 import json
-from collections.abc import Iterator, Mapping
+import math
+from collections.abc import Callable, Iterator, Mapping
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import torch
 from safetensors import SafetensorError, safe_open
 from safetensors.torch import load_file, save_file
 
+from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
+from maskwright.settings import Recipe
+from maskwright.version import __version__
 
 HEADER_KEY = "maskwright"
+
+# What a model file may hold, and what each kind's description calls the number of its outputs.
+KINDS = {"segmenter": "num_classes", "classifier": "num_tags", "irnet": None}
+
+# No number that describes a model is larger: what is asked for in memory follows from them.
+LARGEST_NUMBER = 2**16
+
+Network = TypeVar("Network", bound=torch.nn.Module)
 
 
 def names_weights(option: str) -> bool:
     """Whether an option of a network is one of timm's that say which file weights come from."""
     return option.startswith("pretrained") or option in ("checkpoint_path", "cache_dir")
+
+
+def describe(kind: str, model: dict[str, Any], network: Any, labels: LabelSpace, recipe: Recipe) -> dict[str, Any]:
+    """The metadata of a model file: all that is needed to build the network again and to use it.
+
+    Args:
+        kind: one of `KINDS`.
+        model: what the network is built from: `backbone`, `output_stride`, `options`, and what its kind needs.
+        network: has `mean` and `std`, which images are normalised with.
+        labels: what it was trained on.
+        recipe: what it was trained by.
+    """
+    return {
+        "kind": kind,
+        "model": model,
+        "labels": labels.to_dict(),
+        "preprocessing": {"mean": list(network.mean), "std": list(network.std)},
+        "recipe": recipe.model_dump(mode="json"),
+        "maskwright": __version__,
+    }
 
 
 def save_model(path: str | Path, model: torch.nn.Module, metadata: dict[str, Any]) -> None:
@@ -29,7 +61,7 @@ def save_model(path: str | Path, model: torch.nn.Module, metadata: dict[str, Any
     Args:
         path: ends in `.safetensors`.
         model: on any device.
-        metadata: JSON-able; `kind`, `model`, `labels`, `preprocessing`, `recipe`, `maskwright` (the version).
+        metadata: as `describe` gives it.
     """
     weights, seen = {}, set()
     for name, tensor in model.state_dict().items():
@@ -40,14 +72,44 @@ def save_model(path: str | Path, model: torch.nn.Module, metadata: dict[str, Any
         weights[name] = tensor
     header = {HEADER_KEY: json.dumps(metadata, allow_nan=False, ensure_ascii=False)}
     with atomic_write(path) as temporary:
+        temporary.touch()
+        mode = temporary.stat().st_mode  # as the user's umask says; the library makes files for their owner alone
         save_file(weights, temporary, metadata=header)
+        temporary.chmod(mode)
 
 
-def load_metadata(path: str | Path) -> dict[str, Any]:
-    """The metadata of a model file.
+def load_model(
+    path: str | Path, kind: str, create: Callable[[dict[str, Any]], Network]
+) -> tuple[Network, dict[str, Any]]:
+    """The network of a model file, in evaluation mode, on the CPU, and the file's metadata.
+
+    Args:
+        path: the file.
+        kind: what it must hold, one of `KINDS`.
+        create: builds the network from the metadata's `model`.
 
     Raises:
-        DataError: the file is missing, not safetensors, was not written by `save_model`, or names another file.
+        DataError: as `load_metadata`; a description that no network can be built from, or weights that do not fit it.
+    """
+    metadata = load_metadata(path, kind)
+    try:
+        network = create(metadata["model"])
+    except (ArithmeticError, AssertionError, AttributeError, LookupError, RuntimeError, TypeError, ValueError) as error:
+        raise DataError(f"{path}: no {kind} can be built from `model` in its header: {error}") from error
+    load_into(network, load_weights(path), path)
+    return network.eval(), metadata
+
+
+def load_metadata(path: str | Path, kind: str | None = None) -> dict[str, Any]:
+    """The metadata of a model file, in which every field is as `describe` writes it.
+
+    Args:
+        path: the file.
+        kind: what it must hold, one of `KINDS`; None for any of them.
+
+    Raises:
+        DataError: the file is missing, not safetensors, was not written by `save_model`, holds another kind, names
+            another file, or a field is missing or not what it should be.
     """
     try:
         with safe_open(_existing(path), "pt") as stream:
@@ -56,22 +118,86 @@ def load_metadata(path: str | Path) -> dict[str, Any]:
         raise DataError(_not_a_model(path, str(error))) from error
     if HEADER_KEY not in header:
         raise DataError(_not_a_model(path, "its header does not say how the model is built"))
-    metadata = json.loads(header[HEADER_KEY])
-    for option in _keys(metadata.get("model")):
-        if names_weights(option):
-            raise DataError(
-                f"{path}: its header sets {option}, which would open another file. A model file holds all of its "
-                "weights and never sets that; do not use it"
-            )
+    try:
+        metadata = json.loads(header[HEADER_KEY])
+    except (ValueError, RecursionError) as error:
+        raise DataError(_not_a_model(path, f"its header is not JSON ({error})")) from error
+    _check(metadata, kind, path)
     return metadata
 
 
-def _keys(value: Any) -> Iterator[str]:
-    """Keys of a dictionary and of those within it."""
-    if isinstance(value, dict):
-        for key, inner in value.items():
-            yield key
-            yield from _keys(inner)
+def _check(metadata: Any, kind: str | None, path: str | Path) -> None:
+    """Refuse metadata that is not as `describe` writes it, before anything is built from it."""
+
+    def need(good: bool, field: str, found: Any, expected: str) -> None:
+        if not good:
+            raise DataError(
+                f"{path}: {field} in its header is {found!r:.60}, expected {expected}. Take a file as a run wrote it"
+            )
+
+    need(isinstance(metadata, dict), "everything", metadata, "a dictionary with kind, model, labels, ...")
+    for field in ("kind", "model", "labels", "preprocessing", "recipe"):
+        if field not in metadata:
+            raise DataError(f"{path}: its header has no {field}. Take a file as a run wrote it")
+    found = metadata["kind"]
+    need(isinstance(found, str) and found in KINDS, "kind", found, f"one of {', '.join(KINDS)}")
+    if kind is not None and found != kind:
+        where = "; a finished run has it in RUN/segmenter/model.safetensors" if kind == "segmenter" else ""
+        raise DataError(f"{path} holds a {found}, expected a {kind}{where}")
+    for field in ("model", "preprocessing", "recipe"):
+        need(isinstance(metadata[field], dict), field, metadata[field], "a dictionary")
+    model = metadata["model"]
+    for key, value in _items(model):
+        if names_weights(key):
+            raise DataError(
+                f"{path}: its header sets {key}, which would open another file. A model file holds all of its "
+                "weights and never sets that; do not use it"
+            )
+        large = isinstance(value, (int, float)) and not abs(value) <= LARGEST_NUMBER
+        need(not large, f"model: {key}", value, f"at most {LARGEST_NUMBER}")
+    for field in ("backbone", "name") if found == "segmenter" else ("backbone",):
+        need(isinstance(model.get(field), str), f"model.{field}", model.get(field), "a name")
+    stride = model.get("output_stride", "missing")
+    need(stride is None or _is_count(stride), "model.output_stride", stride, "a number of pixels, or null")
+    need(isinstance(model.get("options"), dict), "model.options", model.get("options"), "a dictionary")
+
+    try:
+        labels = LabelSpace.from_dict(metadata["labels"])
+        need(isinstance(metadata["labels"]["names"], list), "labels.names", metadata["labels"]["names"], "a list")
+    except (ArithmeticError, AttributeError, LookupError, TypeError, ValueError) as error:
+        why = f"no {error}" if isinstance(error, KeyError) else error
+        raise DataError(f"{path}: labels in its header are no class names and colours: {why}") from error
+    outputs = KINDS[found]
+    if outputs is not None:
+        expected = labels.num_classes if outputs == "num_classes" else len(labels.foreground)
+        need(
+            _is_count(model.get(outputs)) and model[outputs] == expected,
+            f"model.{outputs}",
+            model.get(outputs),
+            f"{expected}, as there are labels",
+        )
+    for field, lowest in (("mean", -math.inf), ("std", 0.0)):
+        numbers = metadata["preprocessing"].get(field)
+        need(
+            isinstance(numbers, list)
+            and len(numbers) == 3
+            and all(type(number) in (int, float) and lowest < number < math.inf for number in numbers),
+            f"preprocessing.{field}",
+            numbers,
+            "three numbers" + (" above 0" if lowest == 0 else ""),
+        )
+
+
+def _is_count(value: Any) -> bool:
+    return type(value) is int and value > 0
+
+
+def _items(value: Any, name: str = "") -> Iterator[tuple[str, Any]]:
+    """Names and values of a dictionary and of what is within it; a list's values have its name."""
+    if isinstance(value, (dict, list)):
+        for key, inner in value.items() if isinstance(value, dict) else ((name, inner) for inner in value):
+            yield key, inner
+            yield from _items(inner, key)
 
 
 def load_weights(path: str | Path) -> dict[str, torch.Tensor]:

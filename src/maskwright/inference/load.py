@@ -3,15 +3,17 @@
 from __future__ import annotations
 
 from pathlib import Path
+from typing import Any
 
 import torch
+from pydantic import ValidationError
 
 from maskwright.data.sample import LabelSpace
-from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
+from maskwright.engine.checkpoint import load_metadata, load_model
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
 from maskwright.inference.predict import Predictor
-from maskwright.models import create_model
+from maskwright.models import SegmentationModel, create_model
 from maskwright.settings import InferenceSettings
 
 FILE_NAME = "model.safetensors"
@@ -34,26 +36,35 @@ def load(
         DataError: no model there, a file that is no maskwright segmenter, or weights that do not fit their description.
     """
     file = model_file(path)
-    metadata = load_metadata(file)
-    if metadata["kind"] != "segmenter":
-        raise DataError(
-            f"{file} holds a {metadata['kind']}, expected a segmenter; it is in RUN/segmenter/{FILE_NAME} of a "
-            "finished run"
-        )
-    described = metadata["model"]
-    model = create_model(
-        described["name"],
-        backbone=described["backbone"],
-        num_classes=described["num_classes"],
-        output_stride=described["output_stride"],
-        pretrained=False,
-        **described["options"],
-    )
-    load_into(model, load_weights(file), file)
     if settings is None:
-        settings = InferenceSettings.model_validate(metadata["recipe"].get("inference", {}))
+        settings = _settings(load_metadata(file, "segmenter"), file)
+
+    def create(described: dict[str, Any]) -> SegmentationModel:
+        return create_model(
+            described["name"],
+            backbone=described["backbone"],
+            num_classes=described["num_classes"],
+            output_stride=described["output_stride"],
+            pretrained=False,
+            **described["options"],
+        )
+
+    model, metadata = load_model(file, "segmenter", create)
     labels = LabelSpace.from_dict(metadata["labels"])
     return Predictor(model, labels, settings, choose_device(device), metadata, file)
+
+
+def _settings(metadata: dict[str, Any], file: Path) -> InferenceSettings:
+    """How the recipe in a model file applies the model."""
+    try:
+        return InferenceSettings.model_validate(metadata["recipe"].get("inference", {}))
+    except ValidationError as error:
+        first = error.errors()[0]
+        field = ".".join(map(str, ("recipe", "inference", *first["loc"])))
+        found = f"{first['input']!r:.60}"
+        raise DataError(
+            f"{file}: {field} in its header is {found}: {first['msg']}. Take a file as a run wrote it"
+        ) from error
 
 
 def model_file(path: str | Path) -> Path:

@@ -10,7 +10,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.errors import DataError, RecipeError, unknown_name
+from maskwright.engine.checkpoint import load_model
+from maskwright.errors import RecipeError, unknown_name
 from maskwright.models import layers
 from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import create_backbone
@@ -260,19 +261,15 @@ def load_classifier(path: str | Path) -> ImageTagClassifier:
         path: `model.safetensors` of a classifier.
 
     Raises:
-        DataError: no such file, or it holds another kind of model.
+        DataError: as `load_model`.
     """
-    from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
 
-    metadata = load_metadata(path)
-    if metadata.get("kind") != "classifier":
-        raise DataError(f"{path} holds a {metadata.get('kind')}, expected a classifier")
-    made = metadata["model"]
-    model = create_classifier(
-        backbone=made["backbone"],
-        num_tags=made["num_tags"],
-        output_stride=made["output_stride"],
-        **{**made.get("options", {}), **{name: made[name] for name in PARTS if name in made}},
-    )
-    load_into(model, load_weights(path), path)
-    return model.eval()
+    def create(made: dict[str, Any]) -> ImageTagClassifier:
+        return create_classifier(
+            backbone=made["backbone"],
+            num_tags=made["num_tags"],
+            output_stride=made["output_stride"],
+            **{**made["options"], **{name: made[name] for name in PARTS if name in made}},
+        )
+
+    return load_model(path, "classifier", create)[0]

@@ -14,7 +14,8 @@ import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
-from maskwright.errors import DataError, RecipeError
+from maskwright.engine.checkpoint import load_model
+from maskwright.errors import RecipeError
 from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import create_backbone
 
@@ -168,17 +169,13 @@ def load_irnet(path: str | Path) -> IRNet:
         path: `model.safetensors` of an IRNet.
 
     Raises:
-        DataError: no such file, or it holds another kind of model.
+        DataError: as `load_model`.
     """
-    from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
 
-    metadata = load_metadata(path)
-    if metadata.get("kind") != "irnet":
-        raise DataError(f"{path} holds a {metadata.get('kind')}, expected an irnet")
-    made = metadata["model"]
-    network = create_irnet(backbone=made["backbone"], output_stride=made["output_stride"], **made.get("options", {}))
-    load_into(network, load_weights(path), path)
-    return network.eval()
+    def create(made: dict[str, Any]) -> IRNet:
+        return create_irnet(backbone=made["backbone"], output_stride=made["output_stride"], **made["options"])
+
+    return load_model(path, "irnet", create)[0]
 
 
 def merge_edges(logits: Tensor) -> Tensor:

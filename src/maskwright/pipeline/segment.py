@@ -15,6 +15,7 @@ from maskwright.data.loading import TrainingSet
 from maskwright.data.provenance import against
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
+from maskwright.engine.checkpoint import describe
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.files import write_json
@@ -23,7 +24,6 @@ from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.base import SegmentationModel, parameter_groups
 from maskwright.settings import InferenceSettings, Recipe
-from maskwright.version import __version__
 
 
 def build_segmenter(
@@ -89,17 +89,7 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
         }
 
     judged = any(val.has_mask(index) for index in range(len(val)))
-    metadata = {
-        "kind": "segmenter",
-        "model": {
-            **recipe.model.model_dump(mode="json", exclude={"pretrained"}),
-            "num_classes": train.labels.num_classes,
-        },
-        "labels": train.labels.to_dict(),
-        "preprocessing": {"mean": list(model.mean), "std": list(model.std)},
-        "recipe": recipe.model_dump(mode="json"),
-        "maskwright": __version__,
-    }
+    made = {**recipe.model.model_dump(mode="json", exclude={"pretrained"}), "num_classes": train.labels.num_classes}
     augment = Augment(settings.augment, train.labels, mean=model.mean)
     examples = TrainingSet(train, augment, settings.seed + recipe.seed)
     if settings.augment.class_uniform:
@@ -112,7 +102,7 @@ def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: 
         folder,
         parameter_groups=parameter_groups(model, settings),
         validate=validate if judged else None,
-        metadata=metadata,
+        metadata=describe("segmenter", made, model, train.labels, recipe),
         device=device,
         title=folder.name,
     )

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Any, Literal
+from typing import Annotated, Any, Literal
 
 from pydantic import Field
 
@@ -120,7 +120,7 @@ class InferenceSettings(Settings):
     """How a trained segmenter is applied."""
 
     size: tuple[int, int] | None = Field(None, description="images are resized to this before the network")
-    scales: tuple[float, ...] = (1.0,)
+    scales: tuple[Annotated[float, Field(le=16)], ...] = (1.0,)
     flip: bool = False
     window: tuple[int, int] | None = Field(None, description="sliding window size; none: whole image")
     stride: tuple[int, int] | None = Field(None, description="sliding window step; default 2/3 of the window")

@@ -15,14 +15,13 @@ from maskwright.data.augment import Augment, normalise, prepare
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
-from maskwright.engine.checkpoint import load_into, load_metadata, load_weights
+from maskwright.engine.checkpoint import describe, load_into, load_metadata, load_weights
 from maskwright.engine.fit import Step, Validate, fit
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
 from maskwright.models.classifier import PARTS
 from maskwright.settings import ClassifierSettings, Recipe, TrainSettings
-from maskwright.version import __version__
 from maskwright.weak.networks.network import Network
 from maskwright.weak.networks.recam import first_head_loss
 
@@ -243,17 +242,10 @@ def fit_tags(
     def average_precision_on_val(network: nn.Module) -> dict[str, Any]:
         return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}
 
-    metadata = {
-        "kind": "classifier",
-        "model": {
-            **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "loss", "train"}),
-            "num_tags": len(train.labels.foreground),
-            **network.parts,
-        },
-        "labels": train.labels.to_dict(),
-        "preprocessing": {"mean": list(network.mean), "std": list(network.std)},
-        "recipe": recipe.model_dump(mode="json"),
-        "maskwright": __version__,
+    made = {
+        **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "loss", "train"}),
+        "num_tags": len(train.labels.foreground),
+        **network.parts,
     }
     augment = Augment(settings.augment, train.labels, mean=network.mean)
     return fit(
@@ -264,7 +256,7 @@ def fit_tags(
         folder,
         parameter_groups=parameter_groups,
         validate=validate or (average_precision_on_val if known else None),
-        metadata=metadata,
+        metadata=describe("classifier", made, network, train.labels, recipe),
         device=device,
         title=title,
         trainable_extra=trainable_extra,

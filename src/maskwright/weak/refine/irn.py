@@ -25,6 +25,7 @@ from maskwright.data.augment import Augment, nearest_index, normalise
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
+from maskwright.engine.checkpoint import describe
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
@@ -32,7 +33,6 @@ from maskwright.files import atomic_write, written_beside
 from maskwright.models.irnet import IRNet, create_irnet, infer_edges
 from maskwright.models.layers import evaluating
 from maskwright.settings import Recipe
-from maskwright.version import __version__
 from maskwright.weak.refine.irn_loss import irn_loss
 from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
@@ -89,14 +89,7 @@ def train_irnet(
         network.mean_shift.copy_(mean)
         return {"mean_displacement_y": mean[0].item(), "mean_displacement_x": mean[1].item()}
 
-    metadata = {
-        "kind": "irnet",
-        "model": settings.model_dump(mode="json", include={"backbone", "output_stride", "options"}),
-        "labels": dataset.labels.to_dict(),
-        "preprocessing": {"mean": list(network.mean), "std": list(network.std)},
-        "recipe": recipe.model_dump(mode="json"),
-        "maskwright": __version__,
-    }
+    made = settings.model_dump(mode="json", include={"backbone", "output_stride", "options"})
     augment = Augment(settings.train.augment, dataset.labels, mean=network.mean)
     return fit(
         network,
@@ -106,7 +99,7 @@ def train_irnet(
         folder,
         parameter_groups=irn_parameter_groups(network, settings),
         validate=validate,
-        metadata=metadata,
+        metadata=describe("irnet", made, network, dataset.labels, recipe),
         device=device,
         title="irnet",
     )
