@@ -1,3 +1,4 @@
+import hashlib
 import multiprocessing
 
 import pytest
@@ -27,6 +28,16 @@ def test_finished_stages_are_skipped(tmp_path):
     assert log == ["a", "b"]
     assert said[2:] == ["[1/2] make a: done already", "[2/2] make b: done already"]
     assert read_json(tmp_path / "b" / "stage.json")["finished"] is True
+
+
+def test_the_record_of_a_finished_training_has_the_hash_of_its_model(tmp_path):
+    def work(folder):
+        assert "model_hash" not in read_json(folder / "stage.json")
+        (folder / "model.safetensors").write_bytes(b"weights")
+
+    run_stages([Stage("a", "train", work), Log().stage("b")], tmp_path, str)
+    assert read_json(tmp_path / "a" / "stage.json")["model_hash"] == hashlib.sha256(b"weights").hexdigest()[:16]
+    assert "model_hash" not in read_json(tmp_path / "b" / "stage.json")
 
 
 def test_stopped_stage_goes_on_in_its_folder(tmp_path):

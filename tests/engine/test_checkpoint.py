@@ -5,8 +5,17 @@ import torch
 from safetensors.torch import save_file
 from torch import nn
 
-from maskwright.engine.checkpoint import load_into, load_metadata, load_weights, save_model, weights_hash
+from maskwright.engine.checkpoint import (
+    file_hash,
+    load_into,
+    load_metadata,
+    load_weights,
+    save_model,
+    weights_hash,
+)
 from maskwright.errors import DataError
+from maskwright.files import write_json
+from maskwright.models.pretrained import _read
 
 METADATA = {
     "kind": "segmenter",
@@ -82,3 +91,35 @@ def test_other_model_is_refused_by_name_and_shape(tmp_path):
     with pytest.raises(DataError, match="surplus is not in the model"):
         load_into(model(), {**weights, "surplus": torch.zeros(1)}, "x.pt")
     torch.testing.assert_close(dict(wider.state_dict()), before, rtol=0, atol=0)
+
+
+@pytest.mark.parametrize("value", [float("nan"), float("inf")])
+def test_weights_that_are_not_finite_are_refused(tmp_path, value):
+    network = model()
+    with torch.no_grad():
+        network[2].bias[1] = value
+    save_model(tmp_path / "model.safetensors", network, METADATA)
+    with pytest.raises(DataError, match=r"model\.safetensors cannot be used: 2\.bias is not finite"):
+        load_weights(tmp_path / "model.safetensors")
+
+
+@pytest.mark.parametrize("place", [0.1, 0.5, 0.9])
+def test_one_flipped_bit_of_a_stage_s_model_is_noticed(tmp_path, place):
+    path = tmp_path / "segmenter" / "model.safetensors"
+    save_model(path, model(), METADATA)
+    record = path.with_name("stage.json")
+    for fields in ({}, {"model_hash": file_hash(path)}):  # older runs have no hash
+        write_json(record, fields)
+        assert load_metadata(path) == METADATA
+    flip(path, place)
+    for reader in (load_metadata, weights_hash, lambda path: _read(None, path)):
+        with pytest.raises(
+            DataError, match=r"segmenter/model\.safetensors is not the file.*delete .*segmenter and run"
+        ):
+            reader(path)
+
+
+def flip(path, place):
+    data = bytearray(path.read_bytes())
+    data[int(place * len(data))] ^= 4
+    path.write_bytes(data)

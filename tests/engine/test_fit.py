@@ -2,6 +2,7 @@ from __future__ import annotations
 
 import json
 import math
+import zipfile
 
 import pytest
 import torch
@@ -365,6 +366,16 @@ class TestRefuses:
                 model, toy.step, toy.train_set(), toy.settings(), half_done,
                 parameter_groups=groups, metadata={}, device="cpu",
             )  # fmt: skip
+
+    @pytest.mark.parametrize("place", [0.25, 0.5, 0.75])
+    def test_one_flipped_bit(self, toy, half_done, place):
+        data = bytearray((half_done / "state.pt").read_bytes())
+        with zipfile.ZipFile(half_done / "state.pt") as archive:
+            largest = max(archive.infolist(), key=lambda entry: entry.file_size)
+        data[int(largest.header_offset + 200 + place * (largest.file_size - 200))] ^= 1
+        (half_done / "state.pt").write_bytes(data)
+        with pytest.raises(DataError, match=r"state\.pt cannot be read \(.*damaged\); delete it to train"):
+            toy.train(half_done)
 
     def test_a_broken_state(self, toy, half_done):
         (half_done / "state.pt").write_bytes((half_done / "state.pt").read_bytes()[:2000])

@@ -10,8 +10,10 @@ import pytest
 import torch
 from PIL import Image
 
+from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
 from maskwright.pipeline import run as pipeline
+from maskwright.pipeline import stages
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
@@ -175,3 +177,46 @@ def test_a_stale_stage_keeps_its_old_result(out):
     name = next((out / "irn.stale-1" / "maps").glob("*.npz"))
     np.testing.assert_array_equal(content(name)["high_res"], old["high_res"])
     assert (out / "irn" / "maps" / name.name).is_file()
+
+
+@pytest.mark.parametrize("stage", ["pseudo_masks", "ir_labels"])
+@pytest.mark.parametrize("all_of_them", [False, True])
+def test_masks_that_vanished_are_made_again_before_anything_learns_from_them(out, stage, all_of_them):
+    folder = out / stage / FOLDERS[stage][0]
+    made = {path: content(path) for path in folder.glob("*.png")}
+    for path in list(made)[: None if all_of_them else 3]:
+        path.unlink()
+    said = after_losing(out, stage)
+    assert any(f"{10 if all_of_them else 3} of the 10 masks" in line and "made again" in line for line in said)
+    assert made.keys() == set(folder.glob("*.png"))
+    for path, before in made.items():
+        np.testing.assert_array_equal(content(path)["mask"], before["mask"])
+
+
+@pytest.mark.parametrize("stage", ["pseudo_masks", "ir_labels"])
+def test_masks_that_vanished_with_their_maps_are_refused(out, stage):
+    source = {"pseudo_masks": "irn", "ir_labels": "saliency"}[stage]
+    path = next((out / stage / FOLDERS[stage][0]).glob("*.png"))
+    path.unlink()
+    (out / source / "maps" / f"{path.stem}.npz").unlink()
+    match = rf"1 of the 10 masks in .*{path.stem}.*1 of the maps in .*delete .*{stage} and .*{source} and run"
+    with pytest.raises(DataError, match=match):
+        after_losing(out, stage)
+
+
+def after_losing(out: Path, stage: str) -> list[str]:
+    """Run the next training that reads the masks of a stage; no more of it than it needs to begin."""
+    said: list[str] = []
+    settings = [*SETTINGS, f"out={out}", "model.backbone=resnet10t", "train={epochs: 1, batch_size: 4, workers: 0}"]
+    context = RunContext(load_recipe("demo", settings), out, said.append)
+    with pytest.MonkeyPatch.context() as patch:
+        seen = []
+        if stage == "ir_labels":
+            patch.setattr(irn, "fit", lambda network, step, examples, *_, **__: seen.append(len(examples)))
+            name = "irnet"
+        else:
+            patch.setattr(stages, "_train_model", lambda context, train, folder: seen.append(len(train)))
+            name = "segmenter"
+        next(entry for entry in stages.recipe_stages(context) if entry.name == name).run(out / name)
+    assert seen == [10]
+    return said

@@ -15,7 +15,7 @@ from safetensors.torch import load_file, save_file
 
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
-from maskwright.files import atomic_write
+from maskwright.files import atomic_write, read_json
 from maskwright.settings import Recipe
 from maskwright.version import __version__
 
@@ -108,9 +108,10 @@ def load_metadata(path: str | Path, kind: str | None = None) -> dict[str, Any]:
         kind: what it must hold, one of `KINDS`; None for any of them.
 
     Raises:
-        DataError: the file is missing, not safetensors, was not written by `save_model`, holds another kind, names
-            another file, or a field is missing or not what it should be.
+        DataError: the file is missing, not safetensors, was not written by `save_model`, was changed since its
+            stage wrote it, holds another kind, names another file, or a field is missing or not what it should be.
     """
+    check_unchanged(path)
     try:
         with safe_open(_existing(path), "pt") as stream:
             header = stream.metadata() or {}
@@ -204,12 +205,43 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     """The weights of a model file, by name, on the CPU.
 
     Raises:
-        DataError: the file is missing or not safetensors.
+        DataError: the file is missing or not safetensors, or holds NaN or infinity.
     """
     try:
-        return load_file(_existing(path))
+        weights = load_file(_existing(path))
     except SafetensorError as error:
         raise DataError(_not_a_model(path, str(error))) from error
+    for name, value in weights.items():
+        if not torch.isfinite(value).all():
+            raise DataError(
+                f"{path} cannot be used: {name} is not finite everywhere. The file is damaged, or its training failed; "
+                f"take another model, or delete {Path(path).parent} and train again"
+            )
+    return weights
+
+
+def file_hash(path: str | Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 over a file's bytes."""
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()[:16]
+
+
+def check_unchanged(path: str | Path) -> None:
+    """Compare a model file with the hash in the record of the stage that wrote it, where there is one.
+
+    Raises:
+        DataError: they differ.
+    """
+    record = Path(path).with_name("stage.json")
+    written = read_json(record).get("model_hash") if record.is_file() else None
+    if written is not None and (found := file_hash(_existing(path))) != written:
+        raise DataError(
+            f"{path} is not the file that training wrote: its hash is {found}, {record} says {written}. It is damaged "
+            f"or was replaced. Put the file back, or delete {record.parent} and run again to train anew"
+        )
 
 
 def weights_hash(path: str | Path) -> str:

@@ -39,8 +39,12 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     try:
         if not zipfile.is_zipfile(path):  # torch would take anything else for a pickle of its oldest format
             raise EOFError("it is cut off or not a state")
+        with zipfile.ZipFile(path) as archive:  # torch does not look at the checksums
+            damaged = archive.testzip()
+        if damaged is not None:
+            raise EOFError(f"{damaged} in it is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
-    except (RuntimeError, EOFError, pickle.UnpicklingError) as error:
+    except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it to train from the start") from error
     if state["finished"] and not (folder / "model.safetensors").is_file():
         return None

@@ -14,7 +14,7 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from maskwright.engine.checkpoint import names_weights
+from maskwright.engine.checkpoint import check_unchanged, names_weights
 from maskwright.errors import RecipeError, unknown_name
 
 if TYPE_CHECKING:
@@ -125,6 +125,7 @@ def load_tensors(
 
 
 def _read(timm: Any, path: str) -> dict[str, Tensor]:
+    check_unchanged(path)
     try:
         return {
             key: value

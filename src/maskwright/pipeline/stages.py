@@ -24,7 +24,7 @@ def recipe_stages(context: RunContext, until: str | None = None) -> list[Stage]:
     """
     recipe = context.recipe
     labels = label_stages(context) if recipe.supervision != "masks" else []
-    stages = [*labels, *segmenter_stages(context)]
+    stages = [*labels, *segmenter_stages(context, labels[-1] if labels else None)]
     if until is None:
         return stages
     names = [stage.name for stage in stages]
@@ -36,8 +36,12 @@ def recipe_stages(context: RunContext, until: str | None = None) -> list[Stage]:
     return stages[: names.index(until) + 1]
 
 
-def segmenter_stages(context: RunContext) -> list[Stage]:
+def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[Stage]:
     """Training and evaluation of the segmenter and, with `oracle`, of the same model on true masks.
+
+    Args:
+        context: of the run.
+        pseudo_masks: the stage that makes the masks, where they are made from tags.
 
     Raises:
         RecipeError: the segmenter is to start from the tag classifier but cannot.
@@ -63,7 +67,7 @@ def segmenter_stages(context: RunContext) -> list[Stage]:
         Stage(
             "segmenter",
             "train the segmenter",
-            partial(_train_segmenter, context),
+            partial(_train_segmenter, context, pseudo_masks),
             settings,
             ("pseudo_masks",) if weak else (),
         ),
@@ -91,10 +95,12 @@ def segmenter_stages(context: RunContext) -> list[Stage]:
     return stages
 
 
-def _train_segmenter(context: RunContext, folder: Path) -> None:
+def _train_segmenter(context: RunContext, pseudo_masks: Stage | None, folder: Path) -> None:
     train = context.train
-    if context.recipe.supervision != "masks":
-        train = with_masks(train, context.out / "pseudo_masks" / "SegmentationClass", real=context.real)
+    if pseudo_masks is not None:
+        masks = context.out / pseudo_masks.name / "SegmentationClass"
+        context.remake_masks(masks, context.out / pseudo_masks.needs[0] / "maps", pseudo_masks.run)
+        train = with_masks(train, masks, real=context.real)
     chosen = [index for index in range(len(train)) if train.has_mask(index)]
     if not chosen:
         raise DataError(

@@ -9,6 +9,7 @@ from typing import Any
 
 from maskwright.data import open_dataset, subset
 from maskwright.data.content import content_hash
+from maskwright.engine import distributed
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
 from maskwright.runs.stages import fingerprint
@@ -75,6 +76,32 @@ class RunContext:
                 f"{', '.join(missing[:5])}"
             )
         return listed
+
+    def remake_masks(self, masks: Path, maps: Path, make: Callable[[Path], None]) -> None:
+        """Make again what has vanished of the masks of a finished stage: nothing trains on fewer images unsaid.
+
+        Args:
+            masks: the stage's folder of `NAME.png`, one for every image whose tags are known.
+            maps: the folder of `NAME.npz` that they are made from.
+            make: does the stage's work; what is there it leaves.
+
+        Raises:
+            DataError: maps have vanished, too.
+        """
+        known = [name for index, name in enumerate(self.train.names) if self.train.tags(index) is not None]
+        missing = distributed.broadcast([name for name in known if not (masks / f"{name}.png").is_file()])
+        if not missing:
+            return
+        gone = f"{len(missing)} of the {len(known)} masks in {masks} have vanished ({', '.join(missing[:5])})"
+        lost = [name for name in known if not (maps / f"{name}.npz").is_file()]
+        if lost:
+            raise DataError(
+                f"{gone}, and {len(lost)} of the maps in {maps} that they are made from ({', '.join(lost[:5])}). Put "
+                f"the files back, or delete {masks.parent} and {maps.parent} and run the same command again"
+            )
+        self.say(f"    {gone}; they are made again")
+        make(masks.parent)
+        distributed.barrier()
 
     @property
     def seed_network(self) -> str:

@@ -193,7 +193,7 @@ def _link(source: str, target: str) -> None:
 def _record(
     folder: Path, stage: Stage, number: int, hash_now: str, *, finished: bool, spent: tuple[float, ...]
 ) -> None:
-    fields = {
+    fields: dict[str, Any] = {
         "name": stage.name,
         "title": stage.title,
         "number": number,
@@ -205,6 +205,11 @@ def _record(
         "settings": json.loads(json.dumps(stage.settings, default=str)),
         **({"label": stage.label} if stage.label else {}),
     }
+    model = folder / "model.safetensors"
+    if finished and model.is_file():
+        from maskwright.engine.checkpoint import file_hash
+
+        fields["model_hash"] = file_hash(model)  # whoever reads the model compares
     write_json(folder / "stage.json", fields)
 
 

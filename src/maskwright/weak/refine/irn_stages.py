@@ -59,6 +59,7 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
     def train(folder: Path) -> None:
         start = context.out / context.seed_network / "model.safetensors"
         ir_labels = context.out / labels / "labels"
+        context.remake_masks(ir_labels, context.out / source / "maps", write_labels)
         train_irnet(context.recipe, irn, context.train, ir_labels, folder, context.device, classifier=start)
 
     def find_edges(folder: Path) -> None:
