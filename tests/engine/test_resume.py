@@ -177,3 +177,50 @@ def test_lines_of_a_run_without_state_are_made_again(toy, tmp_path, uninterrupte
     tmp_path.joinpath("log.jsonl").write_text('{"event": "train", "step": 3}\n')
     toy.train(tmp_path, validate=validate, **OPTIONS)
     assert content(tmp_path)[0] == uninterrupted[0]
+
+
+@pytest.mark.parametrize("moment", ["validation", "saving"])
+def test_a_signal_after_the_last_step_is_not_lost(toy, tmp_path, uninterrupted, bit_equal, capsys, monkeypatch, moment):
+    from maskwright.engine import fit
+
+    def validated(network):
+        before = torch.load(tmp_path / "state.pt", weights_only=True)["validated"]
+        if moment == "validation" and before == 12:  # of 14 steps
+            os.kill(os.getpid(), signal.SIGTERM)
+        return validate(network)
+
+    def saved(*given):
+        os.kill(os.getpid(), signal.SIGTERM)
+        save(*given)
+
+    save = fit.save_model
+    if moment == "saving":
+        monkeypatch.setattr(fit, "save_model", saved)
+    with pytest.raises(SystemExit) as left:
+        toy.train(tmp_path, validate=validated, **OPTIONS)
+    assert left.value.code == 128 + signal.SIGTERM
+    assert "stopped after the last step; give the same command again" in capsys.readouterr().err
+    toy.train(tmp_path, validate=validate, step=None, **OPTIONS)  # finished: no step is taken
+    log, weights = content(tmp_path)
+    assert log == uninterrupted[0]
+    assert bit_equal(weights, uninterrupted[1])
+
+
+@pytest.mark.parametrize("number", [signal.SIGTERM, signal.SIGINT])
+def test_a_signal_to_the_whole_group_is_a_stop_and_not_a_failure(toy, tmp_path, number):
+    """As Ctrl-C, schedulers and torchrun send it: to the loader processes too."""
+    command = [sys.executable, toy.__file__, str(tmp_path / "run"), "steps=100000", "workers=2", "checkpoint_seconds=0"]
+    process = subprocess.Popen(command, stderr=subprocess.PIPE, text=True, start_new_session=True)
+    state = tmp_path / "run" / "state.pt"
+    for _ in range(3000):
+        if state.is_file() or process.poll() is not None:
+            break
+        time.sleep(0.05)
+    os.killpg(process.pid, number)
+    said = process.communicate(timeout=60)[1]
+    assert process.returncode == 128 + number, said
+    assert "give the same command again" in said
+    assert "Traceback" not in said
+    assert torch.load(state, weights_only=True)["step"] > 0
+    with pytest.raises(ProcessLookupError):  # nobody of the group is left
+        os.killpg(process.pid, 0)

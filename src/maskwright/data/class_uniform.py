@@ -10,6 +10,7 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -100,7 +101,7 @@ def load_index(path: str | Path) -> ClassIndex:
     try:
         with np.load(path) as arrays:
             return ClassIndex(*(arrays[name] for name in ClassIndex._fields))
-    except (OSError, ValueError, KeyError) as error:
+    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
         raise DataError(f"{path} is no class index ({error}). Fix: delete it, and it is made anew") from error
 
 

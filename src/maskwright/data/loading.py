@@ -2,7 +2,9 @@
 
 from __future__ import annotations
 
+import signal
 from collections.abc import Callable, Iterator
+from contextlib import contextmanager
 from typing import Any, Protocol
 
 import numpy as np
@@ -232,7 +234,8 @@ class Loader:
             return
         if self._stream is None or self._next != (epoch, first):
             self._stream = None  # Ends its workers before others start.
-            self._stream = iter(self._loader)
+            with _stop_signals_blocked():
+                self._stream = iter(self._loader)
         self.sampler.set_position(epoch + 1)
         for number in range(first, count):
             self._next = None
@@ -288,6 +291,23 @@ def make_loader(
     sampler.set_position(*position)
     pin = torch.cuda.is_available() if pin_memory is None else pin_memory
     return Loader(train_set, sampler, workers=workers, prefetch=prefetch, pin_memory=pin)
+
+
+@contextmanager
+def _stop_signals_blocked() -> Iterator[None]:
+    """Processes and threads that are started inside the block never see SIGINT and SIGTERM.
+
+    Ctrl-C, schedulers and torchrun send these to every process of a group. This one then finishes its step and saves,
+    which it could not do without its workers; it ends them itself.
+    """
+    if not hasattr(signal, "pthread_sigmask"):  # Windows
+        yield
+        return
+    before = signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    try:
+        yield
+    finally:
+        signal.pthread_sigmask(signal.SIG_SETMASK, before)
 
 
 class _BatchReader(TorchDataset):

@@ -112,7 +112,10 @@ def fit(
             if distributed.world_size() > 1:
                 progress.say(f"{settings.batch_size} images a batch, {_share(settings)} in each process")
             training.run(step, validate, metadata, progress, signals)
-        return training.finish(metadata)
+            result = training.finish(metadata)
+            if distributed.any_process(signals.received is not None):  # since the last step, in its validation or here
+                signals.leave("stopped after the last step; give the same command again to go on from there")
+        return result
 
 
 class _Training:

@@ -20,6 +20,7 @@ from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -106,7 +107,7 @@ class LabelBasis:
                 )
         except FileNotFoundError:
             raise DataError(f"label basis {path} does not exist; leave out label_basis to fit one") from None
-        except (ValueError, KeyError, OSError, AttributeError, TypeError) as error:
+        except (ValueError, KeyError, OSError, EOFError, BadZipFile, AttributeError, TypeError) as error:
             raise DataError(f"{path} is not a label basis as maskwright saves it: {error}") from error
 
 

@@ -14,6 +14,7 @@ from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
+from zipfile import BadZipFile
 
 import numpy as np
 
@@ -353,8 +354,11 @@ def _holds_maps(folder: Path) -> bool:
     path = next(folder.rglob("*.npz"), None)
     if path is None:
         return False
-    with np.load(path, allow_pickle=False) as arrays:
-        return "high_res" in arrays.files
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return "high_res" in arrays.files
+    except (ValueError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} does not hold arrays ({error}); delete it and run again") from None
 
 
 def table(result: dict[str, Any]) -> list[str]:

@@ -9,6 +9,7 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import Any, NamedTuple
+from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -244,14 +245,17 @@ def load_instances(folder: str | Path, name: str) -> Instances:
     """The instances of one image.
 
     Raises:
-        DataError: there is no such file.
+        DataError: there is no such file, or it holds something else.
     """
     path = Path(folder) / f"{name}.npz"
     if not path.is_file():
         raise DataError(f"{path} does not exist; write_instances makes it for images with tags")
-    with np.load(path, allow_pickle=False) as arrays:
-        masks = np.unpackbits(arrays["masks"], axis=-1, count=int(arrays["width"])).astype(bool)
-        return Instances(arrays["classes"], arrays["scores"], masks)
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            masks = np.unpackbits(arrays["masks"], axis=-1, count=int(arrays["width"])).astype(bool)
+            return Instances(arrays["classes"], arrays["scores"], masks)
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
+        raise DataError(f"{path} does not hold instances ({error}); delete it and run again") from None
 
 
 def _save(path: Path, found: Instances) -> None:

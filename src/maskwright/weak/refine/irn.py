@@ -352,5 +352,5 @@ def _load(path: Path, keys: Sequence[str]) -> tuple[np.ndarray, ...]:
             return tuple(arrays[key] for key in keys)
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that makes it again") from None
-    except (KeyError, ValueError, OSError, BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise DataError(f"{path} must hold the arrays {', '.join(keys)} ({error}); delete it and run again") from None

@@ -210,7 +210,7 @@ def load_maps(folder: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
             return arrays["keys"], arrays["high_res"]
     except FileNotFoundError:
         raise DataError(f"{path} does not exist; run the stage that makes the maps again") from None
-    except (KeyError, ValueError, OSError, BadZipFile) as error:
+    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise DataError(
             f"{path} must hold the arrays 'keys' and 'high_res' ({error}); delete it and run again"
         ) from None
