@@ -13,13 +13,16 @@ from maskwright.recipe.load import apply_override, build_recipe
 from maskwright.settings import Recipe
 
 
-def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None) -> list[str]:
+def evaluate_run(
+    run_folder: Path, overrides: list[str], out: str | None = None, device: str = "auto"
+) -> list[str]:
     """Score a trained model on a data set; by default on the one that its recipe names.
 
     Args:
         run_folder: a run folder, or a model file.
         overrides: `data=...`, `split=...` and any other setting of the recipe's `data` and `inference`.
         out: folder for `metrics.json` and the predictions; default `RUN/evaluations/<data>-<split>`.
+        device: where to compute.
 
     Returns:
         A table as lines of text.
@@ -32,8 +35,8 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None)
     from maskwright.inference.load import load
     from maskwright.pipeline.segment import evaluate_to_folder
 
-    distributed.initialise("auto")
-    predictor = load(run_folder)
+    distributed.initialise(device)
+    predictor = load(run_folder, device=device)
     recipe = recipe_with(predictor.metadata["recipe"], overrides)
     dataset = open_dataset(recipe.data, recipe.data.val)
     if dataset.labels.names != predictor.labels.names:
@@ -60,6 +63,7 @@ def judge_seeds(
     split: str | None = None,
     stability: int = 0,
     out: str | None = None,
+    device: str = "auto",
 ) -> list[str]:
     """Judge the seed maps of a run stage by stage, or those of one folder; see `weak.seed_evaluation`.
 
@@ -70,6 +74,7 @@ def judge_seeds(
         split: the images that the maps are of; by default the recipe's training split.
         stability: number of images on which single views are compared; 0 leaves it out.
         out: folder for `seed_evaluation.json`; by default `where`.
+        device: where the single views are computed.
 
     Returns:
         A table as lines of text.
@@ -94,7 +99,8 @@ def judge_seeds(
         raise RecipeError(f"{where} is not a run: say which images its maps are of, with data=FOLDER (or data=scenes)")
     else:
         stages = {where.parent.name if where.name == "maps" else where.name: where}
-    given = [] if threshold is None else [f"pseudo_masks.threshold={threshold}"]
+    given = [f"device={device}"]
+    given += [] if threshold is None else [f"pseudo_masks.threshold={threshold}"]
     needed = ("data", "pseudo_masks", "seeds") if stability else ("data", "pseudo_masks")
     recipe = recipe_with(fields, [*given, *overrides], needed)
     dataset = open_dataset(recipe.data, split or recipe.data.train)
@@ -145,8 +151,12 @@ def score_table(scores: dict[str, Any]) -> list[str]:
     return lines
 
 
-def report_run(run_folder: Path) -> Path:
+def report_run(run_folder: Path, overrides: list[str] | None = None) -> Path:
     """Write a run's report anew.
+
+    Args:
+        run_folder: of the run.
+        overrides: settings of the recipe's `data`, to say where its images are now.
 
     Raises:
         DataError: not a run folder.
@@ -157,7 +167,7 @@ def report_run(run_folder: Path) -> Path:
     path = run_folder / "recipe.yaml"
     if not path.is_file():
         raise DataError(f"{run_folder} is not a run folder: {path} does not exist")
-    data = recipe_with(yaml.safe_load(path.read_text(encoding="utf-8")), []).data
+    data = recipe_with(yaml.safe_load(path.read_text(encoding="utf-8")), overrides or []).data
     return build_report(
         run_folder, dataset_train=open_dataset(data, data.train), dataset_val=open_dataset(data, data.val)
     )

@@ -15,6 +15,8 @@ from maskwright.settings import Recipe
 
 RECIPE_FOLDER = Path(__file__).parent / "presets"
 
+YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, six times as fast
+
 # What a file may say beside a recipe's own keys, and what the second takes from the recipe that it names.
 FILE_KEYS = ("extends", "segmenter")
 SEGMENTER_BLOCKS = ("model", "loss", "train", "inference")
@@ -131,8 +133,8 @@ def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, A
 
 def _file_fields(path: Path) -> dict[str, Any]:
     try:
-        fields = yaml.safe_load(path.read_text(encoding="utf-8")) or {}
-    except yaml.YAMLError as error:
+        fields = yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {}
+    except (yaml.YAMLError, UnicodeDecodeError) as error:
         raise RecipeError(f"{path} is not valid YAML: {error}") from error
     if not isinstance(fields, dict):
         raise RecipeError(f"{path} must hold keys and values, found {type(fields).__name__}")

@@ -21,7 +21,7 @@ from maskwright.settings import DataSettings
 from maskwright.weak.seeds.folders import claim
 
 
-def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier") -> int:
+def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier", device: str = "auto") -> int:
     """Write `NAME.png` for every image of the set's two splits, and go on where it was stopped.
 
     Args:
@@ -30,6 +30,7 @@ def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier
         detector: one of `maskwright.data.saliency.DETECTORS`; or a run folder or model file of a segmenter, whose
             saliency is 1 - the probability of the background. The recipe `saliency` trains one that tells objects from
             background.
+        device: where a segmenter computes.
 
     Returns:
         How many maps were written now.
@@ -39,7 +40,7 @@ def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier
             or a folder with maps made otherwise or with other files.
     """
     folder = Path(out)
-    find, made_with = _detector(detector)
+    find, made_with = _detector(detector, device)
     known = (folder / "maps.json").is_file()
     if known:
         claim(folder, made_with)  # before the mark, which must not name another detector than the maps are from
@@ -65,7 +66,7 @@ def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier
     return written
 
 
-def _detector(name: str) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
+def _detector(name: str, device: str) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, Any]]:
     """A function from images to maps, and what is to be remembered of it."""
     if name in DETECTORS:
         return DETECTORS[name], {"detector": name}
@@ -76,7 +77,7 @@ def _detector(name: str) -> tuple[Callable[[np.ndarray], np.ndarray], dict[str, 
     from maskwright.engine.checkpoint import weights_hash
     from maskwright.inference.load import load, model_file
 
-    predictor = load(name)
+    predictor = load(name, device=device)
     background = predictor.labels.background
     if background is None:
         raise DataError(f"{name}: a segmenter without a background class does not tell objects from it")

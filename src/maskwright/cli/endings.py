@@ -1,0 +1,120 @@
+"""How the process ends: a mistake that the user can mend is one line, a stop says how to go on, a bug shows where."""
+
+from __future__ import annotations
+
+import errno
+import gc
+import os
+import re
+import signal
+import sys
+import traceback
+from types import FrameType
+
+from maskwright.cli.verbs import Ended, app
+from maskwright.cli.words import VERBS
+from maskwright.errors import MaskwrightError
+from maskwright.version import __version__
+
+FULL = "the disk is full, or a quota is used up; make room and give the same command again"
+IN_WORDS = {
+    errno.ENOSPC: FULL,
+    errno.EDQUOT: FULL,
+    errno.EFBIG: FULL,
+    errno.EROFS: "the file system is read-only; choose another folder with out=",
+    errno.EACCES: "permission denied; choose another folder, or ask for the right to use this one",
+    errno.EPERM: "permission denied; choose another folder, or ask for the right to use this one",
+    errno.ENOTDIR: "a file stands where a folder should be; choose another folder",
+    errno.EEXIST: "a file stands where a folder should be; choose another folder",
+    errno.EISDIR: "is a folder, expected a file",
+    errno.ENOENT: "there is no such file or folder",
+    errno.EMFILE: "too many files are open; raise the limit (ulimit -n) or lower workers=",
+}
+# What libraries make of the system's words when they write; torch sees a file that is shorter than what it wrote.
+TOLD_BY_LIBRARIES = {
+    "unexpected pos": FULL,
+    "No space left on device": FULL,
+    "File too large": FULL,
+    "Disk quota exceeded": FULL,
+    "Read-only file system": IN_WORDS[errno.EROFS],
+    "Permission denied": IN_WORDS[errno.EACCES],
+}
+OUT_OF_MEMORY = "smaller batches (train.batch_size=, inference.batch_size=), crops or images need less"
+TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp(\.\w+)?")  # as `files.atomic_write` names it
+
+
+class Terminated(KeyboardInterrupt):
+    """SIGTERM came."""
+
+
+def main() -> None:
+    """Run the command line.
+
+    Exit codes: 0 done, 1 something failed (its verb says what) or a bug, 2 a mistake in the command, the data or the
+    disk, 130 and 143 stopped by SIGINT and SIGTERM.
+    """
+    signal.signal(signal.SIGTERM, _terminate)
+    try:
+        app(prog_name="maskwright")
+    except Ended as ended:
+        sys.exit(_end(ended.error))
+    except Exception as error:
+        sys.exit(_end(error))
+    finally:
+        gc.freeze()  # the process ends: looking through all that torch has built once more would take 0.7 seconds
+
+
+def _terminate(number: int, frame: FrameType | None) -> None:
+    signal.signal(number, signal.SIG_DFL)
+    raise Terminated
+
+
+def _end(error: BaseException) -> int:
+    """Say what an error means, and give the exit code."""
+    if isinstance(error, KeyboardInterrupt):
+        if os.environ.get("RANK", "0") == "0":
+            print(f"\nstopped{_how_to_go_on(sys.argv[1:])}", file=sys.stderr)
+        return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
+    text = in_words(error)
+    if text is None:
+        traceback.print_exception(error)
+        text = (
+            f"this is a bug in maskwright {__version__}, not a mistake of yours; please report it with the command and "
+            "the lines above"
+        )
+        print(text, file=sys.stderr)
+        return 1
+    print(f"error: {text}", file=sys.stderr)
+    return 2
+
+
+def _how_to_go_on(words: list[str]) -> str:
+    verb = VERBS.get(words[0] if words else "") or VERBS.get(" ".join(words[:2]))
+    return "; give the same command again to go on from there" if verb is not None and verb.resumes else ""
+
+
+def in_words(error: BaseException) -> str | None:
+    """What an error says to the person who can mend it; None for a bug."""
+    if isinstance(error, MaskwrightError):
+        return str(error)
+    if isinstance(error, OSError):
+        known = IN_WORDS.get(error.errno or 0)
+        folder = os.path.dirname(str(error.filename))
+        if error.errno == errno.ENOENT and folder and not os.path.isdir(folder):
+            known = f"the folder {folder} does not exist"
+        return f"{_path(error)}{known}" if known else str(error) or type(error).__name__
+    if isinstance(error, MemoryError) or type(error).__name__ == "OutOfMemoryError":
+        where = "GPU memory" if type(error).__name__ == "OutOfMemoryError" else "memory"
+        return f"out of {where}; {OUT_OF_MEMORY}"
+    told = next((text for sign, text in TOLD_BY_LIBRARIES.items() if sign in str(error)), None)
+    if told is None and "can't allocate memory" in str(error):
+        told = f"out of memory; {OUT_OF_MEMORY}"
+    return told
+
+
+def _path(error: OSError) -> str:
+    """The file that an error is about, by the name that it would have had."""
+    if not isinstance(error.filename, str):
+        return ""
+    folder, name = os.path.split(error.filename)
+    return f"{os.path.join(folder, TEMPORARY.sub(lambda found: found[1] + (found[2] or ''), name))}: "

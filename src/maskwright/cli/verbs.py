@@ -1,0 +1,400 @@
+"""The verbs, one short function each. Everything heavy is imported inside the verb."""
+
+from __future__ import annotations
+
+from collections.abc import Callable
+from pathlib import Path
+from typing import TYPE_CHECKING, Annotated, Any
+
+import typer
+from typer.core import TyperCommand, TyperGroup
+
+from maskwright.cli.completion import complete
+from maskwright.cli.words import EVERY, VERBS, Given, read
+from maskwright.errors import MaskwrightError, RecipeError
+from maskwright.version import __version__
+
+if TYPE_CHECKING:
+    from maskwright.settings import DataSettings
+
+START = """\
+maskwright: semantic segmentation from image tags, pixel masks, or both
+
+  maskwright data check photos/ tags.csv                          what is wrong with my labels
+  maskwright run cam data=photos/ tags=tags.csv out=runs/photos   from tags to masks, a model and a report
+  maskwright predict runs/photos new/ out=masks                   masks for new photographs
+
+No photographs at hand: maskwright run demo. More: maskwright --help, maskwright recipes ls, maskwright settings cam."""
+
+
+class Ended(Exception):
+    """Carries an error past typer, which would print its own word for it.
+
+    Args:
+        error: what ended the verb.
+    """
+
+    def __init__(self, error: BaseException) -> None:
+        self.error = error
+
+
+class Verbs(TyperGroup):
+    def invoke(self, ctx: Any) -> Any:
+        try:
+            return super().invoke(ctx)
+        except (KeyboardInterrupt, EOFError) as error:
+            raise Ended(error) from error
+
+
+class Words(TyperCommand):
+    """A verb whose usage shows what `cli.words` makes of its words."""
+
+    def collect_usage_pieces(self, ctx: Any) -> list[str]:
+        return [str(argument.metavar) for argument in self.params if argument.param_type_name == "argument"]
+
+
+PLAIN: dict[str, Any] = {"rich_markup_mode": None, "no_args_is_help": True}
+app = typer.Typer(
+    name="maskwright",
+    help="Semantic segmentation from image tags, pixel masks, or both.",
+    cls=Verbs,
+    pretty_exceptions_enable=False,
+    rich_markup_mode=None,
+)
+data_app = typer.Typer(help="Check images, masks and tags before training.", **PLAIN)
+recipes_app = typer.Typer(help="List, print and copy the recipes that come with maskwright.", **PLAIN)
+study_app = typer.Typer(help="Repeat an experiment of a paper on your own images.", **PLAIN)
+app.add_typer(data_app, name="data")
+app.add_typer(recipes_app, name="recipes")
+app.add_typer(study_app, name="study")
+
+
+def verb(group: typer.Typer, name: str) -> Callable[[Callable[[Given], None]], Callable[[Given], None]]:
+    """Make a function of what was given the verb `name` of `cli.words.VERBS`; its docstring is the help."""
+
+    def completed(ctx: typer.Context, incomplete: str) -> list[str]:
+        return complete(name, ctx.params.get("words") or [], incomplete)
+
+    words = typer.Argument(metavar=VERBS[name].usage, autocompletion=completed, hidden=True)
+
+    def register(work: Callable[[Given], None]) -> Callable[[Given], None]:
+        def call(words=None):
+            work(read(name, words))
+
+        call.__annotations__ = {"words": Annotated[list[str] | None, words]}
+        about = (work.__doc__ or "").strip()
+        group.command(
+            name.rpartition(" ")[2],
+            cls=Words,
+            help=about,
+            short_help=about.partition("\n")[0],
+            epilog=_options(name),
+            context_settings={"ignore_unknown_options": True},
+        )(call)
+        return work
+
+    return register
+
+
+def _options(name: str) -> str | None:
+    """The part of a verb's help that lists what it takes; none for a verb without settings."""
+    verb = VERBS[name]
+    rows = [
+        (f"{key}={'...' if option.default is None else str(option.default).lower()}", option.meaning)
+        for key, option in verb.options.items()
+    ]
+    width = max((len(key) for key, _ in rows), default=0)
+    lines = [f"  {key:<{width}}  {meaning}" for key, meaning in rows]
+    if verb.settings:
+        which = "any setting" if verb.settings == EVERY else f"settings of {', '.join(verb.settings)}"
+        lines.append(f"  and {which} of the recipe: maskwright settings RECIPE lists them")
+    return "\b\n" + "\n".join(lines) if lines else None
+
+
+@app.callback(invoke_without_command=True)
+def start(
+    context: typer.Context, version: Annotated[bool, typer.Option("--version", help="Print the version.")] = False
+) -> None:
+    if version:
+        typer.echo(__version__)
+        raise typer.Exit
+    if context.invoked_subcommand is None:
+        typer.echo(START)
+
+
+@verb(app, "run")
+def run(given: Given) -> None:
+    """Train from start to finish: tags or masks in, a model out.
+
+    RECIPE is a name (see maskwright recipes ls) or a YAML file. The same command again goes on where it was stopped.
+    """
+    _run(given, until=None)
+
+
+@verb(app, "label")
+def label(given: Given) -> None:
+    """Make pseudo-masks from image tags, without a segmenter."""
+    _run(given, until="pseudo_masks")
+
+
+@verb(app, "train")
+def train(given: Given) -> None:
+    """Train a segmenter, without its evaluation and the report."""
+    _run(given, until="segmenter")
+
+
+def _run(given: Given, until: str | None) -> None:
+    from maskwright.recipe.load import load_recipe
+
+    resolved = load_recipe(given.names[0], given.settings)
+    if given.options["dry_run"]:
+        from maskwright.plan.dryrun import dry_run
+
+        dry_run(resolved, say=typer.echo)
+        return
+    if given.options["plan"]:
+        from maskwright.plan.plan import plan, table
+
+        for line in table(plan(resolved, until), resolved):
+            typer.echo(line)
+        return
+    from maskwright.engine import distributed
+    from maskwright.pipeline import run as pipeline
+
+    try:
+        out = pipeline.run(resolved, until=until)
+        if distributed.is_main():
+            typer.echo(f"written to {out if until is None else out / until}")
+    finally:
+        distributed.shutdown()
+
+
+@verb(app, "evaluate")
+def evaluate(given: Given) -> None:
+    """Score a trained model on any data set with the same classes.
+
+    RUN is a run folder or a model file; data=FOLDER split=NAME say on what.
+    """
+    from maskwright.engine import distributed
+    from maskwright.pipeline.evaluate import evaluate_run
+
+    try:
+        for line in evaluate_run(Path(given.names[0]), given.settings, **given.options):
+            typer.echo(line)
+    finally:
+        distributed.shutdown()
+
+
+@verb(app, "seeds")
+def seeds(given: Given) -> None:
+    """Score the class maps and pseudo-masks of a run, stage by stage.
+
+    RUN is a run folder, or a folder of maps or of pseudo-masks, which needs data=FOLDER. Works without masks too.
+    """
+    from maskwright.pipeline.evaluate import judge_seeds
+
+    for line in judge_seeds(Path(given.names[0]), given.settings, **given.options):
+        typer.echo(line)
+
+
+@verb(app, "predict")
+def predict(given: Given) -> None:
+    """Write masks for images with a trained model.
+
+    RUN is a run folder or a model file, IMAGES are files, folders or globs. Writes OUT/masks/NAME.png (palette). Exit
+    code 1 if an image failed; the others are written all the same.
+    """
+    from maskwright.inference.predict import predict_files
+
+    predictor, out = _predictor(given), Path(given.options.pop("out"))
+    done, failures = predict_files(predictor, given.names[1:], out, **given.options)
+    _finish_images(f"{len(done)} predicted, {len(failures)} failed; written to {out}", failures)
+
+
+@verb(app, "explain")
+def explain(given: Given) -> None:
+    """Show where a model found the evidence for a class (Grad-CAM).
+
+    RUN is a run folder or a model file, IMAGES are files, folders or globs. Exit code 1 if an image failed.
+    """
+    from maskwright.inference.explain import explain_files
+
+    predictor, run_folder = _predictor(given), Path(given.names[0])
+    out = given.options.pop("out") or str(run_folder / "explanations" if run_folder.is_dir() else "explanations")
+    classes = given.options.pop("class")
+    done, failures = explain_files(predictor, given.names[1:], out, classes=classes, **given.options)
+    _finish_images(f"{len(done)} overlays in {out}, {len(failures)} failed", failures)
+
+
+def _predictor(given: Given) -> Any:
+    """The model that is named first, on the device and with the settings that were given."""
+    from maskwright.inference.load import load
+    from maskwright.pipeline.evaluate import recipe_with
+
+    predictor = load(given.names[0], device=given.options.pop("device"))
+    if given.settings:
+        predictor.settings = recipe_with(predictor.metadata["recipe"], given.settings, ("inference",)).inference
+    return predictor
+
+
+def _finish_images(line: str, failures: list[str]) -> None:
+    for failure in failures:
+        typer.echo(f"failed: {failure}", err=True)
+    typer.echo(line)
+    if failures:
+        raise typer.Exit(1)
+
+
+@verb(app, "report")
+def report(given: Given) -> None:
+    """Write the report of a run again.
+
+    data=FOLDER says where its images are now.
+    """
+    from maskwright.pipeline.evaluate import report_run
+
+    typer.echo(f"written to {report_run(Path(given.names[0]), given.settings)}")
+
+
+@verb(app, "compare")
+def compare(given: Given) -> None:
+    """Run several methods on the same images, side by side.
+
+    METHODS are recipes or run folders, as NAME, 'NAME key=value' or 'LABEL: NAME key=value'; settings outside of the
+    quotes are for all. Writes one page with scores, costs and pictures. Exit code 1 if a method failed.
+    """
+    from maskwright.engine import distributed
+    from maskwright.pipeline.compare import compare as side_by_side
+    from maskwright.runs.results import lines
+
+    try:
+        result = side_by_side([*given.names, *given.settings], **given.options)
+        if distributed.is_main():
+            for line in lines(result):
+                typer.echo(line)
+            typer.echo(f"written to {given.options['out']}/compare.html")
+    finally:
+        distributed.shutdown()
+    if any(method["failed"] for method in result["methods"]):
+        raise typer.Exit(1)
+
+
+@verb(app, "ceiling")
+def ceiling(given: Given) -> None:
+    """Measure the best score that upsampling allows on a set's masks.
+
+    Bilinear upsampling against DUpsampling, without a network. DATA is a folder of images or a built-in set.
+    """
+    from maskwright.studies.ceiling import ceiling as measure
+
+    for line in measure(_data("ceiling", given), **given.options):
+        typer.echo(line)
+
+
+@verb(app, "saliency")
+def saliency(given: Given) -> None:
+    """Write a saliency map for every image of a set.
+
+    DATA is a folder of images or a built-in set. See also the recipe saliency, which trains a detector.
+    """
+    from maskwright.weak.saliency import write_saliency
+
+    data = _data("saliency", given)
+    typer.echo(f"{write_saliency(data, **given.options)} saliency maps written to {given.options['out']}")
+
+
+@verb(data_app, "data check")
+def data_check(given: Given) -> None:
+    """Say what is wrong with images, masks and tags.
+
+    DATA is a folder of images or a built-in set, TAGS a CSV or JSON file. Exit code 1 where training would go wrong.
+    """
+    from maskwright.data.check import check
+    from maskwright.data.check import report as findings_report
+
+    data = _data("data check", given)
+    findings = check(data, tuple(dict.fromkeys((data.train, data.val))))
+    typer.echo(findings_report(findings))
+    if any(finding.level == "error" for finding in findings):
+        raise typer.Exit(1)
+
+
+def _data(name: str, given: Given) -> DataSettings:
+    """The data set that is named first or by `data=`, then perhaps its tags, with the settings that were given."""
+    from maskwright.recipe.load import apply_override, build_recipe
+
+    names = list(given.names)
+    fields: dict[str, Any] = {"data": {}}
+    if not any(setting.startswith(("data=", "data.root=")) for setting in given.settings):
+        if not names:
+            raise RecipeError(f"DATA is missing; expected: maskwright {name} {VERBS[name].usage}")
+        fields["data"]["root"] = names.pop(0)
+    if len(names) > VERBS[name].names.count("[TAGS]"):
+        raise RecipeError(f"{names[0]!r} is one name too many: the data are given as data= already")
+    if names:
+        fields["data"]["tags"] = names[0]
+    for setting in given.settings:
+        apply_override(fields, setting)
+    return build_recipe(fields, source=name).data
+
+
+@verb(study_app, "study bce-sce")
+def study_bce_sce(given: Given) -> None:
+    """Compare sigmoid and softmax loss on classes that are easily confused (ReCAM, figures 1 and 4)."""
+    from maskwright.engine import distributed
+    from maskwright.studies.bce_sce import study_bce_sce as study
+
+    try:
+        for line in study(given.settings, **given.options):
+            typer.echo(line)
+    finally:
+        distributed.shutdown()
+
+
+@verb(app, "settings")
+def settings(given: Given) -> None:
+    """List the settings of a recipe: what each means and takes.
+
+    FILTER is a part of a key or of what it means. Where a recipe has its own value, the default is beside it.
+    """
+    from maskwright.cli.lists import schema_text, settings_lines
+    from maskwright.recipe.load import load_recipe
+
+    recipe = load_recipe(given.names[0], given.settings)
+    if given.options["json"]:
+        typer.echo(schema_text(recipe))
+        return
+    for line in settings_lines(recipe, *given.names[1:], every=given.options["all"]):
+        typer.echo(line)
+
+
+@verb(recipes_app, "recipes ls")
+def recipes_ls(given: Given) -> None:
+    """List the recipes by the data they are for; words filter the list."""
+    from maskwright.cli.lists import recipe_lines
+
+    for line in recipe_lines(given.names):
+        typer.echo(line)
+
+
+@verb(recipes_app, "recipes show")
+def recipes_show(given: Given) -> None:
+    """Print a recipe, written out where it rests on others."""
+    from maskwright.recipe.load import recipe_text
+
+    typer.echo(recipe_text(given.names[0]), nl=False)
+
+
+@verb(recipes_app, "recipes cp")
+def recipes_cp(given: Given) -> None:
+    """Copy a recipe to a file of your own; nothing is overwritten."""
+    from maskwright.recipe.load import recipe_text
+
+    name, target = given.names
+    text = recipe_text(name)
+    try:
+        with open(target, "x", encoding="utf-8") as stream:
+            stream.write(text)
+    except FileExistsError:
+        raise MaskwrightError(f"{target} exists; choose another name") from None
+    typer.echo(f"written to {target}: edit it, then maskwright run {target}")

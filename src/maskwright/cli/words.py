@@ -1,0 +1,271 @@
+"""What each verb takes, and one way to read it: `key=value` is a setting, everything else a name or a path."""
+
+from __future__ import annotations
+
+import re
+import sys
+from collections.abc import Callable, Iterable, Sequence
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any, NamedTuple
+
+from maskwright.errors import RecipeError, unknown_name
+
+# A path with `=` in its name has a separator before it: `./a=b.jpg`. Spaces are in paths and in compare's methods only.
+SETTING = re.compile(r"([\w.-]+)=(.*)", re.DOTALL)
+
+EVERY = ("*",)  # any setting of a recipe
+DATA = ("data",)
+
+
+class Option(NamedTuple):
+    """An option of one verb: what it is without being given, what it means, and how its text is read."""
+
+    default: Any
+    meaning: str
+    read: Callable[[str, str], Any] = lambda key, text: text
+
+
+def _yes_or_no(key: str, text: str) -> bool:
+    words = {"true": True, "yes": True, "on": True, "1": True, "false": False, "no": False, "off": False, "0": False}
+    if text.lower() not in words:
+        raise RecipeError(f"{key} must be true or false, found {text!r}")
+    return words[text.lower()]
+
+
+def _number(kind: type[int] | type[float], words: str) -> Callable[[str, str], Any]:
+    def read(key: str, text: str) -> Any:
+        try:
+            return kind(text)
+        except ValueError:
+            raise RecipeError(f"{key} must be {words}, found {text!r}") from None
+
+    return read
+
+
+_whole, _decimal = _number(int, "a whole number"), _number(float, "a number")
+
+PLAN = {
+    "plan": Option(False, "only say what each stage needs: whether it is done, time, memory, disk", _yes_or_no),
+    "dry_run": Option(
+        False, "only try every stage, evaluation too, on a few small images; works without the data", _yes_or_no
+    ),
+}
+DEVICE = {"device": Option("auto", "auto, cpu, cuda, cuda:1, mps")}
+
+
+@dataclass(frozen=True)
+class Verb:
+    """What one verb takes.
+
+    Args:
+        names: its names and paths in order; `[NAME]` may be left out, `NAME...` may be several.
+        options: its own options.
+        settings: blocks and keys of a recipe that it reads; `EVERY` for all.
+        resumes: whether the same command goes on where it was stopped.
+    """
+
+    names: tuple[str, ...] = ()
+    options: dict[str, Option] = field(default_factory=dict)
+    settings: tuple[str, ...] = ()
+    resumes: bool = False
+
+    @property
+    def usage(self) -> str:
+        return " ".join([*self.names, *(["[KEY=VALUE]..."] if self.options or self.settings else [])])
+
+
+VERBS = {
+    "run": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
+    "label": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
+    "train": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
+    "evaluate": Verb(
+        ("RUN",),
+        {"out": Option(None, "folder to write to; default RUN/evaluations/DATA-SPLIT"), **DEVICE},
+        ("data", "inference"),
+    ),
+    "seeds": Verb(
+        ("RUN",),
+        {
+            "threshold": Option(None, "score of the background, or best; default: that of the run's pseudo-masks"),
+            "split": Option(None, "the images that the maps are of; default: the recipe's training split"),
+            "stability": Option(0, "number of images on which single views are compared", _whole),
+            "out": Option(None, "folder to write to; default RUN"),
+            **DEVICE,
+        },
+        ("data", "seeds", "pseudo_masks"),
+    ),
+    "predict": Verb(
+        ("RUN", "IMAGES..."),
+        {
+            "out": Option("predictions", "folder to write to"),
+            "overlay": Option(True, "also write each image with its mask laid over it", _yes_or_no),
+            "probabilities": Option(False, "also write the probabilities of all classes", _yes_or_no),
+            **DEVICE,
+        },
+        ("inference",),
+    ),
+    "explain": Verb(
+        ("RUN", "IMAGES..."),
+        {
+            "class": Option(None, "names with commas between; default: every class that is predicted in the image"),
+            "region": Option("all", "pixels whose evidence is asked for: all, predicted, or a mask's path"),
+            "layer": Option(None, "module of the network; default: what its classifier reads"),
+            "out": Option(None, "folder to write to; default RUN/explanations"),
+            **DEVICE,
+        },
+        ("inference",),
+    ),
+    "report": Verb(("RUN",), {}, DATA),
+    "compare": Verb(
+        ("METHODS...",),
+        {
+            "out": Option("runs/compare", "folder to write to"),
+            "seeds": Option(None, "random seeds with commas between: one run of each method for each"),
+            "until": Option(None, "last stage to run, such as pseudo_masks"),
+            "images": Option(12, "number of training and of validation images that are shown", _whole),
+        },
+        EVERY,
+        resumes=True,
+    ),
+    "ceiling": Verb(
+        ("[DATA]",),
+        {
+            "ratio": Option("8,16,32", "output strides with commas between"),
+            "dim": Option(256, "dimensions of DUpsampling's basis", _whole),
+            "max_patches": Option(50_000, "the most cells that a basis is fitted to", _whole),
+            "out": Option(None, "folder to write to; default runs/ceiling-DATA"),
+        },
+        DATA,
+    ),
+    "saliency": Verb(
+        ("[DATA]",),
+        {
+            "out": Option("saliency", "folder to write to"),
+            "detector": Option("barrier", "barrier, or a run whose model tells objects from background"),
+            **DEVICE,
+        },
+        DATA,
+        resumes=True,
+    ),
+    "settings": Verb(
+        ("RECIPE", "[FILTER]"),
+        {
+            "all": Option(False, "also settings of networks and refinements that the recipe does not use", _yes_or_no),
+            "json": Option(False, "JSON schema, for editors that check and complete recipe files", _yes_or_no),
+        },
+        EVERY,
+    ),
+    "data check": Verb(("[DATA]", "[TAGS]"), {}, DATA),
+    "study bce-sce": Verb(
+        (),
+        {
+            "classes": Option(None, "names with commas between; default: those that are told apart worst"),
+            "epochs": Option(0.0, "of each training; 0: the recipe's", _decimal),
+            "repeats": Option(1, "trainings of each loss, with other random seeds", _whole),
+            "images": Option(200, "the most training images", _whole),
+            "recipe": Option(None, "recipe whose classifier is trained; default demo or cam"),
+            "out": Option(None, "folder to write to; default runs/study-bce-sce-DATA"),
+        },
+        EVERY,
+        resumes=True,
+    ),
+    "recipes ls": Verb(("[FILTER...]",)),
+    "recipes show": Verb(("RECIPE",)),
+    "recipes cp": Verb(("RECIPE", "FILE")),
+}
+
+
+@dataclass
+class Given:
+    """What was typed after a verb: names and paths, settings of a recipe as `key=value`, and the verb's own options."""
+
+    names: list[str]
+    settings: list[str]
+    options: dict[str, Any]
+
+
+def read(name: str, words: Sequence[str] | None) -> Given:
+    """Sort the words after a verb.
+
+    Args:
+        name: of the verb, a key of `VERBS`.
+        words: as they were typed.
+
+    Raises:
+        RecipeError: a key that the verb does not have (the message names the nearest), a value of the wrong type,
+            names that are missing or too many.
+    """
+    verb = VERBS[name]
+    given = Given([], [], {key: option.default for key, option in verb.options.items()})
+    for word in words or ():
+        found = SETTING.fullmatch(_flag(name, verb, word) if word.startswith("-") else word)
+        if found is None:
+            given.names.append(word)
+        elif found[1] in verb.options:
+            given.options[found[1]] = verb.options[found[1]].read(found[1], found[2])
+        else:
+            _check_setting(name, verb, found[1], word)
+            given.settings.append(word)
+    _check_names(name, verb, given.names)
+    return given
+
+
+def _flag(name: str, verb: Verb, word: str) -> str:
+    """`--dry-run` as `dry_run=true`: what other programs call options are settings here."""
+    key, _, value = word.lstrip("-").replace("-", "_").partition("=")
+    option = verb.options.get(key)
+    if option is None or option.read is not _yes_or_no or value:
+        raise RecipeError(f"{word}: maskwright {name} takes settings as key=value, as in {key}={value or 'VALUE'}")
+    print(f"{word} is spelled {key}=true", file=sys.stderr)
+    return f"{key}=true"
+
+
+def _check_setting(name: str, verb: Verb, key: str, word: str) -> None:
+    if not verb.settings:
+        taken = unknown_name("setting", key, verb.options) if verb.options else "it takes none"
+        raise RecipeError(f"maskwright {name}: {taken}{_or_path(word)}")
+    from maskwright.recipe.describe import known_keys
+    from maskwright.recipe.load import apply_override
+
+    known = known_keys()
+    if verb.settings == EVERY and key in known:
+        return
+    fields: dict[str, Any] = {}
+    try:
+        apply_override(fields, word)
+    except RecipeError:
+        if key in known:
+            raise
+        raise RecipeError(_unknown(name, verb, key, known) + _or_path(word)) from None
+    if verb.settings != EVERY and not set(fields) <= set(verb.settings):
+        raise RecipeError(f"{_unknown(name, verb, key, known)} {key} is a setting of other verbs.")
+
+
+def _unknown(name: str, verb: Verb, key: str, known: Iterable[str]) -> str:
+    from maskwright.recipe.load import SHORT_KEYS
+
+    if verb.settings != EVERY:
+        known = [one for one in known if SHORT_KEYS.get(one, one).partition(".")[0] in verb.settings]
+    known = [*verb.options, *known]
+    last = key.rpartition(".")[2]
+    same = [one for one in known if one.rpartition(".")[2] == last][:3]
+    if same:
+        return f"unknown setting {key!r}. Did you mean {' or '.join(map(repr, same))}?"
+    return unknown_name("setting", key, known)
+
+
+def _or_path(word: str) -> str:
+    return f" The file of that name is ./{word}" if Path(word).exists() else ""
+
+
+def _check_names(name: str, verb: Verb, names: Sequence[str]) -> None:
+    needed = sum(not one.startswith("[") for one in verb.names)
+    many = any("..." in one for one in verb.names)
+    usage = f"maskwright {name} {verb.usage}"
+    if len(names) < needed:
+        raise RecipeError(f"{verb.names[len(names)].removesuffix('...')} is missing; expected: {usage}")
+    if len(names) > len(verb.names) and not many:
+        extra = names[len(verb.names)]
+        hint = f"; to set what it is, write key=value, as in data={extra}" if verb.settings else ""
+        raise RecipeError(f"{extra!r} is one name too many; expected: {usage}{hint}")
