@@ -328,6 +328,20 @@ def test_nothing_there_is_a_failure(predictor, tmp_path):
     ]
 
 
+def test_pipes_are_not_read_and_results_stay_inside(tmp_path):
+    inside = tmp_path / "in"
+    write(inside / "a.png", picture(seed=0))
+    os.mkfifo(inside / "pipe.png")
+    found, failures = find_images([inside], tmp_path / "out")
+    assert failures == [f"{inside}/pipe.png: is not a regular file"]
+    assert list(found) == ["a"]
+    write(tmp_path / "up.png", picture(seed=0))
+    (inside / "sub").mkdir()
+    found, failures = find_images([f"{inside}/s*/../../*.png"], tmp_path / "out")
+    assert not found
+    assert "would lie outside of" in failures[0]
+
+
 def test_half_precision_of_files_and_of_the_command(run_folder, photos, tmp_path, monkeypatch):
     """A command's `inference.autocast=bfloat16` reaches the network, beside what the recipe says."""
     from maskwright.cli import app

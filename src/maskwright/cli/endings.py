@@ -43,6 +43,9 @@ OUT_OF_MEMORY = "smaller batches (train.batch_size=, inference.batch_size=), cro
 TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp(\.\w+)?")  # as `files.atomic_write` names it
 
 
+MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+
+
 class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
 
@@ -53,7 +56,8 @@ def main() -> None:
     Exit codes: 0 done, 1 something failed (its verb says what) or a bug, 2 a mistake in the command, the data or the
     disk, 130 and 143 stopped by SIGINT and SIGTERM.
     """
-    signal.signal(signal.SIGTERM, _terminate)
+    if MAIN_PROCESS:  # the others may wait for this one inside of a call that no signal interrupts
+        signal.signal(signal.SIGTERM, _terminate)
     try:
         app(prog_name="maskwright")
     except Ended as ended:
@@ -72,7 +76,7 @@ def _terminate(number: int, frame: FrameType | None) -> None:
 def _end(error: BaseException) -> int:
     """Say what an error means, and give the exit code."""
     if isinstance(error, KeyboardInterrupt):
-        if os.environ.get("RANK", "0") == "0":
+        if MAIN_PROCESS:
             print(f"\nstopped{_how_to_go_on(sys.argv[1:])}", file=sys.stderr)
         return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     text = in_words(error)
@@ -90,7 +94,7 @@ def _end(error: BaseException) -> int:
 
 def _how_to_go_on(words: list[str]) -> str:
     verb = VERBS.get(words[0] if words else "") or VERBS.get(" ".join(words[:2]))
-    return "; give the same command again to go on from there" if verb is not None and verb.resumes else ""
+    return "; give the same command again to resume" if verb is not None and verb.resumes else ""
 
 
 def in_words(error: BaseException) -> str | None:

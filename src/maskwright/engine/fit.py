@@ -114,7 +114,7 @@ def fit(
             training.run(step, validate, metadata, progress, signals)
             result = training.finish(metadata)
             if distributed.any_process(signals.received is not None):  # since the last step, in its validation or here
-                signals.leave("stopped after the last step; give the same command again to go on from there")
+                signals.leave("stopped after the last step; give the same command again to resume")
         return result
 
 
@@ -195,7 +195,7 @@ class _Training:
             if stopped or time.monotonic() - self.saved_time >= self.settings.checkpoint_seconds:
                 self.save()
             if stopped:
-                signals.leave(f"stopped after {self.position}; give the same command again to go on from there")
+                signals.leave(f"stopped after {self.position}; give the same command again to resume")
 
     def train_step(self, step: Step, batches: Iterator[Batch]) -> None:
         """One optimiser step over `accumulate` batches."""

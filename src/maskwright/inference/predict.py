@@ -258,7 +258,11 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
     results = [(out / name).resolve() for name in ("masks", "overlays", "probabilities", "maps")]
 
     def add(name: str, path: str) -> None:
-        if name not in found:
+        if not os.path.isfile(path):  # reading a pipe or a device would wait for ever
+            failures.append(f"{path}: is not a regular file")
+        elif name.startswith("../"):
+            failures.append(f"{path}: its result would lie outside of {out}; give its folder by itself")
+        elif name not in found:
             found[name] = path
         elif not os.path.samefile(found[name], path):
             failures.append(

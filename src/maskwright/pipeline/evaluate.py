@@ -13,9 +13,7 @@ from maskwright.recipe.load import apply_override, build_recipe
 from maskwright.settings import Recipe
 
 
-def evaluate_run(
-    run_folder: Path, overrides: list[str], out: str | None = None, device: str = "auto"
-) -> list[str]:
+def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None, device: str = "auto") -> list[str]:
     """Score a trained model on a data set; by default on the one that its recipe names.
 
     Args:
