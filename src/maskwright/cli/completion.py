@@ -46,11 +46,11 @@ def _keys(blocks: tuple[str, ...], names: Sequence[str]) -> list[str]:
     if not blocks:
         return []
     from maskwright.errors import RecipeError
-    from maskwright.recipe.describe import known_keys
-    from maskwright.recipe.load import SHORT_KEYS, load_recipe
+    from maskwright.recipe.describe import quick_keys
+    from maskwright.recipe.load import SHORT_KEYS
 
     try:
-        keys = known_keys(load_recipe(names[0]) if names and blocks == EVERY else None)
+        keys = quick_keys(names[0] if names and blocks == EVERY else None)
     except RecipeError:
-        keys = known_keys()
+        keys = quick_keys()
     return [key for key in keys if blocks == EVERY or SHORT_KEYS.get(key, key).partition(".")[0] in blocks]

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from maskwright.recipe.load import SHORT_KEYS, build_recipe, recipe_fields, recipe_file, recipe_names
+from maskwright.recipe.load import SHORT_KEYS, build_recipe, file_fields, recipe_file, recipe_names
 from maskwright.settings import Recipe
 
 # What a recipe reads only where something is learned from tags.
@@ -121,10 +121,36 @@ def _words(annotation: Any) -> str:
     return words.get(annotation, str(annotation))
 
 
-def known_keys(recipe: Recipe | None = None) -> list[str]:
-    """Every key that can be typed, short ones first; of one recipe only those that it uses."""
-    settings = settings_of(build_recipe({}), every=True) if recipe is None else settings_of(recipe)
-    return [*SHORT_KEYS, *(setting.key for setting in settings)]
+def known_keys() -> list[str]:
+    """Every key that can be typed, short ones first."""
+    return [*SHORT_KEYS, *(setting.key for setting in settings_of(build_recipe({}), every=True))]
+
+
+def quick_keys(name: str | None = None) -> list[str]:
+    """The keys that all recipes have, and those that one recipe's files say; found without PyTorch, for a shell.
+
+    Raises:
+        RecipeError: no such recipe, or its file cannot be read.
+    """
+    said = [key for fields in _files(name) for key in _dotted(fields)] if name else []
+    return list(dict.fromkeys([*SHORT_KEYS, *(setting.key for setting in settings_of(Recipe(), every=True)), *said]))
+
+
+def _files(name: str) -> list[dict[str, Any]]:
+    """What a recipe's files say: its own first, then that which it extends, and so on."""
+    found: dict[str, dict[str, Any]] = {}
+    while name and name not in found:
+        found[name] = file_fields(recipe_file(name))
+        name = found[name].pop("extends", "")
+    return list(found.values())
+
+
+def _dotted(fields: dict[str, Any], path: str = "") -> Iterator[str]:
+    for key, value in fields.items():
+        if isinstance(value, dict):
+            yield from _dotted(value, f"{path}{key}.")
+        else:
+            yield f"{path}{key}"
 
 
 def recipe_schema(recipe: Recipe) -> dict[str, Any]:
@@ -149,11 +175,10 @@ def recipe_groups(words: Sequence[str] = ()) -> dict[str, list[tuple[str, str]]]
     """
     found: dict[str, list[tuple[str, str]]] = {title: [] for title in (OWN, DEMO, *SETS.values())}
     for name in recipe_names():
-        path = recipe_file(name)
-        data = recipe_fields(path).get("data", {})
-        layout = data.get("layout")
-        title = SETS.get(layout, layout) if layout else DEMO if "root" in data else OWN
-        about = path.read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").partition(": `")[0]
+        data = [fields.get("data", {}) for fields in _files(name)]
+        layout = next((one["layout"] for one in data if "layout" in one), None)
+        title = SETS.get(layout, layout) if layout else DEMO if any("root" in one for one in data) else OWN
+        about = recipe_file(name).read_text(encoding="utf-8").partition("\n")[0].lstrip("# ").partition(": `")[0]
         if all(word.lower() in f"{name} {about} {title}".lower() for word in words):
             found.setdefault(title, []).append((name, about))
     return {title: rows for title, rows in found.items() if rows}

@@ -73,7 +73,7 @@ def recipe_text(name: str) -> str:
     """
     path = recipe_file(name)
     text = path.read_text(encoding="utf-8")
-    if not set(FILE_KEYS) & set(_file_fields(path)):
+    if not set(FILE_KEYS) & set(file_fields(path)):
         return text
     head = "".join(takewhile(lambda line: line.startswith("#"), text.splitlines(keepends=True)))
     fields = {"name": path.stem, **recipe_fields(path)}
@@ -111,7 +111,7 @@ def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, A
     """
     if path in extended_by:
         raise RecipeError("recipes extend each other in a circle: " + " -> ".join(str(p) for p in (*extended_by, path)))
-    fields = _file_fields(path)
+    fields = file_fields(path)
 
     def other(key: str) -> dict[str, Any]:
         name = fields.pop(key, None)
@@ -131,7 +131,12 @@ def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, A
     return _merged(_merged(base, segmenter), fields)
 
 
-def _file_fields(path: Path) -> dict[str, Any]:
+def file_fields(path: Path) -> dict[str, Any]:
+    """What a recipe file itself says.
+
+    Raises:
+        RecipeError: not YAML, or no keys and values.
+    """
     try:
         fields = yaml.load(path.read_text(encoding="utf-8"), YAML_LOADER) or {}
     except (yaml.YAMLError, UnicodeDecodeError) as error:
