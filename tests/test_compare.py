@@ -30,8 +30,8 @@ TINY = [
     "seeds.scales=[1.0]",
     "seeds.flip=false",
     "pseudo_masks.threshold=0.3",
-    "steps=1",
-    "batch_size=4",
+    "train.steps=1",
+    "train.batch_size=4",
     "train.augment={crop: [32, 32]}",
 ]
 STRICT = "strict τ: demo pseudo_masks.threshold=0.6"

@@ -22,7 +22,9 @@ def test_every_recipe_begins_with_the_command_that_runs_it(name):
 
 
 def test_short_keys_and_yaml_values():
-    recipe = load_recipe("demo", ["data=photos", "train.augment.crop=[64, 96]", "epochs=2", "train.clip=none"])
+    recipe = load_recipe(
+        "deeplabv3plus-quick", ["data=photos", "train.augment.crop=[64, 96]", "epochs=2", "train.clip=none"]
+    )
     assert recipe.data.root == "photos"
     assert recipe.train.augment.crop == (64, 96)
     assert recipe.train.epochs == 2

@@ -41,7 +41,7 @@ def labels_of(recipe):
 
 def test_demo_is_tried_with_classifier_and_segmenter(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
-    settings = ["data.options={count: 12, size: [64, 64]}", "classifier.train.epochs=8", "epochs=5", *TINY]
+    settings = ["data.options={count: 12, size: [64, 64]}", "classifier.train.epochs=8", "train.epochs=5", *TINY]
     result = CliRunner().invoke(app, ["run", "demo", "--dry-run", *settings])
     assert result.exit_code == 0, result.output
     text = result.output

@@ -24,8 +24,8 @@ TINY = [
     "seeds.scales=[1.0]",
     "pseudo_masks.threshold=0.05",
     "backbone=resnet10t",
-    "epochs=2",
-    "batch_size=8",
+    "train.epochs=2",
+    "train.batch_size=8",
     "train.checkpoint_seconds=0",
     "train.augment.crop=[64, 64]",
 ]

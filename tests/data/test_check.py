@@ -339,7 +339,7 @@ def test_report_shows_files_expectation_and_fix():
 
 
 def test_scenes_pass():
-    findings = check(DataSettings(options={"count": 40, "size": [64, 64]}))
+    findings = check(DataSettings(root="scenes", options={"count": 40, "size": [64, 64]}))
     assert "error" not in levels(findings)
     assert sum(finding.kind == "table" for finding in findings) == 2
 

@@ -80,7 +80,7 @@ class TestContract:
         if request.param == "voc":
             return opened(voc(tmp_path), "train")
         if request.param == "scenes":
-            return open_dataset(DataSettings(options={"count": 3, "size": [32, 48]}), "train")
+            return open_dataset(DataSettings(root="scenes", options={"count": 3, "size": [32, 48]}), "train")
         if request.param == "tags":
             text_file(tmp_path / "tags.csv", "image,tags\na,cat\nb,\n")
             return opened(photos(tmp_path, masks=False), tags="tags.csv")
@@ -485,7 +485,7 @@ class TestRefusals:
         with pytest.raises(DataError, match=r"unknown data option 'tolerent'.*'tolerant'"):
             opened(photos(tmp_path), options={"tolerent": True})
         with pytest.raises(DataError, match=r"unknown option of scenes 'counts'.*'count'"):
-            open_dataset(DataSettings(options={"counts": 3}), "train")
+            open_dataset(DataSettings(root="scenes", options={"counts": 3}), "train")
 
     def test_missing_mask_folder(self, tmp_path):
         with pytest.raises(DataError, match=r"masks labels: no such folder.*images, masks"):

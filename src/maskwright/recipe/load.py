@@ -2,6 +2,9 @@
 
 from __future__ import annotations
 
+import copy
+import reprlib
+from collections.abc import Mapping
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -10,37 +13,20 @@ import yaml
 from pydantic import ValidationError
 
 from maskwright.errors import RecipeError, unknown_name
+from maskwright.recipe.short_keys import SHORT_KEYS, spelled_out
 from maskwright.recipe.types import in_order, keys_at, recipe_type
 from maskwright.settings import Recipe
 
 RECIPE_FOLDER = Path(__file__).parent / "presets"
 
 YAML_LOADER = getattr(yaml, "CSafeLoader", yaml.SafeLoader)  # the same, six times as fast
+MOST_PROBLEMS = 8  # of a recipe, that one message names
+SHORT = reprlib.Repr()  # values in messages are cut: a small YAML file can hold gigabytes of aliases
+SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 2, 6, 6, 80, 80
 
 # What a file may say beside a recipe's own keys, and what the second takes from the recipe that it names.
 FILE_KEYS = ("extends", "segmenter")
 SEGMENTER_BLOCKS = ("model", "loss", "train", "inference")
-
-
-# What a person types most, spelled short: `data=photos/ tags=tags.csv epochs=3`.
-SHORT_KEYS = {
-    "data": "data.root",
-    "layout": "data.layout",
-    "masks": "data.masks",
-    "masks_are": "data.masks_are",
-    "classes": "data.classes",
-    "tags": "data.tags",
-    "saliency": "data.saliency",
-    "background": "data.background",
-    "split": "data.val",
-    "epochs": "train.epochs",
-    "steps": "train.steps",
-    "batch_size": "train.batch_size",
-    "lr": "train.lr",
-    "workers": "train.workers",
-    "backbone": "model.backbone",
-    "pretrained": "model.pretrained",
-}
 
 
 def recipe_names() -> list[str]:
@@ -91,9 +77,16 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
     path = recipe_file(name)
     fields = recipe_fields(path)
     fields.setdefault("name", path.stem)
+    known = copy.deepcopy(fields)
     for override in overrides:
+        apply_override(known, override)  # all of them say what kind of recipe it is, before any is understood
+    typed = {}
+    for override, said in spelled_out(known, overrides):
         apply_override(fields, override)
-    return build_recipe(fields, source=str(path))
+        typed[override.partition("=")[0]] = said.partition("=")[0].strip()
+    recipe = build_recipe(fields, source=str(path), typed=typed)
+    check_weights(recipe, typed)
+    return recipe
 
 
 def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, Any]:
@@ -158,8 +151,29 @@ def _merged(base: dict[str, Any], over: dict[str, Any], path: str = "") -> dict[
     return result
 
 
-def build_recipe(fields: dict[str, Any], source: str = "recipe") -> Recipe:
+def check_weights(recipe: Recipe, typed: Mapping[str, str]) -> None:
+    """Refuse weights that are typed once for networks whose backbones differ: they fit one of them at most.
+
+    Raises:
+        RecipeError: the backbones differ, and `pretrained` is a file or a tag.
+    """
+    given = [key.rpartition(".")[0] for key, said in typed.items() if said == "pretrained"]
+    backbones = {f"{word}.pretrained": getattr(recipe, word).backbone for word in given}
+    value = getattr(recipe, given[0]).pretrained if given else None
+    if isinstance(value, str) and value != "classifier" and len(set(backbones.values())) > 1:
+        raise RecipeError(
+            f"pretrained={value} cannot fit backbones that differ; say which is meant: "
+            + ", ".join(f"{key}={value} ({backbone})" for key, backbone in backbones.items())
+        )
+
+
+def build_recipe(fields: dict[str, Any], source: str = "recipe", typed: Mapping[str, str] | None = None) -> Recipe:
     """A `Recipe` from nested fields.
+
+    Args:
+        fields: nested, as in a recipe file.
+        source: where they come from, for messages.
+        typed: dotted settings that were typed, each as it was spelled; messages name these without the source.
 
     Raises:
         RecipeError: an unknown key or a value of the wrong type, each named with what was expected.
@@ -169,19 +183,28 @@ def build_recipe(fields: dict[str, Any], source: str = "recipe") -> Recipe:
     try:
         recipe = recipe_type().model_validate(fields)
     except ValidationError as error:
-        lines = []
-        for problem in error.errors():
-            where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str | int))
-            if problem["type"] == "extra_forbidden":
-                parent, _, key = where.rpartition(".")
-                keys = keys_at(parent) if parent else [*keys_at(""), *FILE_KEYS]
-                lines.append(unknown_name("key", key, keys) + (f" (in {parent})" if parent else ""))
-            else:
-                said = problem["msg"].removeprefix("Value error, ")
-                lines.append(f"{where}: {said}, found {problem['input']!r}" if where else said)
-        raise RecipeError(f"{source}: " + "; ".join(lines)) from None
+        lines = [_said(problem, source, typed or {}) for problem in error.errors()]
+        more = f"; and {len(lines) - MOST_PROBLEMS} more" if len(lines) > MOST_PROBLEMS else ""
+        raise RecipeError("; ".join(dict.fromkeys(lines[:MOST_PROBLEMS])) + more) from None
     check_methods(recipe)
     return recipe
+
+
+def _said(problem: Any, source: str, typed: Mapping[str, str]) -> str:
+    """What pydantic found, in words: a typed setting as it was typed, others with the file that they are in."""
+    where = ".".join(str(part) for part in problem["loc"] if isinstance(part, str | int))
+    said = next((said for key, said in typed.items() if where == key or where.startswith(f"{key}.")), None)
+    if problem["type"] == "extra_forbidden":
+        parent, _, key = where.rpartition(".")
+        keys = keys_at(parent) if parent else [*keys_at(""), *FILE_KEYS]
+        return f"{source}: " + unknown_name("key", key, keys) + (f" (in {parent})" if parent else "")
+    message = problem["msg"].removeprefix("Value error, ")
+    if not where:
+        return message if typed else f"{source}: {message}"
+    message = f"{message}, found {SHORT.repr(problem['input'])}"
+    if said is None:
+        return f"{source}: {where}: {message}"
+    return f"{said if said in SHORT_KEYS else where}: {message}"
 
 
 def apply_override(fields: dict[str, Any], override: str) -> None:

@@ -12,7 +12,7 @@ from maskwright.settings.base import Autocast, CRFPreset, KernelScale, Settings
 class DataSettings(Settings):
     """Which images, masks and tags; see `maskwright.data.open_dataset`."""
 
-    root: str = Field("scenes", description="a folder, or the name of a built-in set")
+    root: str = Field("", description="a folder, or the name of a built-in set, scenes; must be given")
     layout: str = Field("auto", description="auto, or a reader's name: voc, folder, scenes, ...")
     train: str = Field("train", description="split that is labelled and trained on")
     val: str = Field("val", description="split that scores are measured on")
@@ -96,7 +96,9 @@ class ModelSettings(Settings):
     name: str = "deeplabv3plus"
     backbone: str = "resnet18"
     pretrained: bool | str = Field(
-        False, description="true, a timm tag, a local file, or classifier: the recipe's own tag classifier"
+        False,
+        description="true, a timm tag, a local file, or classifier: the recipe's own tag classifier; the short key "
+        "pretrained= sets it in every network of a recipe with tags, in place of classifier",
     )
     output_stride: int | None = 16
     options: dict[str, Any] = Field(default_factory=dict)

@@ -59,8 +59,12 @@ def reader_name(settings: DataSettings) -> str:
     """Which reader opens a set: the layout that is given, a built-in set, or what the folder looks like.
 
     Raises:
-        DataError: no such layout, and a root that is neither a folder nor a built-in set.
+        DataError: no data are given, no such layout, or a root that is neither a folder nor a built-in set.
     """
+    if not settings.root and settings.layout not in BUILT_IN:
+        raise DataError(
+            "no data: give data=FOLDER, a folder of images and their tags or masks, or data=scenes for drawn ones"
+        )
     if settings.layout != "auto":
         if settings.layout not in READERS:
             raise DataError(unknown_name("layout", settings.layout, ["auto", *READERS]))

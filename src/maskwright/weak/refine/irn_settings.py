@@ -47,7 +47,9 @@ class IRNSettings(PaperTraining):
 
     backbone: str = "resnet50"
     pretrained: bool | str = Field(
-        "classifier", description="true, a timm tag, a local file, or classifier: the tag classifier's; never trained"
+        "classifier",
+        description="true, a timm tag, a local file, or classifier: the tag classifier's; never trained; the short key "
+        "pretrained= sets it as well",
     )
     output_stride: int | None = 16
     options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
