@@ -18,6 +18,7 @@ from maskwright.plan.plan import Images, disk_bytes, images_at_once, look_over, 
 from maskwright.plan.trial import try_stages
 from maskwright.recipe.load import load_recipe, recipe_names
 from maskwright.runs.context import RunContext
+from maskwright.runs.stages import State
 from maskwright.weak.seeds.cam import SeedMaps, strided
 from maskwright.weak.seeds.extract import save_maps
 
@@ -255,8 +256,10 @@ def test_plan_tells_time_memory_and_disk_and_writes_nothing(tmp_path):
 
 
 def test_only_what_is_not_finished_is_estimated(tmp_path, monkeypatch):
-    states = {"classifier": "finished", "seeds": "finished"}
-    monkeypatch.setattr(planning, "state_of", lambda stage, *_: states.get(stage.name, "stale"))
+    words = {"classifier": "finished", "seeds": "finished"}
+    monkeypatch.setattr(
+        planning, "states", lambda stages, _: {stage.name: State(words.get(stage.name, "stale")) for stage in stages}
+    )
     seen = []
     monkeypatch.setattr(
         planning, "estimates", lambda *arguments: seen.append(arguments[-1]) or {"pseudo_masks": (90.0, 2**30, 2**40)}
@@ -269,7 +272,7 @@ def test_only_what_is_not_finished_is_estimated(tmp_path, monkeypatch):
     assert lines[1].split()[:5] == ["classifier", "finished", "-", "-", "-"]
     assert "2 min" in lines[3]
     assert lines[-1].startswith(f"warning: {tmp_path} has ")
-    monkeypatch.setattr(planning, "state_of", lambda *_: "finished")
+    monkeypatch.setattr(planning, "states", lambda stages, _: {stage.name: State("finished") for stage in stages})
     rows = plan(recipe)
     assert len(seen) == 1
     assert table(rows, recipe)[-1] == "nothing is left to do"

@@ -9,6 +9,7 @@ from maskwright.pipeline.expected import compare, compared_lines
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import RunFolder
 
 LABELS = LabelSpace(("background", "cat", "dog"))
 
@@ -55,7 +56,7 @@ def test_seeds_count_at_their_best_and_refined_maps_at_the_given_threshold(recip
     for stage in ("seeds", "irn"):
         write_maps(tmp_path / stage / "maps", dataset, 1.0)
     model = {"miou": 0.41, "split": "val", "images": 9}
-    seeds, irn, final = compare(recipe, tmp_path, dataset, ["seeds", "edges", "irn"], model)
+    seeds, irn, final = compare(recipe, RunFolder(tmp_path), dataset, ["seeds", "edges", "irn"], model)
     # Columns are 1, 6/7, 5/7, 4/7, 3/7, ...: half of them lie above 0.5.
     assert (seeds["found"], seeds["threshold"], seeds["images"], seeds["agrees"]) == (1.0, 0.5, 2, True)
     # At 0.7 three of four columns: IoU of both classes 3/4, of the background 4/5.
@@ -74,7 +75,7 @@ def test_only_what_was_judged_is_compared(recipe, tmp_path):
         def has_mask(self, index):
             return False
 
-    assert compare(recipe, tmp_path, Blind(), ["seeds", "irn"], None) == []
+    assert compare(recipe, RunFolder(tmp_path), Blind(), ["seeds", "irn"], None) == []
     assert compared_lines([], "a table") == []
 
 

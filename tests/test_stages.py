@@ -5,7 +5,7 @@ import pytest
 
 from maskwright.errors import MaskwrightError
 from maskwright.files import read_json
-from maskwright.runs.stages import Stage, fingerprints, run_lock, run_stages, state_of
+from maskwright.runs.stages import Stage, fingerprints, run_lock, run_stages, states
 
 
 class Log(list):
@@ -44,7 +44,7 @@ def test_stopped_stage_goes_on_in_its_folder(tmp_path):
     log = Log()
     with pytest.raises(KeyboardInterrupt):
         run_stages([log.stage("a", fails=True)], tmp_path, str)
-    assert state_of(log.stage("a"), fingerprints([log.stage("a")])["a"], tmp_path) == "unfinished"
+    assert states([log.stage("a")], tmp_path)["a"].word == "unfinished"
     said = []
     run_stages([log.stage("a")], tmp_path, said.append)
     assert said == ["[1/1] make a: going on"]

@@ -28,8 +28,18 @@ def test_hash_changes_with_images_masks_and_tags_only(tmp_path):
     second = now()
     assert second != first
     os.utime(tmp_path / "masks" / "c.png", (1, 1))
+    assert now() == second
+    Image.fromarray(np.full((8, 8), 1, np.uint8)).save(tmp_path / "masks" / "c.png")
     third = now()
     assert third != second
+    os.rename(tmp_path / "images", tmp_path / "photos")
+    settings.options["images"] = "photos"
+    assert now() == third
+    os.rename(tmp_path / "photos", tmp_path / "images")
+    del settings.options["images"]
+    settings.label_map = {0: 0, 1: 0}
+    assert now() != third
+    settings.label_map = None
     Image.fromarray(np.full((8, 8, 3), 9, np.uint8)).save(tmp_path / "images" / "a.png")
     assert now() != third
 

@@ -8,6 +8,7 @@ from PIL import Image
 from maskwright.files import write_json
 from maskwright.report import build_report
 from maskwright.report.explanations import explanation_gallery
+from maskwright.runs.folder import RunFolder
 
 
 def explained(fake_run, photo=True):
@@ -24,7 +25,7 @@ def explained(fake_run, photo=True):
 def test_rows_hold_photograph_and_a_map_per_class(fake_run):
     explained(fake_run)
     labels = fake_run.val.labels
-    gallery = explanation_gallery(fake_run.folder, labels, 96)
+    gallery = explanation_gallery(RunFolder(fake_run.folder), labels, 96)
     assert gallery["columns"] == ["image", "evidence"]
     (row,) = gallery["rows"]
     assert row.photo.startswith("data:image/jpeg")
@@ -37,12 +38,12 @@ def test_rows_hold_photograph_and_a_map_per_class(fake_run):
 
 def test_a_photograph_that_moved_is_left_out(fake_run):
     explained(fake_run, photo=False)
-    gallery = explanation_gallery(fake_run.folder, fake_run.val.labels, 96)
+    gallery = explanation_gallery(RunFolder(fake_run.folder), fake_run.val.labels, 96)
     assert gallery["columns"] == ["evidence"]
     assert gallery["rows"][0].photo == ""
 
 
 def test_nothing_explained_no_gallery(fake_run):
-    assert explanation_gallery(fake_run.folder, fake_run.val.labels, 96) is None
+    assert explanation_gallery(RunFolder(fake_run.folder), fake_run.val.labels, 96) is None
     text = build_report(fake_run.folder, dataset_train=fake_run.train, dataset_val=fake_run.val).read_text()
     assert "Evidence for classes" not in text

@@ -12,6 +12,7 @@ from maskwright.report import build_report
 from maskwright.report.charts import share_bars
 from maskwright.report.content import percent
 from maskwright.report.seeds import seed_section
+from maskwright.runs.folder import RunFolder
 from maskwright.settings import MaskSettings
 from maskwright.weak.seed_evaluation import evaluate_seeds
 
@@ -97,7 +98,7 @@ def test_without_true_masks_signs_alone(judged):
 
 
 def test_nothing_judged_nothing_shown(fake_run):
-    assert seed_section(fake_run.folder, {}) is None
+    assert seed_section(RunFolder(fake_run.folder), {}) is None
     text, links = section(fake_run)
     assert text == ""
     assert {"vanished", "threshold"} <= links

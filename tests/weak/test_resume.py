@@ -143,19 +143,18 @@ def test_what_is_stale_is_set_aside_and_nothing_else(out, change, stale, monkeyp
     before = files(out)
     made = []
     monkeypatch.setattr(pipeline, "run_stages", lambda stages, out, say: made.extend(stale_stages(stages, out)))
-    monkeypatch.setattr(pipeline, "evaluate_maps", lambda context: None)
+    monkeypatch.setattr(pipeline, "after_stages", lambda *_, whole: [])
     run(out, change)
     assert set(made) == stale
     assert files(out) == before
 
 
 def stale_stages(stages, out: Path) -> list[str]:
-    from maskwright.runs.stages import fingerprints, state_of
+    from maskwright.runs.stages import states
 
-    hashes = fingerprints(stages)
-    states = {stage.name: state_of(stage, hashes[stage.name], out) for stage in stages}
-    assert set(states.values()) <= {"finished", "stale"}
-    return [name for name, state in states.items() if state == "stale"]
+    words = {name: state.word for name, state in states(stages, out).items()}
+    assert set(words.values()) <= {"finished", "stale"}
+    return [name for name, word in words.items() if word == "stale"]
 
 
 def test_saliency_concerns_only_the_stages_that_look_at_it(tmp_path):

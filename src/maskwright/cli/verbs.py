@@ -218,9 +218,10 @@ def explain(given: Given) -> None:
     RUN is a run folder or a model file, IMAGES are files, folders or globs. Exit code 1 if an image failed.
     """
     from maskwright.inference.explain import explain_files
+    from maskwright.runs.folder import RunFolder
 
     predictor, run_folder = _predictor(given), Path(given.names[0])
-    out = given.options.pop("out") or str(run_folder / "explanations" if run_folder.is_dir() else "explanations")
+    out = given.options.pop("out") or str(RunFolder(run_folder if run_folder.is_dir() else ".").explanations)
     classes = given.options.pop("class")
     done, failures = explain_files(predictor, given.names[1:], out, classes=classes, **given.options)
     _finish_images(f"{len(done)} overlays in {out}, {len(failures)} failed", failures)

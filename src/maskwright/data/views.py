@@ -64,8 +64,8 @@ class View:
         self.dataset = dataset
         self.labels, self.names, self.source = dataset.labels, dataset.names, dataset.source
         # What `content_hash` asks a data set for.
-        asked: Any = [getattr(dataset, key, None) for key in ("images", "masks", "saliency", "given_tags")]
-        self.images, self.masks, self.saliency, self.given_tags = asked
+        asked: Any = [getattr(dataset, key, None) for key in ("images", "masks", "saliency", "given_tags", "label_map")]
+        self.images, self.masks, self.saliency, self.given_tags, self.label_map = asked
 
     def __len__(self) -> int:
         return len(self.names)

@@ -19,6 +19,8 @@ from maskwright.files import atomic_write, read_json
 from maskwright.settings import Recipe
 from maskwright.version import __version__
 
+MODEL = "model.safetensors"  # the name of a trained model in its folder
+RECORD = "stage.json"  # the name of what is known of a stage of a run, in its folder
 HEADER_KEY = "maskwright"
 
 # What a model file may hold, and what each kind's description calls the number of its outputs.
@@ -143,7 +145,7 @@ def _check(metadata: Any, kind: str | None, path: str | Path) -> None:
     found = metadata["kind"]
     need(isinstance(found, str) and found in KINDS, "kind", found, f"one of {', '.join(KINDS)}")
     if kind is not None and found != kind:
-        where = "; a finished run has it in RUN/segmenter/model.safetensors" if kind == "segmenter" else ""
+        where = f"; a finished run has it in RUN/segmenter/{MODEL}" if kind == "segmenter" else ""
         raise DataError(f"{path} holds a {found}, expected a {kind}{where}")
     for field in ("model", "preprocessing", "recipe"):
         need(isinstance(metadata[field], dict), field, metadata[field], "a dictionary")
@@ -235,7 +237,7 @@ def check_unchanged(path: str | Path) -> None:
     Raises:
         DataError: they differ.
     """
-    record = Path(path).with_name("stage.json")
+    record = Path(path).with_name(RECORD)
     written = read_json(record).get("model_hash") if record.is_file() else None
     if written is not None and (found := file_hash(_existing(path))) != written:
         raise DataError(
@@ -288,9 +290,9 @@ def load_into(model: torch.nn.Module, weights: Mapping[str, torch.Tensor], sourc
 
 def _existing(path: str | Path) -> str:
     if not Path(path).is_file():
-        raise DataError(f"{path} does not exist; a trained run holds model.safetensors")
+        raise DataError(f"{path} does not exist; a trained run holds {MODEL}")
     return str(path)
 
 
 def _not_a_model(path: str | Path, why: str) -> str:
-    return f"{path} is not a maskwright model: {why}. Expected the model.safetensors that a run wrote"
+    return f"{path} is not a maskwright model: {why}. Expected the {MODEL} that a run wrote"

@@ -23,12 +23,12 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.engine import distributed
-from maskwright.engine.checkpoint import load_into, load_weights, save_model
+from maskwright.engine.checkpoint import MODEL, load_into, load_weights, save_model
 from maskwright.engine.device import deterministic, freed_memory_kept, memory_mb
 from maskwright.engine.guards import check_collapse, check_finite, check_weights
 from maskwright.engine.optimizer import WeightAverage, create_optimizer, set_rates
 from maskwright.engine.progress import Progress, RunLog, plain
-from maskwright.engine.resume import StopSignals, identity_of, read_state, seed_everything
+from maskwright.engine.resume import STATE, StopSignals, identity_of, read_state, seed_everything
 from maskwright.engine.schedule import rate_factor
 from maskwright.errors import DataError, RecipeError, TrainingStopped
 from maskwright.files import atomic_write
@@ -101,7 +101,7 @@ def fit(
             unfinished.unlink()
     distributed.barrier()  # every process has read the state before the main one writes the next
     if state is not None and state["finished"]:
-        load_into(model.to(device), load_weights(folder / "model.safetensors"), folder / "model.safetensors")
+        load_into(model.to(device), load_weights(folder / MODEL), folder / MODEL)
         model.eval()
         return json.loads(state["result"])
     with deterministic(settings.deterministic), freed_memory_kept(device):
@@ -353,7 +353,7 @@ class _Training:
         }
 
     def load_state_dict(self, state: dict[str, Any]) -> None:
-        source = self.folder / "state.pt"
+        source = self.folder / STATE
         load_into(self.model, state["model"], source)
         load_into(self.extra, state["extra"], source)
         try:
@@ -373,7 +373,7 @@ class _Training:
         self.saved_time = time.monotonic()
         if distributed.is_main():
             check_weights(self.parameters, f"at {self.position}", self.settings)
-            with atomic_write(self.folder / "state.pt") as temporary:
+            with atomic_write(self.folder / STATE) as temporary:
                 torch.save(self.state_dict(), temporary)
 
     def finish(self, metadata: dict[str, Any]) -> dict[str, Any]:
@@ -385,8 +385,8 @@ class _Training:
         self.model.eval()
         result = {"steps": self.step, "epochs": self.epoch, "seconds": round(self.seconds, 2), **self.last}
         if distributed.is_main():
-            save_model(self.folder / "model.safetensors", self.model, metadata)
-            with atomic_write(self.folder / "state.pt") as temporary:
+            save_model(self.folder / MODEL, self.model, metadata)
+            with atomic_write(self.folder / STATE) as temporary:
                 done = {"finished": True, "identity": json.dumps(self.identity), "result": json.dumps(result)}
                 torch.save(done, temporary)
         distributed.barrier()

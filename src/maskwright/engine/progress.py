@@ -14,6 +14,7 @@ from typing import Any, TypeVar
 from maskwright.engine import distributed
 from maskwright.files import append_jsonl
 
+LOG = "log.jsonl"  # the name of the log of a training in its folder
 PLAIN_SECONDS = 10.0  # least time between lines where the output is not a terminal
 
 # Set where the work of others would only be noise.
@@ -126,7 +127,7 @@ class RunLog:
     """
 
     def __init__(self, folder: Path, keep_bytes: int = 0, step: int = 0) -> None:
-        self.path = folder / "log.jsonl"
+        self.path = folder / LOG
         self.writer = None
         if not distributed.is_main():
             return

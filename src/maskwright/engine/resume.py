@@ -16,8 +16,11 @@ import numpy as np
 import torch
 
 from maskwright.engine import distributed
+from maskwright.engine.checkpoint import MODEL
 from maskwright.errors import DataError
 from maskwright.settings import TrainSettings
+
+STATE = "state.pt"  # the name of the resume point in its folder
 
 # Settings that do not change what the weights become; a run may go on with others.
 FREE_SETTINGS = ("workers", "validate_every", "checkpoint_seconds", "log_every")
@@ -33,7 +36,7 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     Raises:
         DataError: it cannot be read, or belongs to another training; the message names what differs.
     """
-    path = folder / "state.pt"
+    path = folder / STATE
     if not path.is_file():
         return None
     try:
@@ -46,7 +49,7 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         state = torch.load(path, map_location="cpu", weights_only=True)
     except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it to train from the start") from error
-    if state["finished"] and not (folder / "model.safetensors").is_file():
+    if state["finished"] and not (folder / MODEL).is_file():
         return None
     before = _with_later_settings(json.loads(state["identity"]))
     changed = [

@@ -32,9 +32,9 @@ from maskwright.inference.predict import Predictor, find_images
 from maskwright.losses.resizing import resize_labels
 from maskwright.models.base import resize_argmax
 from maskwright.models.layers import evaluating, resize
+from maskwright.runs.folder import EXPLANATIONS, MAPS
 
 REGIONS = ("all", "predicted")
-FILE_NAME = "explanations.json"
 
 
 def explain(
@@ -223,7 +223,7 @@ def explain_files(
         chosen = read_mask(region)
     found, failures = find_images(images, out)
     if found:
-        mark({out / "overlays": "overlays"}, predictor.made_by(), ours=(out / FILE_NAME).is_file())
+        mark({out / "overlays": "overlays"}, predictor.made_by(), ours=(out / EXPLANATIONS).is_file())
     overlays: list[str] = []
     records = []
     for name in track(found, title="explaining"):
@@ -235,7 +235,7 @@ def explain_files(
             failures.append(f"{found[name]}: {error}")
             continue
         names = [predictor.labels.names[value] for value in values]
-        with atomic_write(out / "maps" / f"{name}.npz") as temporary:
+        with atomic_write(out / MAPS / f"{name}.npz") as temporary:
             np.savez_compressed(temporary, keys=np.array(values, np.int64), cam=maps.astype(np.float16))
         for label, evidence in zip(names, maps):
             path = out / "overlays" / f"{name}.{label.replace('/', '-')}.jpg"
@@ -244,7 +244,7 @@ def explain_files(
             overlays.append(str(path))
         image = str(Path(found[name]).resolve())
         records.append({"name": name, "image": image, "classes": names, "region": region, "layer": layer or ""})
-    write_json(out / FILE_NAME, records)
+    write_json(out / EXPLANATIONS, records)
     return overlays, failures
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -9,18 +10,17 @@ import torch
 from pydantic import ValidationError
 
 from maskwright.data.sample import LabelSpace
-from maskwright.engine.checkpoint import load_metadata, load_model
+from maskwright.engine.checkpoint import MODEL, load_metadata, load_model
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
 from maskwright.inference.predict import Predictor
 from maskwright.models import SegmentationModel, create_model
+from maskwright.runs.folder import RunFolder
 from maskwright.settings import InferenceSettings
-
-FILE_NAME = "model.safetensors"
 
 
 def load(
-    path: str | Path, *, device: str | torch.device = "auto", settings: InferenceSettings | None = None
+    path: str | PathLike[str], *, device: str | torch.device = "auto", settings: InferenceSettings | None = None
 ) -> Predictor:
     """The trained segmenter of a run, ready for images.
 
@@ -67,7 +67,7 @@ def _settings(metadata: dict[str, Any], file: Path) -> InferenceSettings:
         ) from error
 
 
-def model_file(path: str | Path) -> Path:
+def model_file(path: str | PathLike[str]) -> Path:
     """The segmenter's file in a run folder or another folder, or the file itself.
 
     Raises:
@@ -77,8 +77,8 @@ def model_file(path: str | Path) -> Path:
     if path.is_file():
         return path
     if not path.is_dir():
-        raise DataError(f"{path} does not exist; expected a run folder or a {FILE_NAME}")
-    candidates = [path / "segmenter" / FILE_NAME, path / FILE_NAME]
+        raise DataError(f"{path} does not exist; expected a run folder or a {MODEL}")
+    candidates = [RunFolder(path).model("segmenter"), path / MODEL]
     for candidate in candidates:
         if candidate.is_file():
             return candidate

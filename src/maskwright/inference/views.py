@@ -34,6 +34,7 @@ from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import resize_argmax
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import evaluating, resize
+from maskwright.runs.folder import IMAGES, PREDICTIONS
 from maskwright.settings import InferenceSettings
 
 T = TypeVar("T")
@@ -241,7 +242,7 @@ def evaluate(
         workers=workers,
         ahead=2 * settings.batch_size,
     )
-    predictions = folder if folder is None else Path(folder) / "predictions"
+    predictions = folder if folder is None else Path(folder) / PREDICTIONS
     if predictions is not None and rank == 0:
         mark({predictions: "predictions"}, made_by or {}, ours=True)
     # Scores and files are made in a thread while the next batch is predicted.
@@ -260,7 +261,7 @@ def evaluate(
     images = [image for part in distributed.gather(images) for image in part]
     images.sort(key=lambda image: (image["miou"] is None, image["miou"] or 0.0, image["name"]))
     if folder is not None and rank == 0:
-        write_json(Path(folder) / "images.json", images)
+        write_json(Path(folder) / IMAGES, images)
     return total, images
 
 

@@ -18,21 +18,14 @@ from typing import Any
 from maskwright.data.provenance import REFERENCES
 from maskwright.errors import DataError, MaskwrightError, RecipeError, unknown_name
 from maskwright.files import read_json, write_json
+from maskwright.pipeline.after import after_stages
 from maskwright.pipeline.run import run
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe, recipe_names
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import SEED_EVALUATION, RunFolder
 from maskwright.runs.methods import Job, Method, folder_name
-from maskwright.runs.stages import (
-    Stage,
-    effective,
-    fingerprint,
-    fingerprints,
-    run_lock,
-    run_stages,
-    share_stages,
-    state_of,
-)
+from maskwright.runs.stages import Stage, effective, making, run_lock, run_stages, share_stages, states
 from maskwright.settings import Recipe
 
 SETTING = re.compile(r"[\w.]+=")
@@ -59,7 +52,7 @@ def read_method(text: str) -> Method:
         named = source if source in recipe_names() else Path(source).stem
         return Method(label or " ".join([named, *settings]), source, tuple(settings))
     folders = sorted(map(Path, glob.glob(source))) if glob.has_magic(source) else [Path(source)]
-    folders = [folder for folder in folders if (folder / "recipe.yaml").is_file()]
+    folders = [folder for folder in folders if RunFolder(folder).recipe.is_file()]
     if not folders:
         if Path(source).is_dir():
             raise RecipeError(f"{source} is not a run folder: it has no recipe.yaml")
@@ -116,7 +109,7 @@ def compare(
     with run_lock(out) if main else nullcontext():
         for number, job in enumerate(jobs, start=1):
             say(f"== {number}/{len(jobs)}: {job.method.label}, seed {job.recipe.seed}")
-            others = [*sorted(path.parent for path in out.glob("*/recipe.yaml")), *given]
+            others = [*(child for child in sorted(out.iterdir()) if RunFolder(child).recipe.is_file()), *given]
             steps = (partial(_make, job, until, others, say), partial(_judge, job, jobs, out / "judged", say))
             for step in steps:  # what was made before a failure is judged all the same
                 try:
@@ -167,14 +160,14 @@ def _jobs(methods: Sequence[Method], overrides: Sequence[str], out: Path, seeds:
     rows: list[list[Job]] = []
     for method in methods:
         if method.folders:
-            rows.append([Job(method, _stored(folder, overrides), folder) for folder in method.folders])
+            rows.append([Job(method, _stored(folder, overrides), RunFolder(folder)) for folder in method.folders])
             continue
         recipe = load_recipe(method.source, [*overrides, *method.settings])
         rows.append([])
         for seed in seeds or [recipe.seed]:
             folder = out / (folder_name(method.label) + (f"-{seed}" if seeds else ""))
             copy = recipe.model_copy(update={"name": method.label, "out": str(folder), "seed": seed})
-            rows[-1].append(Job(method, copy, folder))
+            rows[-1].append(Job(method, copy, RunFolder(folder)))
     return [row[place] for place in range(max(map(len, rows))) for row in rows if place < len(row)]
 
 
@@ -185,7 +178,7 @@ def _stored(folder: Path, overrides: Sequence[str]) -> Recipe:
     from maskwright.pipeline.evaluate import recipe_with
     from maskwright.recipe.load import SHORT_KEYS
 
-    fields = yaml.safe_load((folder / "recipe.yaml").read_text(encoding="utf-8"))
+    fields = yaml.safe_load(RunFolder(folder).recipe.read_text(encoding="utf-8"))
     keys = [(override, override.partition("=")[0]) for override in overrides]
     chosen = [override for override, key in keys if SHORT_KEYS.get(key, key).startswith("data.")]
     return recipe_with(fields, chosen, ("name", "supervision", "seed", "device", "data", "judged_on", "pseudo_masks"))
@@ -196,73 +189,70 @@ def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[st
     from maskwright.engine import distributed
 
     if job.method.folders:
-        records = [read_json(path) for path in job.folder.glob("*/stage.json") if ".stale-" not in path.parent.name]
-        job.done = {record["name"] for record in records if record["finished"]}
+        job.done = {name for name, record in job.folder.records().items() if record["finished"]}
         if not job.done:
-            raise DataError(
-                f"{job.folder} has no finished stage; go on with it: maskwright run {job.folder}/recipe.yaml"
-            )
+            raise DataError(f"{job.folder} has no finished stage; go on with it: maskwright run {job.folder.recipe}")
     else:
         context = RunContext(job.recipe, job.folder, _silent)
         stages, asked = recipe_stages(context), recipe_stages(context, until)
         try:
             if distributed.is_main():
                 with run_lock(job.folder):
+                    context.digests.save()
                     share_stages(asked, job.folder, others, say)
             distributed.barrier()
-            if distributed.broadcast(_complete(asked, job.folder, until)):
+            complete = distributed.is_main() and _complete(context, asked, whole=until is None)
+            if distributed.broadcast(complete):
                 say("done already")
             else:
                 run(job.recipe, until=until, say=say)
         finally:
-            job.done = _finished(stages, job.folder)
+            job.done = distributed.broadcast(_finished(stages, job.folder))
 
 
-def _finished(stages: list[Stage], folder: Path) -> set[str]:
-    hashes = fingerprints(stages)
-    return {stage.name for stage in stages if state_of(stage, hashes[stage.name], folder) == "finished"}
+def _finished(stages: list[Stage], folder: RunFolder) -> set[str]:
+    return {name for name, state in states(stages, folder).items() if state.word == "finished"}
 
 
-def _complete(stages: list[Stage], folder: Path, until: str | None) -> bool:
-    """Whether a run has nothing left to do: every stage, and for a whole run a report that is not older than they."""
-    if len(_finished(stages, folder)) < len(stages):
+def _complete(context: RunContext, stages: list[Stage], *, whole: bool) -> bool:
+    """Whether a run has nothing left to do: every stage is finished, and all that is made of them."""
+    if len(_finished(stages, context.out)) < len(stages):
         return False
-    report = folder / "report.html"
-    newest = max((folder / stage.name / "stage.json").stat().st_mtime_ns for stage in stages)
-    return until is not None or (report.is_file() and report.stat().st_mtime_ns >= newest)
+    after = after_stages(context, stages, whole=whole)
+    return len(_finished(after, context.out)) == len(after)
 
 
 def _judge(job: Job, jobs: Sequence[Job], folder: Path, say: Callable[[str], None]) -> None:
     """Judge the maps of a run stage by stage; kept, and made anew only where maps, images or thresholds changed."""
-    from maskwright.data.content import content_hash
     from maskwright.engine import distributed
-    from maskwright.weak.seed_evaluation import FILE_NAME, evaluate_seeds, map_stages
+    from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages
 
     if not job.done:
         return
     opened = RunContext(job.recipe, job.folder, _silent)
     _check_classes(job, opened.val.labels.names, jobs)
-    job.val = opened.val
+    job.val, job.content["val"] = opened.val, opened.val_facts
     if not job.done & {"seeds", "pseudo_masks"}:
         return
-    job.train = opened.judged
+    job.train, job.content["train"] = opened.judged, opened.facts_of(opened.judged)
     stages = {name: where for name, where in map_stages(job.folder).items() if name in job.done}
     settings = job.recipe.pseudo_masks
     if "pseudo_masks" in stages:
-        used = read_json(job.folder / "pseudo_masks" / "scores.json")["threshold"]
+        used = read_json(job.folder.mask_scores)["threshold"]
         settings = settings.model_copy(update={"threshold": used})
 
     def work(where: Path) -> None:
         if distributed.is_main():
             evaluate_seeds(job.train, stages, settings, where)
 
+    records = job.folder.records()
     facts = {
-        "maps": {name: read_json(job.folder / name / "stage.json")["fingerprint"] for name in stages},
+        "maps": {name: making(records[name]) for name in stages},
         "settings": effective(settings),
-        "data": [job.train.source, fingerprint(job.train.labels.to_dict()), content_hash(job.train)],
+        "data": job.content["train"],
     }
     run_stages([Stage(job.name, f"judge the maps of {job.method.label}", work, facts)], folder, say)
-    job.judged = read_json(folder / job.name / FILE_NAME)
+    job.judged = read_json(folder / job.name / SEED_EVALUATION)
 
 
 def _check_classes(job: Job, names: tuple[str, ...], jobs: Sequence[Job]) -> None:

@@ -10,6 +10,9 @@ import yaml
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json
 from maskwright.recipe.load import apply_override, build_recipe
+from maskwright.runs.context import RunContext
+from maskwright.runs.folder import MAPS, RunFolder
+from maskwright.runs.stages import run_stages
 from maskwright.settings import Recipe
 
 
@@ -28,7 +31,6 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
     Raises:
         DataError: other classes than the model's, or no true masks.
     """
-    from maskwright.data import open_dataset
     from maskwright.engine import distributed
     from maskwright.inference.load import load
     from maskwright.pipeline.segment import evaluate_to_folder
@@ -36,15 +38,15 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
     distributed.initialise(device)
     predictor = load(run_folder, device=device)
     recipe = recipe_with(predictor.metadata["recipe"], overrides)
-    dataset = open_dataset(recipe.data, recipe.data.val)
+    base = RunFolder(run_folder if run_folder.is_dir() else run_folder.parent)
+    dataset = open_run_data(base, RunContext(recipe, base, lambda line: None), "val")
     if dataset.labels.names != predictor.labels.names:
         raise DataError(
             f"{recipe.data.root} has the classes {', '.join(dataset.labels.names)}; the model was trained on "
             f"{', '.join(predictor.labels.names)}. Give classes= and label_map= so that they agree"
         )
     name = f"{Path(recipe.data.root).name or 'data'}-{recipe.data.val}".replace("/", "_")
-    base = run_folder if run_folder.is_dir() else run_folder.parent
-    folder = Path(out) if out else base / "evaluations" / name
+    folder = Path(out) if out else base.evaluations / name
     scores = evaluate_to_folder(predictor, dataset, recipe.inference, folder)
     if scores is None:
         raise DataError(f"no image of {recipe.data.root}, split {recipe.data.val!r}, has a true mask to score against")
@@ -67,11 +69,13 @@ def judge_seeds(
 
     Args:
         where: a run folder, a folder of `NAME.npz` maps, or a folder of pseudo-masks.
-        overrides: `data=...` and any other setting of the recipe's `data`, `seeds` and `pseudo_masks`.
+        overrides: `data=...`, where the images are now, and any other setting of the recipe's `data`, `seeds` and
+            `pseudo_masks`.
         threshold: score of the background, or "best"; by default what the run's pseudo-masks were made with.
         split: the images that the maps are of; by default the recipe's training split.
         stability: number of images on which single views are compared; 0 leaves it out.
-        out: folder for `seed_evaluation.json`; by default `where`.
+        out: folder for `seed_evaluation.json`; by default `where`, where the recipe's own settings are asked for, which
+            the run's report then shows; otherwise `RUN/evaluations/seeds-<split>-<threshold>`.
         device: where the single views are computed.
 
     Returns:
@@ -81,48 +85,64 @@ def judge_seeds(
         DataError: nothing to judge there, or maps that do not fit the data.
         RecipeError: stability without a run, or a threshold that cannot be.
     """
-    from maskwright.data import open_dataset
+    from maskwright.pipeline.after import seed_evaluation_stage
     from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages, table
 
     if not where.is_dir():
         raise DataError(f"{where} is no folder; expected a run, or a folder of maps or of pseudo-masks")
-    path = where / "recipe.yaml"
-    fields = yaml.safe_load(path.read_text(encoding="utf-8")) if path.is_file() else {}
-    if path.is_file():
-        stages = map_stages(where)
-        scores = where / "pseudo_masks" / "scores.json"
-        if threshold is None and "pseudo_masks" in stages and scores.is_file():
-            threshold = str(read_json(scores)["threshold"])
+    run = RunFolder(where)
+    fields = _stored_recipe(run) if run.recipe.is_file() else {}
+    if fields:
+        stages = map_stages(run)
     elif not any(override.startswith("data=") for override in overrides):
         raise RecipeError(f"{where} is not a run: say which images its maps are of, with data=FOLDER (or data=scenes)")
     else:
-        stages = {where.parent.name if where.name == "maps" else where.name: where}
+        stages = {where.parent.name if where.name == MAPS else where.name: where}
+    used = []
+    if fields and "pseudo_masks" in stages and run.mask_scores.is_file():
+        used = [f"pseudo_masks.threshold={read_json(run.mask_scores)['threshold']}"]
     given = [f"device={device}"]
     given += [] if threshold is None else [f"pseudo_masks.threshold={threshold}"]
     needed = ("data", "pseudo_masks", "seeds") if stability else ("data", "pseudo_masks")
-    recipe = recipe_with(fields, [*given, *overrides], needed)
-    dataset = open_dataset(recipe.data, split or recipe.data.train)
+    recipe = recipe_with(fields, [*used, *given, *overrides], needed)
+    if split is not None:
+        recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": split})})
+    context = RunContext(recipe, run, lambda line: None)
+    dataset = open_run_data(run, context, "train") if fields else context.train
     extra = {}
     if stability:
-        extra["stability"] = _stability(where, stages, dataset, recipe, stability)
-    folder = Path(out) if out else where
+        extra["stability"] = _stability(run, stages, dataset, recipe, stability)
+    own = recipe_with(fields, used, needed) if fields else None
+    if own is not None and out is None and _same_but_for_places(recipe, own):
+        stage = seed_evaluation_stage(context, stages, recipe.pseudo_masks, **extra)
+        run_stages([stage], run, context.say, anew=True)
+        return [*table(read_json(run.seed_evaluation)), *_caution(dataset), f"written to {run}"]
+    named = f"seeds-{recipe.data.train}-{recipe.pseudo_masks.threshold}".replace("/", "_")
+    folder = Path(out) if out else run.evaluations / named if fields else where
     result = evaluate_seeds(dataset, stages, recipe.pseudo_masks, folder, **extra)
     return [*table(result), *_caution(dataset), f"written to {folder}"]
 
 
-def _stability(where: Path, stages: dict[str, Path], dataset: Any, recipe: Recipe, sample: int) -> dict[str, Any]:
+def _same_but_for_places(recipe: Recipe, own: Recipe) -> bool:
+    """Whether a run's maps are to be judged by its own settings, wherever its images are now."""
+    places = {"root", "masks", "tags", "saliency"}
+    data = [one.data.model_dump(exclude=places) for one in (recipe, own)]
+    return data[0] == data[1] and recipe.pseudo_masks == own.pseudo_masks
+
+
+def _stability(run: RunFolder, stages: dict[str, Path], dataset: Any, recipe: Recipe, sample: int) -> dict[str, Any]:
     from maskwright.engine.device import choose_device
     from maskwright.models.classifier import load_classifier
     from maskwright.weak.seed_signs import stability
 
     if "seeds" not in stages:
-        raise RecipeError(f"stability needs the network that the seeds come from: give a run folder, found {where}")
+        raise RecipeError(f"stability needs the network that the seeds come from: give a run folder, found {run}")
     threshold = recipe.pseudo_masks.threshold
     if isinstance(threshold, str):
         raise RecipeError("stability needs a threshold; give threshold=NUMBER")
     device = choose_device(recipe.device)
-    source = read_json(where / "seeds" / "stage.json")["needs"][0]
-    network = load_classifier(where / source / "model.safetensors").to(device)
+    source = read_json(run.record("seeds"))["needs"][0]
+    network = load_classifier(run.model(source)).to(device)
     return stability(dataset, network, recipe.seeds, device, threshold=threshold, sample=sample)
 
 
@@ -153,22 +173,44 @@ def report_run(run_folder: Path, overrides: list[str] | None = None) -> Path:
     """Write a run's report anew.
 
     Args:
-        run_folder: of the run.
-        overrides: settings of the recipe's `data`, to say where its images are now.
+        run_folder: of a run.
+        overrides: `data=...`, where the images are now, and any other setting of the recipe's `data`.
+
+    Raises:
+        DataError: not a run folder, or images that are no longer where they were.
+    """
+    from maskwright.report import build_report
+
+    run = RunFolder(run_folder)
+    context = RunContext(recipe_with(_stored_recipe(run), overrides or [], ("data",)), run, lambda line: None)
+    train, val = (open_run_data(run, context, split) for split in ("train", "val"))
+    return build_report(run, dataset_train=train, dataset_val=val)
+
+
+def _stored_recipe(run: RunFolder) -> dict[str, Any]:
+    """The fields of a run's recipe.
 
     Raises:
         DataError: not a run folder.
     """
-    from maskwright.data import open_dataset
-    from maskwright.report import build_report
+    if not run.recipe.is_file():
+        raise DataError(f"{run} is not a run folder: {run.recipe} does not exist")
+    return yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
 
-    path = run_folder / "recipe.yaml"
-    if not path.is_file():
-        raise DataError(f"{run_folder} is not a run folder: {path} does not exist")
-    data = recipe_with(yaml.safe_load(path.read_text(encoding="utf-8")), overrides or []).data
-    return build_report(
-        run_folder, dataset_train=open_dataset(data, data.train), dataset_val=open_dataset(data, data.val)
-    )
+
+def open_run_data(run: RunFolder, context: RunContext, split: str) -> Any:
+    """The split `train` or `val` of a run that was made before.
+
+    Raises:
+        DataError: it cannot be opened; where its folder is gone, the message says how to name the new place.
+    """
+    try:
+        return getattr(context, split)
+    except DataError as error:
+        root = Path(context.recipe.data.root)
+        if root.exists():
+            raise
+        raise DataError(f"{error}. The images of {run} were in {root}; say where they are now: data=FOLDER") from error
 
 
 def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:

@@ -3,14 +3,19 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
-from pathlib import Path
 from typing import Any
 
+from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 
 
 def compare(
-    recipe: Recipe, out: Path, dataset: Any, map_stages: Sequence[str], model: dict[str, Any] | None
+    recipe: Recipe,
+    out: RunFolder,
+    dataset: Any,
+    map_stages: Sequence[str],
+    model: dict[str, Any] | None,
+    known: dict[str, Any] | None = None,
 ) -> list[dict[str, Any]]:
     """Scores of a run's stages beside those that its recipe expects.
 
@@ -23,6 +28,7 @@ def compare(
         dataset: images whose true masks the maps are judged on.
         map_stages: stages of this run that have maps.
         model: scores of the segmenter, or None; those against masks that are no ground truth are left out.
+        known: of `evaluate_seeds` on the same images, so that no map need be read again.
 
     Returns:
         Per stage of `recipe.expected` that the run can judge: `stage`, `found`, `threshold` (None for the model),
@@ -40,9 +46,11 @@ def compare(
         if stage not in recipe.expected or not judged:
             continue
         tuned = stage == "seeds" or isinstance(given, str)
-        thresholds = sweep_thresholds(recipe.pseudo_masks) if tuned else [float(given)]
-        scores = sweep(dataset, out / stage / "maps", thresholds)
-        best = max(scores, key=lambda row: row["miou"] or 0.0)
+        if known is not None:
+            best = known["stages"][stage]["best" if tuned else "default"]
+        else:
+            thresholds = sweep_thresholds(recipe.pseudo_masks) if tuned else [float(given)]
+            best = max(sweep(dataset, out.maps(stage), thresholds), key=lambda row: row["miou"] or 0.0)
         where = {"split": dataset.source.get("split"), "images": judged}
         rows.append({"stage": stage, "found": best["miou"], "threshold": best["threshold"], **where})
     truth = recipe.data.masks_are is None

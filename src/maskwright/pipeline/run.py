@@ -14,17 +14,15 @@ from typing import Any
 from maskwright.engine import distributed
 from maskwright.engine.device import half_type
 from maskwright.files import atomic_write, read_json, write_json
-from maskwright.inference.load import load
-from maskwright.pipeline.expected import compare, compared_lines
+from maskwright.pipeline.after import after_stages
+from maskwright.pipeline.expected import compared_lines
 from maskwright.pipeline.segment import measured_on
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe import dump_recipe
-from maskwright.report import build_report, write_picture
 from maskwright.runs.context import RunContext
 from maskwright.runs.facts import run_facts
 from maskwright.runs.stages import run_lock, run_stages
 from maskwright.settings import Recipe
-from maskwright.weak.seed_evaluation import FILE_NAME, evaluate_seeds, map_stages
 
 
 def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] = print) -> Path:
@@ -54,54 +52,23 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
             half_type(block.autocast, context.device)  # what cannot be should be known before the work, not after it
         stages = recipe_stages(context, until)
         if main:
-            with atomic_write(out / "recipe.yaml") as temporary:
+            with atomic_write(context.out.recipe) as temporary:
                 temporary.write_text(dump_recipe(recipe), encoding="utf-8")
-            write_json(out / "run.json", run_facts(recipe))
+            write_json(context.out.facts, run_facts(recipe))
+            context.digests.save()
         run_stages(stages, out, say)
-        if main and any(stage.name == "pseudo_masks" for stage in stages):
-            evaluate_maps(context)
-        if main and until is None:
-            finish(context)
+        run_stages(after_stages(context, stages, whole=until is None), out, say)
+        if main:
+            context.digests.save()
+        if until is None:
+            metrics = read_json(context.out.metrics)
+            compared = compared_lines(metrics.get("expected", []), recipe.source)
+            for line in summary_lines(metrics, recipe.supervision) + compared:
+                say(line)
+            say(f"picture: {context.out.picture}")
+            say(f"report: {context.out.report}")
     distributed.barrier()
     return out
-
-
-def evaluate_maps(context: RunContext) -> None:
-    """Write `seed_evaluation.json`, how good maps and pseudo-masks are stage by stage, where they are newer."""
-    made, judged = context.out / "pseudo_masks" / "stage.json", context.out / FILE_NAME
-    if judged.is_file() and judged.stat().st_mtime_ns > made.stat().st_mtime_ns:
-        return
-    threshold = read_json(made.with_name("scores.json"))["threshold"]
-    settings = context.recipe.pseudo_masks.model_copy(update={"threshold": threshold})
-    mine = {stage.name for stage in recipe_stages(context)}  # the folder may hold stages of an earlier recipe
-    found = {name: folder for name, folder in map_stages(context.out).items() if name in mine}
-    evaluate_seeds(context.train, found, settings, context.out)
-
-
-def finish(context: RunContext) -> None:
-    """Write `metrics.json`, the picture and the report, and print the result."""
-    metrics: dict[str, Any] = {}
-    pseudo = context.out / "pseudo_masks" / "scores.json"
-    if context.recipe.supervision != "masks" and pseudo.is_file():
-        metrics["pseudo_masks"] = {key: value for key, value in read_json(pseudo).items() if key != "sweep"}
-    for key, name in (("segmenter", "evaluation"), ("oracle", "oracle_evaluation")):
-        path = context.out / name / "metrics.json"
-        if path.is_file() and (key != "oracle" or context.recipe.oracle):
-            metrics[key] = read_json(path)
-    with_maps = [stage.name for stage in recipe_stages(context) if (context.out / stage.name / "maps").is_dir()]
-    judged = context.judged if with_maps else context.val
-    compared = compare(context.recipe, context.out, judged, with_maps, metrics.get("segmenter"))
-    if compared:
-        metrics["expected"] = compared
-    write_json(context.out / "metrics.json", metrics)
-    predictor = load(context.out, device=context.device)
-    picture = write_picture(context.out, context.train, predict=lambda image: predictor(image).mask)
-    report = build_report(context.out, dataset_train=context.train, dataset_val=context.val)
-    lines = summary_lines(metrics, context.recipe.supervision) + compared_lines(compared, context.recipe.source)
-    for line in lines:
-        context.say(line)
-    context.say(f"picture: {picture}")
-    context.say(f"report: {report}")
 
 
 def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:

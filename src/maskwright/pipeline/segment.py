@@ -23,6 +23,7 @@ from maskwright.inference.views import evaluate
 from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.base import SegmentationModel, parameter_groups
+from maskwright.runs.folder import METRICS
 from maskwright.settings import InferenceSettings, Recipe
 
 
@@ -161,5 +162,5 @@ def evaluate_to_folder(
         "tags_read": False,
     }
     if distributed.is_main():
-        write_json(folder / "metrics.json", scores)
+        write_json(folder / METRICS, scores)
     return scores

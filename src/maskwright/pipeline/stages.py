@@ -98,9 +98,8 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
 def _train_segmenter(context: RunContext, pseudo_masks: Stage | None, folder: Path) -> None:
     train = context.train
     if pseudo_masks is not None:
-        masks = context.out / pseudo_masks.name / "SegmentationClass"
-        context.remake_masks(masks, context.out / pseudo_masks.needs[0] / "maps", pseudo_masks.run)
-        train = with_masks(train, masks, real=context.real)
+        context.remake_masks(context.out.masks, context.out.maps(pseudo_masks.needs[0]), pseudo_masks.run)
+        train = with_masks(train, context.out.masks, real=context.real)
     chosen = [index for index in range(len(train)) if train.has_mask(index)]
     if not chosen:
         raise DataError(
@@ -121,13 +120,13 @@ def _train_oracle(context: RunContext, folder: Path) -> None:
 def _train_model(context: RunContext, train: Any, folder: Path) -> None:
     recipe = context.recipe
     if recipe.model.pretrained == "classifier":
-        start = {"pretrained": str(context.out / recipe.networks[0] / "model.safetensors")}
+        start = {"pretrained": str(context.out.model(recipe.networks[0]))}
         recipe = recipe.model_copy(update={"model": recipe.model.model_copy(update=start)})
     train_segmenter(recipe, train, context.val, folder, context.device)
 
 
 def _evaluate(context: RunContext, model: str, folder: Path) -> None:
-    predictor = load(context.out / model, device=context.device)
+    predictor = load(context.out.model(model), device=context.device)
     scores = evaluate_to_folder(predictor, context.val, context.recipe.inference, folder)
     if scores is not None:
         context.say(f"    mIoU {scores['miou']:.3f} {measured_on(scores)}")

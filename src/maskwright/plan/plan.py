@@ -24,7 +24,8 @@ from maskwright.plan.images import cropped_samples
 from maskwright.plan.trial import Trial, try_stages
 from maskwright.plan.words import size_words, words
 from maskwright.runs.context import RunContext
-from maskwright.runs.stages import fingerprints, state_of
+from maskwright.runs.folder import MAPS
+from maskwright.runs.stages import states
 from maskwright.settings import Recipe
 from maskwright.weak.methods import seed_method
 from maskwright.weak.refine import REFINEMENTS
@@ -86,8 +87,8 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
     """
     context = RunContext(recipe, Path(recipe.out or f"runs/{recipe.name}"), lambda line: None)
     stages = recipe_stages(context, until)
-    hashes = fingerprints(stages)
-    rows = [Row(stage.name, stage.title, state_of(stage, hashes[stage.name], context.out)) for stage in stages]
+    there = states(stages, context.out)
+    rows = [Row(stage.name, stage.title, there[stage.name].word) for stage in stages]
     # The oracle's stages are those of the segmenter again.
     tried = {
         row.name: {"oracle": "segmenter", "oracle_evaluation": "evaluation"}.get(row.name, row.name) for row in rows
@@ -195,7 +196,7 @@ def disk_bytes(folder: Path, recipe: Recipe, images: Images, tried: Images) -> f
     """Bytes of a stage's files for a split, from those of the trial."""
     known = images.tags >= 0
     files = [path for path in folder.rglob("*") if path.is_file()]
-    maps = [path for path in files if path.suffix == ".npz" and path.parent.name == "maps"]
+    maps = [path for path in files if path.suffix == ".npz" and path.parent.name == MAPS]
     pictures = sum(path.stat().st_size for path in files if path.suffix == ".png")
     shared = images.sizes[known] if len(maps) else images.sizes
     pixels = float(shared.prod(1).sum()) * images.factor / float(tried.sizes.prod(1).sum())

@@ -5,6 +5,7 @@ from __future__ import annotations
 import json
 import shlex
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -26,7 +27,7 @@ from maskwright.report.gallery import (
     validation_rows,
 )
 from maskwright.report.seeds import seed_section
-from maskwright.runs.folder import Run, read_run, run_labels
+from maskwright.runs.contents import RunContents, read_run, run_labels
 from maskwright.version import __version__
 
 # A page that can be mailed. Pictures shrink until it fits.
@@ -38,7 +39,7 @@ COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from true masks",
 
 
 def build_report(
-    run_folder: str | Path, *, dataset_train: Any = None, dataset_val: Any = None, images: int = 24
+    run_folder: str | PathLike[str], *, dataset_train: Any = None, dataset_val: Any = None, images: int = 24
 ) -> Path:
     """Write `report.html` into a run folder, from whatever the folder holds.
 
@@ -61,7 +62,7 @@ def build_report(
     def galleries(side: int) -> list[dict[str, Any]]:
         return _galleries(run, labels, dataset_train, dataset_val, images, side)
 
-    return write_page(run.folder / "report.html", "report.html.j2", _context(run, labels), galleries)
+    return write_page(run.folder.report, "report.html.j2", _context(run, labels), galleries)
 
 
 def write_page(
@@ -92,13 +93,13 @@ def write_page(
     return path
 
 
-def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
+def _context(run: RunContents, labels: LabelSpace | None) -> dict[str, Any]:
     colours = {} if labels is None else {name: css(colour) for name, colour in zip(labels.names, labels.palette)}
     folder = shlex.quote(str(run.folder))
     seeds = seed_section(run.folder, colours)
-    has_model = (run.folder / "segmenter" / "model.safetensors").is_file()
+    has_model = run.folder.model("segmenter").is_file()
     return {
-        "name": str(run.setting("name") or run.folder.resolve().name),
+        "name": str(run.setting("name") or run.folder.path.resolve().name),
         "notes": str(run.setting("notes") or ""),
         "tiles": content.headline(run),
         "trained_on": content.trained_on(run),
@@ -124,7 +125,7 @@ def _context(run: Run, labels: LabelSpace | None) -> dict[str, Any]:
 
 
 def _galleries(
-    run: Run, labels: LabelSpace | None, dataset_train: Any, dataset_val: Any, images: int, side: int
+    run: RunContents, labels: LabelSpace | None, dataset_train: Any, dataset_val: Any, images: int, side: int
 ) -> list[dict[str, Any]]:
     if labels is None:
         return []

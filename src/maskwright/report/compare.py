@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import os
 from collections.abc import Callable, Sequence
 from itertools import combinations
@@ -11,7 +12,6 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskwright.data.content import content_hash
 from maskwright.data.provenance import REFERENCES
 from maskwright.report import charts, content
 from maskwright.report.build import write_page
@@ -29,7 +29,8 @@ from maskwright.report.gallery import (
 )
 from maskwright.report.pictures import spread
 from maskwright.report.seeds import title
-from maskwright.runs.folder import Run, read_run
+from maskwright.runs.contents import RunContents, read_run
+from maskwright.runs.folder import RunFolder
 from maskwright.runs.methods import Job
 from maskwright.runs.results import SCORES, differences, seconds
 
@@ -54,8 +55,8 @@ def build_comparison(jobs: Sequence[Job], result: dict[str, Any], path: Path, im
     masks = _first(jobs, "pseudo_masks") or _first(jobs, "seeds")
     models = _first(jobs, "evaluation")
     chosen = {
-        "training": _choose(masks, "train", ("pseudo_masks", "SegmentationClass"), images),
-        "validation": _choose(models, "val", ("evaluation", "predictions"), images),
+        "training": _choose(masks, "train", images),
+        "validation": _choose(models, "val", images),
     }
     labels = next((job.val.labels for job in jobs if job.val is not None), None)
     colours = {} if labels is None else {n: css(c) for n, c in zip(labels.names, labels.palette, strict=True)}
@@ -107,7 +108,7 @@ def _first(jobs: Sequence[Job], stage: str) -> list[Job]:
     return list(found.values())
 
 
-def _choose(jobs: Sequence[Job], split: str, place: tuple[str, str], count: int) -> list[Ranked]:
+def _choose(jobs: Sequence[Job], split: str, count: int) -> list[Ranked]:
     """The images that all of the runs have: those where their masks agree least, and a few up to the best agreement.
 
     Without two masks of equal size nothing can be ranked; images are then spread evenly over the split.
@@ -122,17 +123,15 @@ def _choose(jobs: Sequence[Job], split: str, place: tuple[str, str], count: int)
     ranked = []
     for number in spread(len(names), RANKED_AT_MOST):
         name, index = names[number]
-        masks = [stored_mask(job.folder / place[0] / place[1], name) for job in jobs]
+        folders = [job.folder.masks if split == "train" else job.folder.predictions() for job in jobs]
+        masks = [stored_mask(folder, name) for folder in folders]
         ranked.append(Ranked(name, index, agreement([mask for mask in masks if mask is not None]), "agreement"))
     scored = sorted((item for item in ranked if item.score is not None), key=lambda item: (item.score, item.index))
     return select(scored, count) if scored else [ranked[number] for number in spread(len(ranked), count)]
 
 
 def _has_maps(job: Job, name: str) -> bool:
-    return any(
-        (job.folder / f"{place}/{name}{suffix}").is_file()
-        for place, suffix in (("pseudo_masks/SegmentationClass", ".png"), ("seeds/maps", ".npz"))
-    )
+    return (job.folder.masks / f"{name}.png").is_file() or (job.folder.maps("seeds") / f"{name}.npz").is_file()
 
 
 def agreement(masks: Sequence[np.ndarray]) -> float | None:
@@ -152,12 +151,12 @@ Cells = Callable[["Job", str], tuple[np.ndarray | None, tuple[np.ndarray, np.nda
 def _cells_of_maps(job: Job, name: str) -> tuple[np.ndarray | None, tuple[np.ndarray, np.ndarray] | None]:
     """A run's pseudo-mask of an image; its seed maps where it has no pseudo-masks."""
     if "pseudo_masks" in job.done:
-        return stored_mask(job.folder / "pseudo_masks" / "SegmentationClass", name), None
-    return None, read_maps(job.folder / "seeds" / "maps", name)
+        return stored_mask(job.folder.masks, name), None
+    return None, read_maps(job.folder.maps("seeds"), name)
 
 
 def _cells_of_models(job: Job, name: str) -> tuple[np.ndarray | None, None]:
-    return stored_mask(job.folder / "evaluation" / "predictions", name), None
+    return stored_mask(job.folder.predictions(), name), None
 
 
 def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cells, side: int) -> dict[str, Any]:
@@ -266,7 +265,7 @@ def _plus_minus(interval: float | None) -> str:
 
 def _reports(runs: Sequence[dict[str, Any]], folder: Path) -> list[tuple[str, str]]:
     """Name and path, from the page, of the runs' own reports."""
-    found = [(run["seed"], Path(run["folder"]) / "report.html") for run in runs]
+    found = [(run["seed"], RunFolder(run["folder"]).report) for run in runs]
     there = [(seed, Path(os.path.relpath(path, folder)).as_posix()) for seed, path in found if path.is_file()]
     return [("report" if len(runs) == 1 else f"seed {seed}", path) for seed, path in there]
 
@@ -290,7 +289,7 @@ def _chart(result: dict[str, Any]) -> dict[str, Any] | None:
     }
 
 
-def _cautions(jobs: Sequence[Job], runs: dict[str, Run], result: dict[str, Any]) -> list[dict[str, str]]:
+def _cautions(jobs: Sequence[Job], runs: dict[str, RunContents], result: dict[str, Any]) -> list[dict[str, str]]:
     """What must be known before the numbers are compared: other images, other help, chance."""
     notes: list[dict[str, str]] = []
 
@@ -302,7 +301,7 @@ def _cautions(jobs: Sequence[Job], runs: dict[str, Run], result: dict[str, Any])
         for job in jobs:
             dataset = getattr(job, split)
             if dataset is not None:
-                key = content_hash(dataset) + repr(sorted(dict(dataset.source).items(), key=str))
+                key = json.dumps(job.content.get(split))
                 sets.setdefault(key, []).append(job.method.label)
         if len(sets) > 1:
             groups = "; ".join(", ".join(dict.fromkeys(labels)) for labels in sets.values())
@@ -362,7 +361,7 @@ def _signs(result: dict[str, Any]) -> list[dict[str, Any]]:
     return rows
 
 
-def _differences(runs: dict[str, Run]) -> dict[str, Any] | None:
+def _differences(runs: dict[str, RunContents]) -> dict[str, Any] | None:
     recipes = {label: yaml.safe_load(run.recipe_text) for label, run in runs.items() if run.recipe_text}
     rows = differences(recipes)
     if not rows:

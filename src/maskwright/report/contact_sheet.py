@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Callable
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
@@ -12,11 +13,11 @@ from maskwright.data.pictures import heatmap
 from maskwright.files import atomic_write
 from maskwright.report.gallery import rank_training_images, read_maps, stored_mask
 from maskwright.report.pictures import Cell, is_empty, overlay, spread, strip
-from maskwright.runs.folder import read_run
+from maskwright.runs.contents import read_run
 
 
 def write_picture(
-    run_folder: str | Path,
+    run_folder: str | PathLike[str],
     dataset: Any,
     *,
     predict: Callable[[np.ndarray], np.ndarray] | None = None,
@@ -45,12 +46,12 @@ def write_picture(
     table: list[list[Cell]] = []
     for item in chosen:
         sample = dataset[item.index]
-        maps = read_maps(run.folder / "seeds" / "maps", sample.name)
-        pseudo = stored_mask(run.folder / "pseudo_masks" / "SegmentationClass", sample.name)
+        maps = read_maps(run.folder.maps("seeds"), sample.name)
+        pseudo = stored_mask(run.folder.masks, sample.name)
         if predict is not None:
             guess: np.ndarray | None = np.asarray(predict(sample.image))
         else:
-            guess = stored_mask(run.folder / "evaluation" / "predictions", sample.name)
+            guess = stored_mask(run.folder.predictions(), sample.name)
         masks = [pseudo, guess, sample.mask]
         score = None if maps is None else maps[1].max(axis=0)
         tags = [(labels.names[value], labels.palette[value]) for value in sample.tags or ()]
@@ -65,7 +66,7 @@ def write_picture(
     titles = ["image", "tags", "seed", "pseudo-mask", "prediction", "truth"]
     kept = [c for c in range(len(titles)) if any(not is_empty(row[c]) for row in table)]
     sheet = strip([[row[c] for c in kept] for row in table], [titles[c] for c in kept])
-    path = Path(path) if path else run.folder / "picture.png"
+    path = Path(path) if path else run.folder.picture
     with atomic_write(path) as temporary:
         sheet.save(temporary, optimize=True)
     return path

@@ -8,14 +8,14 @@ from typing import Any
 from maskwright.data.provenance import against
 from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.report.charts import number
-from maskwright.runs.folder import STAGES, Run
+from maskwright.runs.contents import STAGES, RunContents
 
 # Each source of scores with its style in charts, the same on the whole page.
 SOURCES = {"pseudo_masks": 1, "segmenter": 2, "oracle": 3}
 FROM_MASKS = "derived from the true masks"
 
 
-def source_name(run: Run, source: str) -> str:
+def source_name(run: RunContents, source: str) -> str:
     """What a score is of, in words."""
     if source == "pseudo_masks":
         return "Pseudo-masks"
@@ -26,7 +26,7 @@ def source_name(run: Run, source: str) -> str:
     )
 
 
-def headline(run: Run) -> list[dict[str, Any]]:
+def headline(run: RunContents) -> list[dict[str, Any]]:
     """The tiles: each number with what it was measured on and how it was obtained."""
     tiles = []
     for source, style in SOURCES.items():
@@ -70,7 +70,7 @@ def headline(run: Run) -> list[dict[str, Any]]:
     return tiles
 
 
-def pseudo_mask_words(run: Run) -> str:
+def pseudo_mask_words(run: RunContents) -> str:
     """How the pseudo-masks were made, for beside their score."""
     found = run.pseudo_masks.get("threshold")
     words = [str(run.provenance.get("method") or run.setting("seeds.method") or "")]
@@ -83,7 +83,7 @@ def pseudo_mask_words(run: Run) -> str:
     return ", ".join(word for word in words if word)
 
 
-def inference_words(run: Run, score: dict[str, Any]) -> str:
+def inference_words(run: RunContents, score: dict[str, Any]) -> str:
     """How a model was applied, for beside its score."""
     used = score.get("post_processing")
     if not isinstance(used, dict):
@@ -101,14 +101,14 @@ def inference_words(run: Run, score: dict[str, Any]) -> str:
     return ", ".join(words)
 
 
-def tuned_on_truth(run: Run) -> bool:
+def tuned_on_truth(run: RunContents) -> bool:
     """Whether true masks chose the threshold."""
     return run.setting("pseudo_masks.threshold") == "best" or "threshold" in (
         run.provenance.get("ground_truth_tuned") or ()
     )
 
 
-def trained_on(run: Run) -> list[tuple[str, str]]:
+def trained_on(run: RunContents) -> list[tuple[str, str]]:
     """Term and text of what the run learned from."""
     supervision = {
         "tags": "image tags; true masks only judge",
@@ -136,7 +136,7 @@ def trained_on(run: Run) -> list[tuple[str, str]]:
     return [(term, text) for term, text in rows if text]
 
 
-def tag_source(run: Run) -> str:
+def tag_source(run: RunContents) -> str:
     """Where the tags come from, in words."""
     source = run.provenance.get("source")
     kept = run.provenance.get("tag_source")
@@ -146,7 +146,7 @@ def tag_source(run: Run) -> str:
     return FROM_MASKS if kept in TAGS_FROM_MASKS else kept
 
 
-def cautions(run: Run) -> list[dict[str, str]]:
+def cautions(run: RunContents) -> list[dict[str, str]]:
     """How far the numbers can be trusted: what tuned what, and what else was used than the labels named."""
     notes: list[dict[str, str]] = []
 
@@ -234,7 +234,7 @@ def cautions(run: Run) -> list[dict[str, str]]:
     return sorted(notes, key=lambda entry: order[entry["kind"]])
 
 
-def stage_rows(run: Run) -> list[dict[str, Any]]:
+def stage_rows(run: RunContents) -> list[dict[str, Any]]:
     """Stages with their times, in order; `share` is of the longest one."""
     longest = max((float(stage.get("seconds") or 0) for stage in run.stages.values()), default=0) or 1
     return [
@@ -249,7 +249,7 @@ def stage_rows(run: Run) -> list[dict[str, Any]]:
     ]
 
 
-def facts(run: Run) -> list[tuple[str, str]]:
+def facts(run: RunContents) -> list[tuple[str, str]]:
     """Command, versions, machine, and the artefact's own record."""
     rows = [("Command", _text(run.facts.get("command"), " ")), ("Started", _text(run.facts.get("started")))]
     rows += [("maskwright", _text(run.facts.get("version"))), ("Seed", _text(run.facts.get("seed")))]
@@ -261,7 +261,7 @@ def facts(run: Run) -> list[tuple[str, str]]:
     return [(key, text) for key, text in rows if text]
 
 
-def provenance_rows(run: Run) -> list[tuple[str, str]]:
+def provenance_rows(run: RunContents) -> list[tuple[str, str]]:
     return [(key.replace("_", " "), _text(value)) for key, value in run.provenance.items() if key != "labels"]
 
 

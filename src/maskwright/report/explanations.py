@@ -12,11 +12,12 @@ from maskwright.data.sample import LabelSpace
 from maskwright.files import read_json
 from maskwright.report.gallery import Layer, Row, css
 from maskwright.report.pictures import heat_uri, photo_uri
+from maskwright.runs.folder import EXPLANATIONS, MAPS, RunFolder
 
 MOST_ROWS = 12
 
 
-def explanation_gallery(run_folder: Path, labels: LabelSpace, side: int) -> dict[str, Any] | None:
+def explanation_gallery(run_folder: RunFolder, labels: LabelSpace, side: int) -> dict[str, Any] | None:
     """The gallery of evidence maps, one row per image; None where nothing was explained.
 
     Args:
@@ -27,9 +28,9 @@ def explanation_gallery(run_folder: Path, labels: LabelSpace, side: int) -> dict
     Raises:
         DataError: explanations.json is not JSON, or an image that it names can no longer be read.
     """
-    folder = run_folder / "explanations"
-    records = read_json(folder / "explanations.json") if (folder / "explanations.json").is_file() else []
-    found = [record for record in records if (folder / "maps" / f"{record['name']}.npz").is_file()]
+    folder = run_folder.explanations
+    records = read_json(folder / EXPLANATIONS) if (folder / EXPLANATIONS).is_file() else []
+    found = [record for record in records if (folder / MAPS / f"{record['name']}.npz").is_file()]
     rows = [_row(folder, record, labels, side) for record in found[:MOST_ROWS]]
     if not rows:
         return None
@@ -41,7 +42,7 @@ def explanation_gallery(run_folder: Path, labels: LabelSpace, side: int) -> dict
 
 def _row(folder: Path, record: dict[str, Any], labels: LabelSpace, side: int) -> Row:
     name = record["name"]
-    with np.load(folder / "maps" / f"{name}.npz", allow_pickle=False) as arrays:
+    with np.load(folder / MAPS / f"{name}.npz", allow_pickle=False) as arrays:
         keys, maps = arrays["keys"].tolist(), arrays["cam"].astype(np.float32)
     height, width = maps.shape[1:]
     photo = Path(record["image"])

@@ -13,7 +13,7 @@ from PIL import Image
 from maskwright.data.provenance import reference
 from maskwright.data.sample import LabelSpace
 from maskwright.report.pictures import heat_uri, mask_uri, photo_uri, spread
-from maskwright.runs.folder import Run
+from maskwright.runs.contents import RunContents
 
 # Ranking reads a true mask per example; of a larger split an evenly spaced part is ranked.
 RANKED_AT_MOST = 400
@@ -68,57 +68,57 @@ class Row:
     cells: dict[str, list[Layer]] = field(default_factory=dict)
 
 
-def training_rows(run: Run, dataset: Any, labels: LabelSpace, items: list[Ranked], side: int) -> list[Row]:
+def training_rows(run: RunContents, dataset: Any, labels: LabelSpace, items: list[Ranked], side: int) -> list[Row]:
     """Rows of training examples: seeds, refined maps, pseudo-mask, and prediction and truth where they exist."""
     folder = run.folder
     rows = []
     for item in items:
         masks = {
-            "pseudo-mask": stored_mask(folder / "pseudo_masks" / "SegmentationClass", item.name),
-            "prediction": stored_mask(folder / "evaluation" / "predictions", item.name),
+            "pseudo-mask": stored_mask(folder.masks, item.name),
+            "prediction": stored_mask(folder.predictions(), item.name),
         }
         maps = {
-            "seed": read_maps(folder / "seeds" / "maps", item.name),
-            **{title: read_maps(folder / name / "maps", item.name) for name, title in run.refined.items()},
+            "seed": read_maps(folder.maps("seeds"), item.name),
+            **{title: read_maps(folder.maps(name), item.name) for name, title in run.refined.items()},
         }
         rows.append(picture_row(item, dataset, labels, masks, maps, side))
     return rows
 
 
-def validation_rows(run: Run, dataset: Any, labels: LabelSpace, items: list[Ranked], side: int) -> list[Row]:
+def validation_rows(run: RunContents, dataset: Any, labels: LabelSpace, items: list[Ranked], side: int) -> list[Row]:
     """Rows of validation examples: the model's prediction, that of the model trained on true masks, and the truth."""
     rows = []
     for item in items:
         masks = {
-            "prediction": stored_mask(run.folder / "evaluation" / "predictions", item.name),
-            "from true masks": stored_mask(run.folder / "oracle_evaluation" / "predictions", item.name),
+            "prediction": stored_mask(run.folder.predictions(), item.name),
+            "from true masks": stored_mask(run.folder.predictions("oracle_evaluation"), item.name),
         }
         rows.append(picture_row(item, dataset, labels, masks, {}, side))
     return rows
 
 
-def rank_training_images(run: Run, dataset: Any = None) -> list[Ranked]:
+def rank_training_images(run: RunContents, dataset: Any = None) -> list[Ranked]:
     """Examples with a pseudo-mask, worst first: by mIoU where the truth is known, else by confidence."""
-    folder = run.folder / "pseudo_masks"
+    folder = run.folder
     ranked = []
-    for name, index in _evenly(_with_file(folder / "SegmentationClass", dataset)):
+    for name, index in _evenly(_with_file(folder.masks, dataset)):
         if dataset is not None and dataset.has_mask(index):
-            mask, truth = stored_mask(folder / "SegmentationClass", name), dataset.mask(index)
+            mask, truth = stored_mask(folder.masks, name), dataset.mask(index)
             if mask is not None and truth is not None and mask.shape == truth.shape:
                 ranked.append(Ranked(name, index, image_miou(mask, truth, dataset.labels), "mIoU"))
                 continue
-        confidence = stored_mask(folder / "Confidence", name)
+        confidence = stored_mask(folder.confidence, name)
         score = None if confidence is None else float(confidence.mean()) / 255
         ranked.append(Ranked(name, index, score, "mean confidence"))
     return sorted(ranked, key=_worst_first)
 
 
-def rank_predictions(run: Run, dataset: Any = None) -> list[Ranked]:
+def rank_predictions(run: RunContents, dataset: Any = None) -> list[Ranked]:
     """Examples with a prediction, worst first by the mIoU that the evaluation wrote."""
     scores = run.image_scores["evaluation"]
     ranked = [
         Ranked(name, index, scores.get(name, {}).get("miou"), "mIoU")
-        for name, index in _with_file(run.folder / "evaluation" / "predictions", dataset)
+        for name, index in _with_file(run.folder.predictions(), dataset)
     ]
     return sorted(ranked, key=_worst_first)
 

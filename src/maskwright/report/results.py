@@ -7,13 +7,13 @@ from typing import Any
 from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.content import SOURCES, percent, source_name
-from maskwright.runs.folder import Run
+from maskwright.runs.contents import RunContents
 
 SHORT = {"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "true"}
 VALIDATED = {"miou": "Validation mIoU", "tag_map": "Validation mAP of tags"}
 
 
-def class_table(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
+def class_table(run: RunContents, colours: dict[str, str]) -> dict[str, Any] | None:
     """Per class, every metric side by side for every source; ordered by the model's IoU, best first."""
     sources = [name for name in SOURCES if run.scores.get(name, {}).get("per_class")]
     if not sources:
@@ -84,7 +84,7 @@ def class_table(run: Run, colours: dict[str, str]) -> dict[str, Any] | None:
     }
 
 
-def vanished_table(run: Run, colours: dict[str, str]) -> list[dict[str, Any]]:
+def vanished_table(run: RunContents, colours: dict[str, str]) -> list[dict[str, Any]]:
     """Classes of which some tag has no pixel in its pseudo-mask, the largest share first."""
     rows = [
         {
@@ -100,7 +100,7 @@ def vanished_table(run: Run, colours: dict[str, str]) -> list[dict[str, Any]]:
     return sorted(rows, key=lambda row: -row["share"])
 
 
-def threshold_chart(run: Run) -> dict[str, Any] | None:
+def threshold_chart(run: RunContents) -> dict[str, Any] | None:
     """mIoU, false positives and false negatives against the background's score."""
     sweep = [point for point in run.pseudo_masks.get("sweep") or [] if point.get("miou") is not None]
     if not sweep:
@@ -123,7 +123,7 @@ def threshold_chart(run: Run) -> dict[str, Any] | None:
     return {"svg": svg, "legend": [(line.name, line.style) for line in lines]}
 
 
-def training_charts(run: Run) -> list[dict[str, Any]]:
+def training_charts(run: RunContents) -> list[dict[str, Any]]:
     """Per trained network: loss, learning rate, and what validations found."""
     titles = {
         "classifier": "Tag classifier",
@@ -165,7 +165,7 @@ def training_charts(run: Run) -> list[dict[str, Any]]:
     return found
 
 
-def confusion(run: Run) -> dict[str, Any] | None:
+def confusion(run: RunContents) -> dict[str, Any] | None:
     """The model's confusion matrix, and which classes it takes for which most often."""
     score = run.scores.get("segmenter", {})
     matrix, names = score.get("confusion"), list(score.get("per_class") or ())

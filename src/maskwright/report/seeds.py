@@ -2,20 +2,20 @@
 
 from __future__ import annotations
 
-from pathlib import Path
 from typing import Any
 
 from maskwright.files import read_json
 from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.content import percent
+from maskwright.runs.folder import RunFolder
 
 MOST_OUTLIERS = 12
 MOST_CLASSES = 60  # of a chart of classes, the worst of them
 ERRORS = [("right (IoU)", 1), ("mask alone (false positive)", 2), ("truth alone (false negative)", 3)]
 
 
-def seed_section(run_folder: Path, colours: dict[str, str]) -> dict[str, Any] | None:
+def seed_section(run_folder: RunFolder, colours: dict[str, str]) -> dict[str, Any] | None:
     """What the section shows; None where nothing was judged.
 
     Args:
@@ -25,7 +25,7 @@ def seed_section(run_folder: Path, colours: dict[str, str]) -> dict[str, Any] | 
     Raises:
         DataError: seed_evaluation.json is not JSON.
     """
-    path = run_folder / "seed_evaluation.json"
+    path = run_folder.seed_evaluation
     found = read_json(path) if path.is_file() else None
     if not isinstance(found, dict) or not found.get("stages"):
         return None

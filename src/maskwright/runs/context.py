@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable
 from functools import cached_property
+from os import PathLike
 from pathlib import Path
 from typing import Any
 
 from maskwright.data import open_dataset, subset
-from maskwright.data.content import content_hash
 from maskwright.engine import distributed
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
-from maskwright.runs.stages import fingerprint
+from maskwright.runs.data_facts import data_facts, saliency_facts
+from maskwright.runs.digests import Digests
+from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 
 
@@ -25,8 +27,8 @@ class RunContext:
         say: prints one line.
     """
 
-    def __init__(self, recipe: Recipe, out: Path, say: Callable[[str], None]) -> None:
-        self.recipe, self.out, self.say = recipe, out, say
+    def __init__(self, recipe: Recipe, out: str | PathLike[str], say: Callable[[str], None]) -> None:
+        self.recipe, self.out, self.say = recipe, RunFolder(out), say
 
     @cached_property
     def device(self):
@@ -111,12 +113,12 @@ class RunContext:
     @cached_property
     def train_facts(self) -> dict[str, Any]:
         """What stages that look at images and masks of the training split depend on."""
-        return _data_facts(self.train)
+        return self.facts_of(self.train)
 
     @cached_property
     def val_facts(self) -> dict[str, Any]:
         """The same of the evaluation split."""
-        return _data_facts(self.val)
+        return self.facts_of(self.val)
 
     @cached_property
     def saliency_facts(self) -> dict[str, Any]:
@@ -124,12 +126,16 @@ class RunContext:
         source = dict(self.train.source).get("saliency")
         if source is None and getattr(self.train, "saliency", None) is None:
             return {}
-        return {"saliency_maps": {"source": source, "content": content_hash(self.train, ["saliency"])}}
+        return {"saliency_maps": saliency_facts(self.train, self.digests)}
 
+    @cached_property
+    def digests(self) -> Digests:
+        """Of the files of the data sets; kept in the run folder when `save` is called."""
+        return Digests(self.out.digests)
 
-def _data_facts(dataset: Any) -> dict[str, Any]:
-    return {
-        "source": {key: value for key, value in dict(dataset.source).items() if key != "saliency"},
-        "labels": fingerprint(dataset.labels.to_dict()),
-        "content": content_hash(dataset, ["images", "masks"]),
-    }
+    def facts_of(self, dataset: Any) -> dict[str, Any]:
+        """What a stage that looks at images and masks of a data set depends on; the files are read once.
+
+        Only the first process decides what is stale, so only there anything is read.
+        """
+        return data_facts(dataset, self.digests)

@@ -1,176 +1,143 @@
-"""Reading a run folder: whatever is there, and nothing for what is not."""
+"""Where everything in a run folder lies; no other module spells a name of it.
+
+recipe.yaml, run.json              what was asked for; when, where and by which command
+STAGE/stage.json                   each stage's folder; STAGE.stale-N is one that was set aside
+STAGE/model.safetensors, log.jsonl, state.pt                                       of a stage that trains
+STAGE/maps/NAME.npz                                                                of a stage that makes maps
+pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
+evaluation/predictions/NAME.png, metrics.json, images.json
+metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
+evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
+"""
 
 from __future__ import annotations
 
-import json
-from dataclasses import dataclass
+import os
+import re
 from pathlib import Path
 from typing import Any
 
-import yaml
-from PIL import Image
-
-from maskwright.data.sample import LabelSpace
+from maskwright.data.provenance import FILE_NAME as PROVENANCE
+from maskwright.engine.checkpoint import MODEL, RECORD
+from maskwright.engine.progress import LOG
+from maskwright.engine.resume import STATE
 from maskwright.files import read_json
 
-# Names of stages where a shorter one than the stage's own title will do.
-STAGES = {
-    "classifier": "Train the tag classifier",
-    "seeds": "Seed maps",
-    "pseudo_masks": "Pseudo-masks",
-    "segmenter": "Train the segmenter",
-    "evaluation": "Evaluate the segmenter",
-    "oracle": "Train on true masks",
-    "oracle_evaluation": "Evaluate that model",
-}
+# Names inside a stage's folder.
+MAPS = "maps"
+LABELS = "labels"
+MASKS = "SegmentationClass"
+CONFIDENCE = "Confidence"
+SCORES = "scores.json"
+CLASSES = "classes.txt"
+PREDICTIONS = "predictions"
+METRICS = "metrics.json"
+IMAGES = "images.json"
+
+SEED_EVALUATION = "seed_evaluation.json"
+EXPLANATIONS = "explanations.json"  # in the folder `explanations`
+ASIDE = re.compile(r"\.stale-(\d+)$")
 
 
-@dataclass(frozen=True)
-class Run:
-    """The parts of a run folder; every part that does not exist is empty.
+class RunFolder(os.PathLike[str]):
+    """The places of one run's files, which may or may not be there.
 
     Args:
-        folder: the run folder.
-        recipe: the resolved recipe's fields, and its text as written.
-        facts: run.json.
-        stages: stage folder -> stage.json, in the order in which stages run.
-        logs: network folder -> the lines of its log.jsonl.
-        pseudo_masks: pseudo_masks/scores.json.
-        provenance: pseudo_masks/provenance.json.
-        scores: "pseudo_masks", "segmenter", "oracle" -> its scores with "split" and "source".
-        expected: rows of `maskwright.pipeline.expected.compare`.
-        image_scores: "evaluation", "oracle_evaluation" -> sample name -> its line of images.json.
+        path: of the folder.
     """
 
-    folder: Path
-    recipe: dict[str, Any]
-    recipe_text: str
-    facts: dict[str, Any]
-    stages: dict[str, dict[str, Any]]
-    logs: dict[str, list[dict[str, Any]]]
-    pseudo_masks: dict[str, Any]
-    provenance: dict[str, Any]
-    scores: dict[str, dict[str, Any]]
-    expected: list[dict[str, Any]]
-    image_scores: dict[str, dict[str, dict[str, Any]]]
+    def __init__(self, path: str | os.PathLike[str]) -> None:
+        self.path = Path(path)
+        self.recipe = self.path / "recipe.yaml"
+        self.facts = self.path / "run.json"
+        self.metrics = self.path / METRICS
+        self.seed_evaluation = self.path / SEED_EVALUATION
+        self.picture = self.path / "picture.png"
+        self.report = self.path / "report.html"
+        self.evaluations = self.path / "evaluations"
+        self.explanations = self.path / "explanations"
+        self.pseudo_masks = self.path / "pseudo_masks"
+        self.lock = self.path / ".lock"
+        self.digests = self.path / ".digests.json"
 
-    def setting(self, path: str, default: Any = None) -> Any:
-        """A recipe field by its dotted path."""
-        value: Any = self.recipe
-        for part in path.split("."):
-            if not isinstance(value, dict) or part not in value:
-                return default
-            value = value[part]
-        return value
+    def __fspath__(self) -> str:
+        return str(self.path)
+
+    def __str__(self) -> str:
+        return str(self.path)
+
+    def stage(self, name: str) -> Path:
+        return self.path / name
+
+    def record(self, name: str) -> Path:
+        """What is known of a stage: its settings, fingerprint, time, and whether it is finished."""
+        return self.path / name / RECORD
+
+    def after(self, name: str) -> Path:
+        """The record of what is made after the run, whose results lie in the run folder itself."""
+        return self.path / "after" / f"{name}.json"
+
+    def records(self) -> dict[str, dict[str, Any]]:
+        """The records of all stages that are there and not set aside, in the order in which stages run.
+
+        Raises:
+            DataError: a record is not JSON.
+        """
+        found = {path.parent.name: read_json(path) for path in self.path.glob(f"*/{RECORD}")}
+        found = {name: record for name, record in found.items() if isinstance(record, dict) and not ASIDE.search(name)}
+        return dict(sorted(found.items(), key=lambda item: (item[1].get("number", 0), item[0])))
+
+    def aside(self, name: str) -> list[Path]:
+        """The folders of a stage that were set aside, the last one first."""
+        found = [path for path in self.path.glob(f"{name}.stale-*") if ASIDE.search(path.name)]
+        return sorted(found, key=lambda path: -int(path.name.rpartition("-")[2]))
+
+    def set_aside(self, name: str) -> Path:
+        """Give a stage's folder the next free name beside it; nothing is deleted."""
+        taken = [int(path.name.rpartition("-")[2]) for path in self.aside(name)]
+        kept = self.path / f"{name}.stale-{max(taken, default=0) + 1}"
+        os.rename(self.stage(name), kept)
+        return kept
+
+    def model(self, name: str) -> Path:
+        return self.path / name / MODEL
+
+    def log(self, name: str) -> Path:
+        return self.path / name / LOG
+
+    def state(self, name: str) -> Path:
+        return self.path / name / STATE
+
+    def maps(self, name: str) -> Path:
+        return self.path / name / MAPS
+
+    def predictions(self, name: str = "evaluation") -> Path:
+        return self.path / name / PREDICTIONS
+
+    def evaluation(self, name: str = "evaluation") -> Path:
+        """The scores of a model."""
+        return self.path / name / METRICS
+
+    def image_scores(self, name: str = "evaluation") -> Path:
+        """The scores of a model image by image."""
+        return self.path / name / IMAGES
 
     @property
-    def refined(self) -> dict[str, str]:
-        """Stages whose maps stand between seeds and pseudo-masks, and how a column of them is called."""
-        labels = {name: stage.get("label") or _old_label(name) for name, stage in self.stages.items()}
-        return {name: label for name, label in labels.items() if label}
+    def masks(self) -> Path:
+        return self.pseudo_masks / MASKS
 
+    @property
+    def confidence(self) -> Path:
+        return self.pseudo_masks / CONFIDENCE
 
-def _old_label(stage: str) -> str:
-    """How the maps of a stage are called that was made before stages said so."""
-    word, _, times = stage.partition("-")
-    known = {"irn": "IRN", "crf": "CRF", "saliency": "saliency"}
-    return f"{known[word]} {times}".rstrip() if word in known else ""
+    @property
+    def mask_scores(self) -> Path:
+        return self.pseudo_masks / SCORES
 
+    @property
+    def provenance(self) -> Path:
+        return self.pseudo_masks / PROVENANCE
 
-def read_run(folder: str | Path) -> Run:
-    """Read the parts of a run folder that a report shows; missing parts are empty.
-
-    Raises:
-        DataError: a JSON file that is there is not JSON.
-    """
-    folder = Path(folder)
-    recipe_file = folder / "recipe.yaml"
-    recipe_text = recipe_file.read_text(encoding="utf-8") if recipe_file.is_file() else ""
-    recipe = yaml.safe_load(recipe_text) if recipe_text else {}
-    found = {path.parent.name: _json(path) for path in folder.glob("*/stage.json") if ".stale-" not in path.parent.name}
-    stages = dict(sorted(found.items(), key=lambda item: (item[1].get("number", 0), item[0])))
-    logs = {name: read_log(folder / name / "log.jsonl") for name in stages}
-    pseudo_masks = _json(folder / "pseudo_masks" / "scores.json")
-    metrics = _json(folder / "metrics.json")
-    scores = {
-        "pseudo_masks": _flat({**pseudo_masks, **(metrics.get("pseudo_masks") or {})}),
-        "segmenter": _flat({**_json(folder / "evaluation" / "metrics.json"), **(metrics.get("segmenter") or {})}),
-        "oracle": _flat({**_json(folder / "oracle_evaluation" / "metrics.json"), **(metrics.get("oracle") or {})}),
-    }
-    return Run(
-        folder=folder,
-        recipe=recipe if isinstance(recipe, dict) else {},
-        recipe_text=recipe_text,
-        facts=_json(folder / "run.json"),
-        stages={name: stage for name, stage in stages.items() if stage},
-        logs={name: lines for name, lines in logs.items() if lines},
-        pseudo_masks=pseudo_masks,
-        provenance=_json(folder / "pseudo_masks" / "provenance.json"),
-        scores={name: score for name, score in scores.items() if score.get("miou") is not None},
-        expected=metrics.get("expected") or [],
-        image_scores={
-            name: {line["name"]: line for line in _list(folder / name / "images.json")}
-            for name in ("evaluation", "oracle_evaluation")
-        },
-    )
-
-
-def read_log(path: Path) -> list[dict[str, Any]]:
-    """Lines of a JSONL log; a last line that was cut short when a run was stopped is left out."""
-    if not path.is_file():
-        return []
-    lines = []
-    for text in path.read_text(encoding="utf-8").splitlines():
-        try:
-            line = json.loads(text)
-        except json.JSONDecodeError:
-            continue
-        if isinstance(line, dict):
-            lines.append(line)
-    return lines
-
-
-def run_labels(run: Run) -> LabelSpace | None:
-    """The label space of the pseudo-masks on disk, for a report without a dataset; None where nothing names it."""
-    kept = run.provenance.get("labels")
-    if isinstance(kept, dict) and {"names", "background", "ignore_index", "palette"} <= set(kept):
-        return LabelSpace.from_dict(kept)
-    names: tuple[str, ...] = ()
-    for score in run.scores.values():
-        names = names or tuple(score.get("per_class") or ())
-    classes = run.folder / "pseudo_masks" / "classes.txt"
-    if classes.is_file():
-        names = tuple(line for line in classes.read_text(encoding="utf-8").splitlines() if line.strip())
-    if not names:
-        return None
-    background = names.index("background") if "background" in names else None
-    ignore = run.setting("data.ignore_index", 255)
-    return LabelSpace(names, background=background, ignore_index=ignore, palette=_stored_palette(run, len(names)))
-
-
-def _stored_palette(run: Run, count: int) -> tuple[tuple[int, int, int], ...]:
-    for folder in ("pseudo_masks/SegmentationClass", "evaluation/predictions"):
-        path = next((run.folder / folder).rglob("*.png"), None)
-        if path is None:
-            continue
-        with Image.open(path) as image:
-            flat = image.getpalette() if image.mode == "P" else None
-        if flat and len(flat) >= 3 * count:
-            return tuple((flat[3 * k], flat[3 * k + 1], flat[3 * k + 2]) for k in range(count))
-    return ()
-
-
-def _json(path: Path) -> dict[str, Any]:
-    value = read_json(path) if path.is_file() else {}
-    return value if isinstance(value, dict) else {}
-
-
-def _list(path: Path) -> list[dict[str, Any]]:
-    value = read_json(path) if path.is_file() else []
-    return value if isinstance(value, list) else []
-
-
-def _flat(score: dict[str, Any]) -> dict[str, Any]:
-    """Scores kept under "scores" beside their facts, as one dictionary."""
-    inner = score.get("scores")
-    return {**score, **inner} if isinstance(inner, dict) else score
+    @property
+    def classes(self) -> Path:
+        return self.pseudo_masks / CLASSES

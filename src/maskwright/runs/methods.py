@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 
 
@@ -40,21 +41,23 @@ class Job:
         judged: of `weak.seed_evaluation.evaluate_seeds`; empty without maps.
         train: images that maps are judged on.
         val: images that models are judged on.
+        content: "train", "val" -> what tells these images and their labels from others.
     """
 
     method: Method
     recipe: Recipe
-    folder: Path
+    folder: RunFolder
     done: set[str] = field(default_factory=set)
     error: str | None = None
     judged: dict[str, Any] = field(default_factory=dict)
     train: Any = None
     val: Any = None
+    content: dict[str, Any] = field(default_factory=dict)
 
     @property
     def name(self) -> str:
         """Of the run, among those of the comparison."""
-        return folder_name(f"{self.method.label} {self.folder}") if self.method.folders else self.folder.name
+        return folder_name(f"{self.method.label} {self.folder}") if self.method.folders else self.folder.path.name
 
 
 def folder_name(label: str) -> str:

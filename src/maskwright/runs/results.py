@@ -11,7 +11,7 @@ from typing import Any
 
 from maskwright.data.provenance import against
 from maskwright.files import read_json
-from maskwright.runs.folder import read_log
+from maskwright.runs.contents import read_log
 from maskwright.runs.methods import Job, Method
 from maskwright.runs.stages import flat
 from maskwright.version import __version__
@@ -107,15 +107,15 @@ def run_result(job: Job) -> dict[str, Any]:
         "per_class": {"pseudo_masks": {}, "model": {}},
         "signs": {},
     }
-    records = {name: read_json(job.folder / name / "stage.json") for name in job.done}
+    records = {name: read_json(job.folder.record(name)) for name in job.done}
     for name, record in sorted(records.items(), key=lambda item: item[1].get("number", 0)):
         result["stages"][name] = {key: record.get(key) for key in ("seconds", "processor_seconds")}
-        for line in read_log(job.folder / name / "log.jsonl"):
+        for line in read_log(job.folder.log(name)):
             if line.get("event") == "validate" and line.get("tag_map") is not None:
                 result["tag_map"] = line["tag_map"]
     if job.judged:
         result |= _map_scores(job.judged)
-    path = job.folder / "evaluation" / "metrics.json"
+    path = job.folder.evaluation()
     if "evaluation" in job.done and path.is_file():
         scores = read_json(path)
         result["model"] = scores["miou"]

@@ -1,7 +1,8 @@
 """Stages of a run: each has a folder, a fingerprint of all it depends on, and is done, resumed or made anew.
 
 A stage whose fingerprint is unchanged is skipped when it is finished and resumed when it is not. One whose inputs
-changed is stale: its folder is set aside, never deleted, and the stage is made anew.
+changed is stale: its folder is set aside, never deleted, and the stage is made anew, unless a folder that was set aside
+before has what is wanted now. No time of a file decides anything.
 """
 
 from __future__ import annotations
@@ -11,14 +12,17 @@ import json
 import os
 import shutil
 import time
+import uuid
 from collections.abc import Callable, Iterable, Iterator
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskwright.errors import MaskwrightError
+from maskwright.engine.checkpoint import file_hash
+from maskwright.errors import DataError, MaskwrightError
 from maskwright.files import read_json, write_json
+from maskwright.runs.folder import RECORD, RunFolder
 
 if TYPE_CHECKING:
     from pydantic import BaseModel
@@ -41,6 +45,8 @@ class Stage:
         settings: JSON-able settings that its result depends on.
         needs: names of the stages whose results it reads.
         label: how a report calls its maps, where they stand between seeds and pseudo-masks.
+        files: of a stage that has no folder of its own, what it writes into the run folder itself, which `run` is then
+            called with. Such a stage is quick: it is made without a word, and what is stale is written over.
     """
 
     name: str
@@ -49,6 +55,48 @@ class Stage:
     settings: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     label: str = ""
+    files: tuple[Path, ...] = ()
+
+
+class Renewed(dict[str, Any]):
+    """A part of a stage's settings that an earlier version wrote in another way, so that its stages are still known.
+
+    Args:
+        now: as it is written now.
+        before: called with what a record has in its place, or None; gives what the earlier version would have written
+            for what is there today.
+    """
+
+    def __init__(self, now: dict[str, Any], before: Callable[[Any], Any]) -> None:
+        super().__init__(now)
+        self.before = before
+
+
+@dataclass(frozen=True)
+class State:
+    """What a run folder has of a stage.
+
+    Args:
+        word: `missing`, `finished`, `unfinished` or `stale`.
+        record: of the result that counts; empty where there is none.
+        aside: the folder that was set aside and has it, if it is not in the stage's own.
+        renewed: the record is one of an earlier version, given as this one writes it.
+    """
+
+    word: str
+    record: dict[str, Any] = field(default_factory=dict)
+    aside: Path | None = None
+    renewed: bool = False
+
+    @property
+    def making(self) -> str | None:
+        """What tells one making of a stage from another; None where it is still to be made."""
+        return making(self.record) if self.record else None
+
+
+def making(record: dict[str, Any]) -> str:
+    """What tells one making of a stage from another; where a record does not say, the time that it took does."""
+    return record.get("making") or f"{record.get('seconds')} s, {record.get('processor_seconds')} s of a processor"
 
 
 def effective(settings: BaseModel) -> dict[str, Any]:
@@ -75,62 +123,174 @@ def fingerprints(stages: list[Stage]) -> dict[str, str]:
     """Each stage's hash over its settings and the hashes of the stages that it needs."""
     found: dict[str, str] = {}
     for stage in stages:
-        found[stage.name] = fingerprint([FORMAT, stage.name, stage.settings, [found[name] for name in stage.needs]])
+        found[stage.name] = _fingerprint(stage, stage.settings, found)
     return found
 
 
-def state_of(stage: Stage, hash_now: str, out: Path) -> str:
-    """`missing`, `finished`, `unfinished` or `stale`."""
-    record = out / stage.name / "stage.json"
-    if not record.is_file():
-        return "missing"
-    found = read_json(record)
-    if found["fingerprint"] != hash_now:
-        return "stale"
-    return "finished" if found["finished"] else "unfinished"
+def _fingerprint(stage: Stage, settings: Any, needed: dict[str, str]) -> str:
+    return fingerprint([FORMAT, stage.name, settings, [needed[name] for name in stage.needs]])
 
 
-def run_stages(stages: list[Stage], out: Path, say: Callable[[str], None]) -> None:
+def states(stages: list[Stage], folder: str | os.PathLike[str]) -> dict[str, State]:
+    """What a run folder has of each stage, without writing anything.
+
+    Args:
+        stages: in an order in which each comes after those it needs.
+        folder: of the run.
+
+    Raises:
+        DataError: a record is not JSON.
+    """
+    run, now, before = RunFolder(folder), fingerprints(stages), _Before(stages)
+    found: dict[str, State] = {}
+    for stage in stages:
+        path = _record_path(run, stage)
+        record = _read(path)
+        makings = {name: found[name].making for name in stage.needs}
+        renewed = bool(record) and record["fingerprint"] != now[stage.name] and before.has_made(stage, record)
+        if renewed:
+            record = {
+                **record,
+                "fingerprint": now[stage.name],
+                "settings": _plain(stage.settings),
+                "fingerprint of 0.1": record["fingerprint"],
+            }
+        before.add(stage, record)
+        if record and record["fingerprint"] == now[stage.name] and record.get("made_of", makings) == makings:
+            there = all(file.is_file() for file in stage.files)
+            found[stage.name] = State(
+                "finished" if record["finished"] and there else "unfinished", record, None, renewed
+            )
+            continue
+        for aside in run.aside(stage.name):
+            kept = _read(aside / RECORD)
+            if kept and kept["fingerprint"] == now[stage.name] and kept.get("made_of") == makings:
+                found[stage.name] = State("finished" if kept["finished"] else "unfinished", kept, aside)
+                break
+        else:
+            found[stage.name] = State("stale" if record else "missing")
+    return found
+
+
+class _Before:
+    """The hashes that version 0.1 gave to stages; worked out only where a record is not one of today's."""
+
+    def __init__(self, stages: list[Stage]) -> None:
+        self.stages = {stage.name: stage for stage in stages}
+        self.records: dict[str, dict[str, Any]] = {}
+
+    def add(self, stage: Stage, record: dict[str, Any]) -> None:
+        self.records[stage.name] = record
+
+    def has_made(self, stage: Stage, record: dict[str, Any]) -> bool:
+        return record["fingerprint"] == self._hash(stage, record)
+
+    def _hash(self, stage: Stage, record: dict[str, Any]) -> str:
+        if "fingerprint of 0.1" in record:
+            return record["fingerprint of 0.1"]
+        needed = {name: self._hash(self.stages[name], self.records[name]) for name in stage.needs}
+        return _fingerprint(stage, _as_before(stage.settings, record.get("settings")), needed)
+
+
+def _as_before(value: Any, recorded: Any) -> Any:
+    if isinstance(value, Renewed):
+        return value.before(recorded)
+    if isinstance(value, dict):
+        there = recorded if isinstance(recorded, dict) else {}
+        return {key: _as_before(inner, there.get(key)) for key, inner in value.items()}
+    if isinstance(value, list):
+        listed = recorded if isinstance(recorded, list) and len(recorded) == len(value) else [None] * len(value)
+        return [_as_before(inner, one) for inner, one in zip(value, listed, strict=True)]
+    return value
+
+
+def run_stages(
+    stages: list[Stage], folder: str | os.PathLike[str], say: Callable[[str], None], *, anew: bool = False
+) -> None:
     """Run every stage that is not finished, in order, on all processes; only the first writes records and speaks.
 
     Args:
         stages: in an order in which each comes after those it needs.
-        out: the run folder.
+        folder: of the run.
         say: prints one line.
+        anew: make what lies in the run folder itself (see `Stage.files`) even if nothing has changed.
     """
     from maskwright.engine import distributed
 
-    hashes = fingerprints(stages)
+    run = RunFolder(folder)
+    if distributed.is_main():
+        for stage, state in zip(stages, states(stages, run).values(), strict=True):
+            if state.renewed:
+                write_json(_record_path(run, stage), state.record)
     for number, stage in enumerate(stages, start=1):
-        folder = out / stage.name
-        state = distributed.broadcast(state_of(stage, hashes[stage.name], out) if distributed.is_main() else None)
-        head = f"[{number}/{len(stages)}] {stage.title}"
-        if state == "finished":
-            say(f"{head}: done already")
+        word = distributed.broadcast(_begin(stages, number, run, say, anew) if distributed.is_main() else None)
+        if word == "finished":
             continue
-        before = (0.0, 0.0)
-        if distributed.is_main():
-            if state == "stale":
-                kept = _set_aside(folder)
-                say(f"{head}: {_what_changed(kept, stage)}; the old result is kept in {kept.name}")
-            elif state == "unfinished":
-                record = read_json(folder / "stage.json")
-                before = (record["seconds"], record.get("processor_seconds", 0.0))
-                say(f"{head}: going on")
-            else:
-                say(head)
-            folder.mkdir(parents=True, exist_ok=True)
-            _record(folder, stage, number, hashes[stage.name], finished=False, spent=before)
         distributed.barrier()
         started = _clocks()
-        stage.run(folder)
+        stage.run(run.path if stage.files else run.stage(stage.name))
         distributed.barrier()
         if distributed.is_main():
-            spent = tuple(old + now - then for old, now, then in zip(before, _clocks(), started, strict=True))
-            _record(folder, stage, number, hashes[stage.name], finished=True, spent=spent)
+            _end(stage, run, started)
 
 
-def share_stages(stages: list[Stage], out: Path, others: Iterable[Path], say: Callable[[str], None]) -> list[str]:
+def _begin(stages: list[Stage], number: int, run: RunFolder, say: Callable[[str], None], anew: bool) -> str:
+    """Make a stage's folder ready and note that it has begun; gives the word for what is there."""
+    stage = stages[number - 1]
+    found = states(stages[:number], run)
+    state, path = found[stage.name], _record_path(run, stage)
+    word = state.word
+    if stage.files:
+        word = "stale" if anew else word
+    else:
+        head, own = f"[{number}/{len(stages)}] {stage.title}", run.stage(stage.name)
+        if state.aside is not None:
+            if own.exists():
+                run.set_aside(stage.name)
+            os.rename(state.aside, own)
+            head += f": made before with these settings, taken back from {state.aside.name}"
+        if word == "stale":
+            kept = run.set_aside(stage.name)
+            head += f": {_what_changed(kept, stage)}; the old result is kept in {kept.name}"
+        elif word == "unfinished":
+            head += ": going on"
+        elif word == "finished" and state.aside is None:
+            head += ": done already"
+        say(head)
+    if word != "finished":
+        record = state.record if word == "unfinished" else {}
+        fields = {
+            "name": stage.name,
+            "title": stage.title,
+            "number": number,
+            "fingerprint": fingerprints(stages[:number])[stage.name],
+            "finished": False,
+            "seconds": record.get("seconds", 0.0),
+            "processor_seconds": record.get("processor_seconds", 0.0),
+            "making": record.get("making") or uuid.uuid4().hex,
+            "needs": list(stage.needs),
+            "made_of": {name: found[name].making for name in stage.needs},
+            "settings": _plain(stage.settings),
+            **({"label": stage.label} if stage.label else {}),
+        }
+        write_json(path, fields)
+    return word
+
+
+def _end(stage: Stage, run: RunFolder, started: tuple[float, float]) -> None:
+    path, now = _record_path(run, stage), _clocks()
+    record = read_json(path)
+    for key, then, at in zip(("seconds", "processor_seconds"), started, now, strict=True):
+        record[key] = round(record[key] + at - then, 2)
+    model = run.model(stage.name)
+    if model.is_file():
+        record["model_hash"] = file_hash(model)  # whoever reads the model compares
+    write_json(path, {**record, "finished": True})
+
+
+def share_stages(
+    stages: list[Stage], folder: str | os.PathLike[str], others: Iterable[Path], say: Callable[[str], None]
+) -> list[str]:
     """Take over what other runs have finished, so that runs with stages in common make them once.
 
     A stage is the same where its fingerprint is, and where the stages that it read are those that lie here: two runs
@@ -139,48 +299,39 @@ def share_stages(stages: list[Stage], out: Path, others: Iterable[Path], say: Ca
 
     Args:
         stages: of the run, in order.
-        out: its folder.
+        folder: of the run.
         others: run folders; the first that has a stage gives it.
         say: prints one line.
 
     Returns:
         Names of the stages that were taken over.
     """
-    hashes, taken = fingerprints(stages), []
-    others = [other for other in others if other.resolve() != out.resolve()]
+    run, taken = RunFolder(folder), []
+    theirs = {other: states(stages, other) for other in others if other.resolve() != run.path.resolve()}
     for number, stage in enumerate(stages, start=1):
-        state = state_of(stage, hashes[stage.name], out)
-        if state not in ("missing", "stale"):
+        mine = states(stages[:number], run)
+        if mine[stage.name].word not in ("missing", "stale"):
             continue
-        other = next((other for other in others if _has_same(stage, hashes[stage.name], other, out)), None)
+        other = next((other for other, found in theirs.items() if _has_same(stage, found, mine)), None)
         if other is None:
             continue
-        folder = out / stage.name
-        partial = folder.with_name(f".{stage.name}.{os.getpid()}.copy")
+        own, state = run.stage(stage.name), theirs[other][stage.name]
+        partial = own.with_name(f".{stage.name}.{os.getpid()}.copy")
         shutil.rmtree(partial, ignore_errors=True)
-        shutil.copytree(other / stage.name, partial, copy_function=_link)
-        write_json(partial / "stage.json", {**read_json(partial / "stage.json"), "number": number})
-        if state == "stale":
-            _set_aside(folder)
-        os.replace(partial, folder)
+        shutil.copytree(state.aside or other / stage.name, partial, copy_function=_link)
+        write_json(partial / RECORD, {**state.record, "number": number})
+        if own.exists():
+            run.set_aside(stage.name)
+        os.replace(partial, own)
         taken.append(stage.name)
         say(f"[{number}/{len(stages)}] {stage.title}: the same as in {other}, taken from there")
     return taken
 
 
-def _has_same(stage: Stage, hash_now: str, other: Path, out: Path) -> bool:
-    if state_of(stage, hash_now, other) != "finished":
+def _has_same(stage: Stage, theirs: dict[str, State], mine: dict[str, State]) -> bool:
+    if theirs[stage.name].word != "finished":
         return False
-    return all(_making(other, need) == _making(out, need) is not None for need in stage.needs)
-
-
-def _making(out: Path, name: str) -> tuple[Any, ...] | None:
-    """What tells one making of a stage from another: no two take the same time, to 10 ms, by both clocks."""
-    path = out / name / "stage.json"
-    if not path.is_file():
-        return None
-    record = read_json(path)
-    return record["fingerprint"], record["seconds"], record.get("processor_seconds")
+    return all(theirs[need].making == mine[need].making is not None for need in stage.needs)
 
 
 def _link(source: str, target: str) -> None:
@@ -190,27 +341,21 @@ def _link(source: str, target: str) -> None:
         shutil.copy2(source, target)
 
 
-def _record(
-    folder: Path, stage: Stage, number: int, hash_now: str, *, finished: bool, spent: tuple[float, ...]
-) -> None:
-    fields: dict[str, Any] = {
-        "name": stage.name,
-        "title": stage.title,
-        "number": number,
-        "fingerprint": hash_now,
-        "finished": finished,
-        "seconds": round(spent[0], 2),
-        "processor_seconds": round(spent[1], 2),
-        "needs": list(stage.needs),
-        "settings": json.loads(json.dumps(stage.settings, default=str)),
-        **({"label": stage.label} if stage.label else {}),
-    }
-    model = folder / "model.safetensors"
-    if finished and model.is_file():
-        from maskwright.engine.checkpoint import file_hash
+def _record_path(run: RunFolder, stage: Stage) -> Path:
+    return run.after(stage.name) if stage.files else run.record(stage.name)
 
-        fields["model_hash"] = file_hash(model)  # whoever reads the model compares
-    write_json(folder / "stage.json", fields)
+
+def _read(path: Path) -> dict[str, Any]:
+    """A record; empty where there is none."""
+    record = read_json(path) if path.is_file() else {}
+    missing = [key for key in ("fingerprint", "finished", "seconds", "settings") if key not in record]
+    if path.is_file() and missing:
+        raise DataError(f"{path} does not say {', '.join(missing)}; delete {path.parent} to have it made anew")
+    return record
+
+
+def _plain(settings: dict[str, Any]) -> Any:
+    return json.loads(json.dumps(settings, default=str))
 
 
 def _clocks() -> tuple[float, float]:
@@ -219,25 +364,23 @@ def _clocks() -> tuple[float, float]:
     return time.monotonic(), used.user + used.system + used.children_user + used.children_system
 
 
-def _set_aside(folder: Path) -> Path:
-    number = 1
-    while (kept := folder.with_name(f"{folder.name}.stale-{number}")).exists():
-        number += 1
-    os.rename(folder, kept)
-    return kept
-
-
 def _what_changed(kept: Path, stage: Stage) -> str:
     """The first few settings that differ between a stage that was set aside and the one to be made."""
-    before, now = (
-        flat(read_json(kept / "stage.json")["settings"]),
-        flat(json.loads(json.dumps(stage.settings, default=str))),
+    recorded = read_json(kept / RECORD)["settings"]
+    before = flat(recorded)
+    written = [flat(_plain(settings)) for settings in (stage.settings, _as_before(stage.settings, recorded))]
+    # Beside what a record of an earlier version says the same facts look changed; the other form shows what is.
+    changed = min(
+        (
+            [
+                f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
+                for key in sorted(before.keys() | now.keys())
+                if before.get(key, "absent") != now.get(key, "absent")
+            ]
+            for now in written
+        ),
+        key=len,
     )
-    changed = [
-        f"{key} {before.get(key, 'absent')} -> {now.get(key, 'absent')}"
-        for key in sorted(before.keys() | now.keys())
-        if before.get(key, "absent") != now.get(key, "absent")
-    ]
     if not changed:
         return "an earlier stage was made anew"
     return (
@@ -255,21 +398,22 @@ def flat(value: Any, path: str = "") -> dict[str, str]:
 
 
 @contextmanager
-def run_lock(out: Path) -> Iterator[None]:
+def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a run folder for this process; where the system has no `flock` (Windows) nothing is held.
 
     Raises:
         MaskwrightError: another process works in the folder now.
     """
-    out.mkdir(parents=True, exist_ok=True)
+    run = RunFolder(folder)
+    run.path.mkdir(parents=True, exist_ok=True)
     if os.name == "nt":
         yield
         return
     import fcntl
 
-    with open(out / ".lock", "w") as stream:
+    with open(run.lock, "w") as stream:
         try:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
-            raise MaskwrightError(f"another process is working in {out}; wait for it, or choose another out=") from None
+            raise MaskwrightError(f"another process is working in {run}; wait for it, or choose another out=") from None
         yield

@@ -24,14 +24,18 @@ import torch
 from torch import Tensor
 
 from maskwright.data import BUILT_IN, open_dataset, subset
-from maskwright.data.content import content_hash
+from maskwright.data.content import FILES
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.engine import distributed
+from maskwright.engine.checkpoint import MODEL
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write, read_json, write_json
 from maskwright.metrics import ConfusionMatrix
 from maskwright.recipe.load import load_recipe
+from maskwright.runs.data_facts import data_facts
+from maskwright.runs.digests import Digests
+from maskwright.runs.folder import RunFolder
 from maskwright.runs.stages import Stage, effective, run_lock, run_stages
 from maskwright.settings import Recipe
 from maskwright.studies.bce_sce_results import plot, read_epochs, table, verdicts
@@ -246,9 +250,12 @@ def bce_sce(
     say = say if main else _silent
     out = Path(recipe.out or f"runs/study-bce-sce-{Path(recipe.data.root).name}")
     train, val = open_dataset(recipe.data, recipe.data.train), open_dataset(recipe.data, recipe.data.val)
-    data = [{"source": dataset.source, "content": content_hash(dataset)} for dataset in (train, val)]
+    digests = Digests(RunFolder(out).digests)
+    data = [data_facts(dataset, digests, FILES, labels=False) for dataset in (train, val)]
     pairs: list[tuple[float, str, str]] | None = None
     with run_lock(out) if main else nullcontext():
+        if main:
+            digests.save()
         if classes is None:
             run_stages([_scout(recipe, train, val, data)], out, say)
             pairs = read_json(out / "scout" / "pairs.json")
@@ -261,7 +268,7 @@ def bce_sce(
         run_stages(stages, out, say)
         runs: dict[str, list[dict[str, Any]]] = {loss: [] for loss in LOSSES}
         for (seed, loss), stage in zip(jobs, stages, strict=True):
-            runs[loss].append({"seed": seed, "epochs": read_epochs(out / stage.name / "log.jsonl")})
+            runs[loss].append({"seed": seed, "epochs": read_epochs(RunFolder(out).log(stage.name))})
         result = {
             "classes": list(names),
             "confusable_pairs": pairs,
@@ -359,7 +366,7 @@ def _scout(recipe: Recipe, train: Any, val: Any, data: list[dict[str, Any]]) -> 
         from maskwright.models.classifier import load_classifier
 
         train_classifier(recipe, recipe.classifier, None, train, val, folder, device)
-        network = load_classifier(folder / "model.safetensors").to(device)
+        network = load_classifier(folder / MODEL).to(device)
         tagged = subset(val, [index for index in range(len(val)) if val.tags(index) is not None])
         scores = tag_scores(network, tagged, recipe.seeds.size, device)
         tags = [val.labels.tag_vector(tagged.tags(index) or ()) for index in range(len(tagged))]

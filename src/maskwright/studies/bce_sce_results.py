@@ -24,7 +24,7 @@ def read_epochs(log: Path) -> list[dict[str, Any]]:
     Args:
         log: `log.jsonl` of a training that logged every step and measured after every epoch.
     """
-    from maskwright.runs.folder import read_log
+    from maskwright.runs.contents import read_log
 
     lines = read_log(log)
     steps = [line for line in lines if line["event"] == "train"]

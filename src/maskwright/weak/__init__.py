@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from maskwright.runs.folder import MAPS
 from maskwright.settings import SeedSettings
 from maskwright.weak.labels import seed_labels, sweep
 from maskwright.weak.methods import seed_method, seed_methods
@@ -60,6 +61,6 @@ def extract_seeds(
     """
     method = seed_method(settings.method)
     method.check(settings)
-    maps = Path(folder) / "maps"
+    maps = Path(folder) / MAPS
     extract_folder(dataset, classifier, settings, maps, device, method=method.maps, options=settings.options)
     return maps

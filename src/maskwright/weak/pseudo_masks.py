@@ -27,6 +27,7 @@ from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write, read_json, write_json
 from maskwright.metrics import ConfusionMatrix
+from maskwright.runs.folder import CLASSES, CONFIDENCE, MASKS, PROVENANCE, SCORES
 from maskwright.settings import MaskSettings
 from maskwright.version import __version__
 from maskwright.weak.labels import labels_and_confidence, sweep
@@ -102,11 +103,11 @@ def write_pseudo_masks(
     chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     results = _write_all(dataset, chosen, maps_folder, threshold, settings.unsure_below, folder)
     split = str(source.get("split", "train"))
-    _write_lines(folder / "classes.txt", labels.names)
+    _write_lines(folder / CLASSES, labels.names)
     _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", [dataset.names[index] for index in chosen])
     scores = _summary(dataset, chosen, results)
     scores = {"split": split, "threshold": threshold, **scores, "sweep": rows, "best_threshold": best}
-    write_json(folder / "scores.json", scores)
+    write_json(folder / SCORES, scores)
     return scores
 
 
@@ -130,7 +131,7 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     Raises:
         DataError: there is none, or it does not say everything that must be known.
     """
-    path = Path(folder) / "provenance.json"
+    path = Path(folder) / PROVENANCE
     record = read_json(path)
     missing = [key for key in WRITTEN if not isinstance(record, dict) or key not in record]
     if missing:
@@ -174,10 +175,10 @@ class _Result:
 
 def _begin(folder: Path, record: dict[str, Any]) -> None:
     """Write the record; masks that a different one describes are removed."""
-    path = folder / "provenance.json"
+    path = folder / PROVENANCE
     if not (path.is_file() and read_json(path) == record):
-        (folder / "scores.json").unlink(missing_ok=True)
-        for old in (folder / "SegmentationClass").rglob("*.png"):
+        (folder / SCORES).unlink(missing_ok=True)
+        for old in (folder / MASKS).rglob("*.png"):
             old.unlink()
         write_json(path, record)
 
@@ -200,7 +201,7 @@ def _write_all(
             grey = np.rint(255 * confidence).astype(np.uint8)
             mask[grey < 255 * unsure_below] = labels.ignore_index
             # The mask last: where it is, both are.
-            with atomic_write(folder / "Confidence" / f"{name}.png") as temporary:
+            with atomic_write(folder / CONFIDENCE / f"{name}.png") as temporary:
                 Image.fromarray(grey).save(temporary, compress_level=1)
             write_mask(path, mask, labels)
         confusion = None
@@ -254,7 +255,7 @@ def judge_mask(confusion: ConfusionMatrix, mask: np.ndarray, truth: np.ndarray, 
 
 def mask_path(folder: Path, name: str) -> Path:
     """Where the mask of an image lies in the artefact's folder."""
-    return folder / "SegmentationClass" / f"{name}.png"
+    return folder / MASKS / f"{name}.png"
 
 
 def _write_lines(path: Path, lines: Sequence[str]) -> None:

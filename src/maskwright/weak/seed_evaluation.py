@@ -22,8 +22,9 @@ from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
-from maskwright.files import read_json, write_json
+from maskwright.files import write_json
 from maskwright.metrics import ConfusionMatrix
+from maskwright.runs.folder import MASKS, SEED_EVALUATION, RunFolder
 from maskwright.settings import MaskSettings
 from maskwright.weak.labels import add_confusion, best_two, count_above, sweep, sweep_row, winner_labels
 from maskwright.weak.pseudo_masks import judge_mask, mask_path, sweep_thresholds
@@ -38,7 +39,6 @@ from maskwright.weak.seed_signs import (
 )
 from maskwright.weak.seeds.extract import load_maps
 
-FILE_NAME = "seed_evaluation.json"
 MOST_OUTLIERS = 100  # that the file names of each stage
 GROUPS = ("untagged", "single_label", "multi_label")
 
@@ -115,7 +115,7 @@ def evaluate_seeds(
         **({"masks_are": masks_are} if masks_are else {}),
         **extra,
     }
-    write_json(Path(folder) / FILE_NAME, result)
+    write_json(Path(folder) / SEED_EVALUATION, result)
     return result
 
 
@@ -130,7 +130,7 @@ def _default_threshold(dataset: Any, stages: dict[str, Path], settings: MaskSett
 
 
 def _is_masks(where: Path) -> bool:
-    return (where / "SegmentationClass").is_dir()
+    return (where / MASKS).is_dir()
 
 
 @dataclass
@@ -321,31 +321,26 @@ def _check_size(name: str, found: tuple[int, ...], image: tuple[int, ...]) -> No
         )
 
 
-def map_stages(run_folder: Path) -> dict[str, Path]:
+def map_stages(run_folder: str | os.PathLike[str]) -> dict[str, Path]:
     """The finished stages of a run that left maps, then its pseudo-masks: name -> folder, in the order of their making.
 
     Raises:
         DataError: there is none.
     """
-    records = {
-        path.parent.name: read_json(path)
-        for path in run_folder.glob("*/stage.json")
-        if ".stale-" not in path.parent.name
-    }
+    run = RunFolder(run_folder)
+    records = run.records()
 
     def depth(name: str) -> int:
         return 1 + max((depth(need) for need in records[name]["needs"] if need in records), default=0)
 
     found = {}
     for name in sorted((name for name in records if records[name]["finished"]), key=depth):
-        if _holds_maps(run_folder / name / "maps"):
-            found[name] = run_folder / name / "maps"
-        elif _is_masks(run_folder / name):
-            found[name] = run_folder / name
+        if _holds_maps(run.maps(name)):
+            found[name] = run.maps(name)
+        elif _is_masks(run.stage(name)):
+            found[name] = run.stage(name)
     if not found:
-        raise DataError(
-            f"{run_folder} has no finished stage with seed maps or pseudo-masks; run `maskwright label` first"
-        )
+        raise DataError(f"{run} has no finished stage with seed maps or pseudo-masks; run `maskwright label` first")
     return found
 
 

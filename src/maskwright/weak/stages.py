@@ -64,14 +64,14 @@ def network_stages(context: RunContext) -> list[Stage]:
 
 
 def _train_network(context: RunContext, word: str, before: str | None, folder: Path) -> None:
-    start = None if before is None else context.out / before / "model.safetensors"
+    start = None if before is None else context.out.model(before)
     recipe = context.recipe
     NETWORKS[word].train(recipe, getattr(recipe, word), start, context.train, context.val, folder, context.device)
 
 
 def make_seeds(context: RunContext, folder: Path) -> None:
     """The stage `seeds`: maps of the last network."""
-    classifier = load_classifier(context.out / context.seed_network / "model.safetensors").to(context.device)
+    classifier = load_classifier(context.out.model(context.seed_network)).to(context.device)
     extract_seeds(context.train, classifier, context.recipe.seeds, folder, context.device)
 
 
@@ -84,7 +84,7 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
         "method": recipe.seeds.method,
         "seeds": recipe.seeds.model_dump(mode="json"),
         "classifier": recipe.classifier.backbone,
-        "weights": weights_hash(context.out / context.seed_network / "model.safetensors"),
+        "weights": weights_hash(context.out.model(context.seed_network)),
         "pretrained": recipe.classifier.pretrained,
         "saliency": recipe.data.saliency,
         "networks": recipe.networks,
@@ -92,9 +92,7 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
         "refinement": {word: getattr(recipe, word).model_dump(mode="json") for word in recipe.refine},
         "source": context.train.source,
     }
-    scores = write_pseudo_masks(
-        context.train, context.out / map_stage / "maps", recipe.pseudo_masks, folder, provenance
-    )
+    scores = write_pseudo_masks(context.train, context.out.maps(map_stage), recipe.pseudo_masks, folder, provenance)
     if scores["miou"] is not None:
         context.say(
             f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} "

@@ -20,6 +20,7 @@ from torch import Tensor
 from maskwright.crf.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 from maskwright.data.sample import Sample
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import CRFPreset, KernelScale, Settings
 from maskwright.weak.refine.refinement import Refinement, mask_threshold
@@ -119,8 +120,8 @@ def crf_stages(context: RunContext, crf: CRFSettings, source: str, suffix: str) 
     background = crf.background or mask_threshold(context.recipe)
 
     def run(folder: Path) -> None:
-        maps = context.out / source / "maps"
-        crf_folder(context.train, maps, crf, folder / "maps", context.device, background=background, size=size)
+        maps = context.out.maps(source)
+        crf_folder(context.train, maps, crf, folder / MAPS, context.device, background=background, size=size)
 
     settings = {**effective(crf), "background": background, "size": size}
     return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, (source,))]

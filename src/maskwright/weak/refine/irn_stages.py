@@ -10,6 +10,7 @@ import numpy as np
 from maskwright.errors import RecipeError
 from maskwright.models.irnet import load_irnet
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import LABELS, MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.weak.refine.ir_labels import write_ir_labels
 from maskwright.weak.refine.irn import BATCH_PIXELS, extract_edges, refine_folder, train_irnet
@@ -44,8 +45,8 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
     def write_labels(folder: Path) -> None:
         lost = write_ir_labels(
             context.train,
-            context.out / source / "maps",
-            folder / "labels",
+            context.out.maps(source),
+            folder / LABELS,
             foreground_threshold=irn.foreground_threshold,
             background_threshold=irn.background_threshold,
             crf=irn.crf,
@@ -57,18 +58,18 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
             context.say(f"    tags without a certain pixel: {counts}")
 
     def train(folder: Path) -> None:
-        start = context.out / context.seed_network / "model.safetensors"
-        ir_labels = context.out / labels / "labels"
-        context.remake_masks(ir_labels, context.out / source / "maps", write_labels)
+        start = context.out.model(context.seed_network)
+        ir_labels = context.out.stage(labels) / LABELS
+        context.remake_masks(ir_labels, context.out.maps(source), write_labels)
         train_irnet(context.recipe, irn, context.train, ir_labels, folder, context.device, classifier=start)
 
     def find_edges(folder: Path) -> None:
-        network = load_irnet(context.out / net / "model.safetensors").to(context.device)
-        extract_edges(context.train, network, irn, folder / "maps", context.device, size=size)
+        network = load_irnet(context.out.model(net)).to(context.device)
+        extract_edges(context.train, network, irn, folder / MAPS, context.device, size=size)
 
     def walk(folder: Path) -> None:
-        maps, edge_maps = context.out / source / "maps", context.out / edges / "maps"
-        refine_folder(context.train, maps, edge_maps, irn, folder / "maps", context.device, size=size)
+        maps, edge_maps = context.out.maps(source), context.out.maps(edges)
+        refine_folder(context.train, maps, edge_maps, irn, folder / MAPS, context.device, size=size)
 
     return [
         Stage(labels, "certain pixels from the maps", write_labels, chosen(LABEL_SETTINGS), (source,)),

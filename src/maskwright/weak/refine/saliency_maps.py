@@ -22,6 +22,7 @@ from torch import Tensor
 from maskwright.data.sample import Sample
 from maskwright.errors import DataError
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import Settings
 from maskwright.weak.networks.classifier import check_saliency
@@ -128,8 +129,8 @@ def saliency_stages(context: RunContext, saliency: SaliencySettings, source: str
     size, threshold = context.recipe.seeds.size, mask_threshold(context.recipe)
 
     def run(folder: Path) -> None:
-        maps = context.out / source / "maps"
-        saliency_folder(context.train, maps, saliency, folder / "maps", threshold=threshold, size=size)
+        maps = context.out.maps(source)
+        saliency_folder(context.train, maps, saliency, folder / MAPS, threshold=threshold, size=size)
 
     settings = {**effective(saliency), "score": threshold, "size": size, **context.saliency_facts}
     return [Stage(f"saliency{suffix}", "maps overruled by saliency", run, settings, (source,))]

@@ -1,0 +1,111 @@
+"""Runs of version 0.1 open, resume and report: no stage that they finished is made again.
+
+`runs_before.zip` holds what that version left: six images (`photos`, each 32 x 32), a run from masks (`masks`) and one
+from tags (`tags`), and one from masks that SIGTERM stopped after 6 of 12 steps (`stopped`); its commands are in each
+`run.json`. Version 0.1 knew files by their time of change, which a working copy does not keep: it is set here.
+"""
+
+import os
+import zipfile
+from pathlib import Path
+
+import pytest
+
+from maskwright.engine.checkpoint import weights_hash
+from maskwright.files import read_json, write_json
+from maskwright.pipeline import run as pipeline
+from maskwright.pipeline.evaluate import evaluate_run, judge_seeds, report_run
+from maskwright.pipeline.stages import recipe_stages
+from maskwright.plan.plan import plan
+from maskwright.recipe.load import load_recipe
+from maskwright.runs.context import RunContext
+from maskwright.runs.folder import RunFolder
+from maskwright.runs.stages import states
+
+CHANGED = 1_700_000_000
+
+
+@pytest.fixture
+def old(tmp_path, monkeypatch) -> Path:
+    with zipfile.ZipFile(Path(__file__).with_suffix(".zip").with_name("runs_before.zip")) as archive:
+        archive.extractall(tmp_path)
+    for path in tmp_path.glob("photos/*/*"):
+        os.utime(path, (CHANGED, CHANGED))
+    monkeypatch.chdir(tmp_path)
+    return tmp_path
+
+
+def run(name: str, *changes: str) -> list[str]:
+    said: list[str] = []
+    pipeline.run(load_recipe(f"{name}/recipe.yaml", changes), say=said.append)
+    return said
+
+
+def results(folder: Path) -> dict[str, int]:
+    return {
+        str(path): path.stat().st_mtime_ns
+        for path in folder.rglob("*")
+        if path.suffix in (".npz", ".png", ".safetensors") and path.parent != folder
+    }
+
+
+@pytest.mark.parametrize(("name", "count"), [("masks", 2), ("tags", 5)])
+def test_a_finished_run_is_done_already(old, name, count):
+    assert {row.state for row in plan(load_recipe(f"{name}/recipe.yaml", []))} == {"finished"}
+    before, scores = results(old / name), read_json(old / name / "metrics.json")
+    said = run(name)
+    assert sum("done already" in line for line in said) == count
+    assert results(old / name) == before
+    assert read_json(old / name / "metrics.json") == scores
+    assert (old / name / "picture.png").is_file()
+    # The records are now of this version: they stay known when all times are others.
+    for path in (old / "photos").glob("*/*"):
+        os.utime(path)
+    assert sum("done already" in line for line in run(name)) == count
+
+
+def test_a_changed_setting_concerns_only_what_depends_on_it(old):
+    said = run("tags", "inference.flip=true")
+    assert sum("done already" in line for line in said) == 4
+    assert any("inference.flip absent -> true" in line for line in said)
+
+
+def test_the_places_may_be_spelled_in_another_way(old):
+    said = run("tags", f"data={old / 'photos'}/", "tags=tags.csv")
+    assert sum("done already" in line for line in said) == 5
+
+
+def test_a_file_that_was_touched_is_another_to_version_0_1(old):
+    os.utime(old / "photos/images/00.png")
+    context = RunContext(load_recipe("tags/recipe.yaml", []), old / "tags", print)
+    assert states(recipe_stages(context), old / "tags")["classifier"].word == "stale"
+
+
+def test_a_stopped_training_is_finished(old):
+    said = run("stopped")
+    assert [line for line in said if line.startswith("[1/2]")] == ["[1/2] train the segmenter: going on"]
+    assert read_json(old / "stopped/segmenter/stage.json")["finished"] is True
+    steps = [line for line in (old / "stopped/segmenter/log.jsonl").read_text().splitlines() if '"step": 12' in line]
+    assert steps
+    again = run("stopped", "out=whole")
+    assert again[0] == "[1/2] train the segmenter"
+    hashes = {weights_hash(RunFolder(name).model("segmenter")) for name in ("stopped", "whole")}
+    assert len(hashes) == 1
+
+
+def test_stopped_seeds_go_on(old):
+    record = old / "tags/seeds/stage.json"
+    write_json(record, {**read_json(record), "finished": False})
+    gone = sorted((old / "tags/seeds/maps").glob("*.npz"))[1]
+    gone.unlink()
+    said = run("tags")
+    assert sum("done already" in line for line in said) == 4
+    assert gone.is_file()
+
+
+def test_it_is_reported_evaluated_and_judged(old):
+    (old / "photos").rename(old / "moved")
+    (old / "tags/report.html").unlink()
+    assert report_run(Path("tags"), ["data=moved"]) == Path("tags/report.html")
+    assert "mIoU" in "".join(evaluate_run(Path("tags"), ["data=moved"]))
+    assert "4 images of split train" in "".join(judge_seeds(Path("tags"), ["data=moved"]))
