@@ -45,23 +45,28 @@ class Digests:
 
     def __call__(self, files: Sequence[File]) -> list[str]:
         """The digests of files."""
-        parts = [files[start : start + PART] for start in range(0, len(files), PART)]
+        now, entries = time.time(), [self._entry(*file) for file in files]
+        unread = [place for place, (_, entry) in enumerate(entries) if len(entry) == 3]
+        parts = [unread[start : start + PART] for start in range(0, len(unread), PART)]
+
+        def read(places: Sequence[int]) -> None:
+            for place in places:
+                entries[place][1].append(file_digest(*files[place]))
+
         with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-            found = track(pool.map(self._part, parts), "what the data holds", len(parts))
-            return [digest for part in found for digest in part]
+            for _ in track(pool.map(read, parts), "reading files whose content is not known yet", len(parts)):
+                pass
+        for key, entry in entries:
+            if now - max(entry[1:3]) / 1e9 > FRESH_SECONDS:
+                self.used[key] = _known[key] = entry
+        return [entry[3] for _, entry in entries]
 
-    def _part(self, files: Sequence[File]) -> list[str]:
-        return [self._digest(*file) for file in files]
-
-    def _digest(self, path: str, whole: bool) -> str:
+    def _entry(self, path: str, whole: bool) -> tuple[File, Entry]:
+        """What is known of a file; without a digest where it must be read."""
         facts, key = os.stat(path), (os.path.abspath(path), whole)
         times = [facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns]
-        entry = next((known[key] for known in (self.stored, _known) if key in known and known[key][:3] == times), None)
-        if entry is None:
-            entry = [*times, file_digest(path, whole)]
-        if time.time() - max(facts.st_mtime, facts.st_ctime) > FRESH_SECONDS:
-            self.used[key] = _known[key] = entry
-        return entry[3]
+        there = (known[key] for known in (self.stored, _known) if key in known)
+        return key, next((entry for entry in there if entry[:3] == times), times)
 
     def save(self) -> None:
         """Write what was asked for, where the file does not say it."""
