@@ -43,6 +43,8 @@ class Photographs:
     """Images of one size in memory, two tags each; what `extract_folder` reads of a data set."""
 
     labels, source = LABELS, {}
+    masks = saliency = label_map = None
+    tags_from_masks = False
 
     def __init__(self, count: int, height: int, width: int) -> None:
         self.names = [f"{index:03d}" for index in range(count)]
@@ -53,6 +55,9 @@ class Photographs:
 
     def __getitem__(self, index: int) -> Sample:
         return Sample(self.names[index], self.images[index])
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        return self[index]
 
     def size(self, index: int) -> tuple[int, int]:
         return self.images[index].shape[0], self.images[index].shape[1]

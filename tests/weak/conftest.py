@@ -15,6 +15,9 @@ LABELS = LabelSpace(("background", "cat", "dog", "cow"))
 class MemorySet:
     """Random images with blocks of classes as masks; notes which images and which masks are decoded."""
 
+    saliency = label_map = None
+    tags_from_masks = False
+
     def __init__(self, labels: LabelSpace = LABELS, sizes=((24, 40),) * 4, *, tags="masks", masks=True, seed=0) -> None:
         rng = np.random.default_rng(seed)
         self.labels, self.opened, self.masks_opened = labels, [], []

@@ -1,12 +1,14 @@
 from __future__ import annotations
 
+from dataclasses import replace
+
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from maskwright.data.sample import Sample
 from maskwright.data.scenes import scenes
+from maskwright.data.views import View
 from maskwright.engine.checkpoint import load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import create_classifier
@@ -79,23 +81,13 @@ def test_maps_are_shares_summed_over_views():
         eps_maps(create_classifier(backbone="resnet10t", num_tags=3), views)
 
 
-class Salient:
+class Salient(View):
     """Scenes whose saliency is their things."""
 
-    def __init__(self, dataset):
-        self.dataset, self.labels, self.names, self.source = dataset, dataset.labels, dataset.names, dataset.source
-
-    def __len__(self):
-        return len(self.dataset)
-
-    def __getitem__(self, index):
-        sample = self.dataset[index]
-        return Sample(
-            sample.name, sample.image, sample.mask, sample.tags, np.where(sample.mask > 0, 255, 0).astype(np.uint8)
-        )
-
-    def tags(self, index):
-        return self.dataset.tags(index)
+    def get(self, index, with_mask=True):
+        sample = self.dataset.get(index)
+        saliency = np.where(sample.mask > 0, 255, 0).astype(np.uint8)
+        return replace(sample, mask=sample.mask if with_mask else None, saliency=saliency)
 
 
 def recipe(networks, **recam):

@@ -3,14 +3,15 @@
 from __future__ import annotations
 
 import json
+from dataclasses import replace
 
 import numpy as np
 import pytest
 import torch
 from torch.nn import functional as F
 
-from maskwright.data.sample import Sample
 from maskwright.data.scenes import scenes
+from maskwright.data.views import View
 from maskwright.engine.checkpoint import load_metadata, load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.classifier import load_classifier
@@ -334,22 +335,17 @@ def test_loss_under_autocast_and_without_any_tag():
 # The training.
 
 
-class Salient:
+class Salient(View):
     """Scenes with a saliency map each, made of their masks; `missing` has none."""
 
     def __init__(self, data, missing=()):
-        self.data, self.missing = data, missing
+        super().__init__(data)
+        self.missing = missing
 
-    def __getattr__(self, name):
-        return getattr(self.data, name)
-
-    def __len__(self):
-        return len(self.data)
-
-    def __getitem__(self, index):
-        sample = self.data[index]
+    def get(self, index, with_mask=True):
+        sample = self.dataset.get(index)
         saliency = None if index in self.missing else (sample.mask > 0).astype(np.uint8) * 200
-        return Sample(sample.name, sample.image, sample.mask, sample.tags, saliency)
+        return replace(sample, mask=sample.mask if with_mask else None, saliency=saliency)
 
 
 @pytest.fixture(scope="module")

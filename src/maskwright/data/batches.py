@@ -5,16 +5,17 @@ from __future__ import annotations
 import math
 from collections import defaultdict
 from collections.abc import Iterable
-from typing import Any
+
+from maskwright.data.dataset import Dataset
 
 
 def equal_batches(
-    dataset: Any, indices: Iterable[int], size: tuple[int, int] | None, largest: int, pixels: float = math.inf
+    dataset: Dataset, indices: Iterable[int], size: tuple[int, int] | None, largest: int, pixels: float = math.inf
 ) -> list[list[int]]:
     """Batches of images that a network sees at one size, the smallest size first, in the order of `indices`.
 
     Args:
-        dataset: has `size(index)`.
+        dataset: its sizes.
         indices: of the images.
         size: height and width that images are resized to; None for their own.
         largest: images in a batch at most.
@@ -22,7 +23,8 @@ def equal_batches(
     """
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index in indices:
-        groups[tuple(size or dataset.size(index))].append(index)
+        height, width = size or dataset.size(index)
+        groups[height, width].append(index)
     batches = []
     for (height, width), group in sorted(groups.items()):
         count = int(min(max(1, pixels / (height * width)), largest))

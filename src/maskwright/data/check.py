@@ -181,7 +181,7 @@ def _problems(summary: SplitSummary) -> list[Finding]:
 
 def _saliency(settings: DataSettings, dataset: Dataset, training: bool) -> list[Finding]:
     """A folder of saliency maps that has none of a split; one that has some of them is the reader's finding."""
-    if settings.saliency in (None, *DETECTORS) or getattr(dataset, "saliency", None) is not None or not len(dataset):
+    if settings.saliency in (None, *DETECTORS) or dataset.saliency is not None or not len(dataset):
         return []
     what = f"no image of the split has a saliency map in {settings.saliency}"
     level: Level = "error" if training else "info"

@@ -9,11 +9,12 @@ from __future__ import annotations
 
 from collections.abc import Iterable
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.loading import Batch, Key, TrainingSet, generator_for
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
@@ -38,7 +39,7 @@ class ClassIndex(NamedTuple):
     columns: np.ndarray
 
 
-def class_index(dataset: Any, indices: Iterable[int] | None = None, tile: int = TILE) -> ClassIndex:
+def class_index(dataset: Dataset, indices: Iterable[int] | None = None, tile: int = TILE) -> ClassIndex:
     """Go through the masks of a data set once and note the places of every class.
 
     The place of a class in a tile is the pixel of that class nearest to the mean position of all of them there: a crop

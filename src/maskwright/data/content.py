@@ -7,6 +7,8 @@ import os
 from collections.abc import Callable, Sequence
 from typing import Any
 
+from maskwright.data.dataset import Dataset
+
 FILES = ("images", "masks", "saliency")
 WHOLE = 2**18  # bytes of a photograph that are read; of a larger one that many, in blocks
 BLOCKS = 16
@@ -16,7 +18,9 @@ PLACES = ("root", "split", "split_source", "masks", "classes", "tag_source", "sa
 
 
 def content_hash(
-    dataset: Any, files: Sequence[str] = FILES, digests: Callable[[Sequence[tuple[str, bool]]], list[str]] | None = None
+    dataset: Dataset,
+    files: Sequence[str] = FILES,
+    digests: Callable[[Sequence[tuple[str, bool]]], list[str]] | None = None,
 ) -> str:
     """Hash over names, tags, and what every file holds, wherever it lies; nothing is decoded.
 
@@ -30,15 +34,15 @@ def content_hash(
     """
     digests = digests or (lambda pairs: [file_digest(*pair) for pair in pairs])
     digest = hashlib.sha256()
-    derived = isinstance(getattr(dataset, "given_tags", None), str)
-    digest.update(f"{derived} {sorted((getattr(dataset, 'label_map', None) or {}).items())}".encode())
-    with_files = getattr(dataset, "images", None) is not None
+    with_files = dataset.images is not None
+    derived = with_files and dataset.tags_from_masks
+    digest.update(f"{derived} {sorted((dataset.label_map or {}).items())}".encode())
     for index, name in enumerate(dataset.names):
         digest.update(name.encode() + b"\0")
         if with_files and not derived:
             digest.update(repr(dataset.tags(index)).encode())
     for kind in files if with_files else ():
-        paths = getattr(dataset, kind, None) or [None] * len(dataset.names)
+        paths = getattr(dataset, kind) or [None] * len(dataset.names)
         there = sorted({path for path in paths if path is not None and os.path.exists(path)})
         # Masks and annotations are read whole: an edit may change nothing but a few bytes in the middle.
         found = dict(zip(there, digests([(path, kind != "images") for path in there]), strict=True))
@@ -69,23 +73,21 @@ def file_digest(path: str, whole: bool = True) -> str:
     return digest.hexdigest()
 
 
-def facts(dataset: Any) -> dict[str, Any]:
+def facts(dataset: Dataset) -> dict[str, Any]:
     """What `source` says of a set besides places and names of files; of a built-in set everything."""
     source = {key: value for key, value in dict(dataset.source).items() if key != "saliency"}
     return {key: value for key, value in source.items() if "layout" not in source or key not in PLACES}
 
 
-def content_hash_of_0_1(dataset: Any, files: Sequence[str] = FILES) -> str:
+def content_hash_of_0_1(dataset: Dataset, files: Sequence[str] = FILES) -> str:
     """The hash that runs of version 0.1 recorded: of every file the size and the time of change."""
     digest = hashlib.sha256()
-    images = getattr(dataset, "images", None)
-    counted = [getattr(dataset, key, None) for key in files]
-    derived = isinstance(getattr(dataset, "given_tags", None), str)
+    counted = [getattr(dataset, key) for key in files]
     for index, name in enumerate(dataset.names):
         digest.update(name.encode())
-        if images is None:
+        if dataset.images is None:
             continue
-        if not derived:
+        if not dataset.tags_from_masks:
             digest.update(repr(dataset.tags(index)).encode())
         for paths in counted:
             path = paths[index] if paths is not None else None

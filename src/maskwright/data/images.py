@@ -279,6 +279,11 @@ class ImageSet:
         self._derived: dict[int, tuple[int, ...] | None] = {}
         self._warned = False
 
+    @property
+    def tags_from_masks(self) -> bool:
+        """Whether tags follow from the masks."""
+        return isinstance(self.given_tags, str)
+
     def __len__(self) -> int:
         return len(self.names)
 

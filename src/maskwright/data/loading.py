@@ -5,7 +5,7 @@ from __future__ import annotations
 import signal
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
-from typing import Any, Protocol
+from typing import Any
 
 import numpy as np
 import torch
@@ -13,22 +13,11 @@ from torch.utils.data import DataLoader
 from torch.utils.data import Dataset as TorchDataset
 
 from maskwright.data.augment import collate
-from maskwright.data.sample import LabelSpace, Sample
+from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError
 
 Key = tuple[int, int]
 Batch = dict[str, torch.Tensor]
-
-
-class SampleSource(Protocol):
-    """What a reader of `maskwright.data` offers, as far as training needs it."""
-
-    labels: LabelSpace
-    names: list[str]
-
-    def __len__(self) -> int: ...
-
-    def __getitem__(self, index: int, /) -> Sample: ...
 
 
 class TrainingSet(TorchDataset):
@@ -43,7 +32,7 @@ class TrainingSet(TorchDataset):
         DataError: an empty dataset.
     """
 
-    def __init__(self, dataset: SampleSource, augment: Callable[..., Batch], seed: int = 0) -> None:
+    def __init__(self, dataset: Dataset, augment: Callable[..., Batch], seed: int = 0) -> None:
         if len(dataset) == 0:
             raise DataError(
                 "there is nothing to train on: the training set has 0 images; check data.root and data.train"

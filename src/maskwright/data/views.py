@@ -3,9 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Collection, Sequence
-from dataclasses import replace
 from pathlib import Path
-from typing import TYPE_CHECKING, Any
+from typing import TYPE_CHECKING
 
 import numpy as np
 
@@ -21,7 +20,7 @@ from maskwright.files import read_json
 from maskwright.settings import DataSettings
 
 if TYPE_CHECKING:
-    from maskwright.data.dataset import Dataset
+    from maskwright.data.dataset import Dataset, Paths
 
 
 class Subset:
@@ -33,6 +32,11 @@ class Subset:
         self.labels = dataset.labels
         self.names = [dataset.names[index] for index in self.indices]
         self.source = {**dataset.source, "count": len(self.indices), "subset_of": len(dataset)}
+        self.images, self.masks, self.saliency = map(self._chosen, (dataset.images, dataset.masks, dataset.saliency))
+        self.tags_from_masks, self.label_map = dataset.tags_from_masks, dataset.label_map
+
+    def _chosen(self, paths: Paths) -> Paths:
+        return None if paths is None else [paths[index] for index in self.indices]
 
     def __len__(self) -> int:
         return len(self.indices)
@@ -41,7 +45,7 @@ class Subset:
         return self.dataset[self.indices[index]]
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
-        return _get(self.dataset, self.indices[index], with_mask)
+        return self.dataset.get(self.indices[index], with_mask)
 
     def mask(self, index: int) -> np.ndarray | None:
         """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
@@ -63,9 +67,8 @@ class View:
     def __init__(self, dataset: Dataset) -> None:
         self.dataset = dataset
         self.labels, self.names, self.source = dataset.labels, dataset.names, dataset.source
-        # What `content_hash` asks a data set for.
-        asked: Any = [getattr(dataset, key, None) for key in ("images", "masks", "saliency", "given_tags", "label_map")]
-        self.images, self.masks, self.saliency, self.given_tags, self.label_map = asked
+        self.images, self.masks, self.saliency = dataset.images, dataset.masks, dataset.saliency
+        self.tags_from_masks, self.label_map = dataset.tags_from_masks, dataset.label_map
 
     def __len__(self) -> int:
         return len(self.names)
@@ -74,7 +77,7 @@ class View:
         return self.get(index)
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
-        return _get(self.dataset, index, with_mask)
+        return self.dataset.get(index, with_mask)
 
     def mask(self, index: int) -> np.ndarray | None:
         """The mask `(H, W)` of one image, without decoding the image; None where there is none."""
@@ -100,18 +103,19 @@ class WithMasks(View):
         self.real = [
             (real_everywhere or name in chosen) and dataset.has_mask(index) for index, name in enumerate(self.names)
         ]
-        self.masks = [None if real else found.get(name) for real, name in zip(self.real, self.names)]
+        self.pseudo_masks = [None if real else found.get(name) for real, name in zip(self.real, self.names)]
+        self.masks = self.pseudo_masks
         self.source = {
             **dataset.source,
             "pseudo_masks": str(folder),
-            "pseudo_mask_count": sum(path is not None for path in self.masks),
+            "pseudo_mask_count": sum(path is not None for path in self.pseudo_masks),
             "real_mask_count": sum(self.real),
         }
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
         if self.real[index] or not with_mask:
-            return _get(self.dataset, index, with_mask)
-        sample = _get(self.dataset, index, with_mask=False)
+            return self.dataset.get(index, with_mask)
+        sample = self.dataset.get(index, with_mask=False)
         mask = self._pseudo_mask(index, sample.image.shape[:2])
         return Sample(sample.name, sample.image, mask, sample.tags, sample.saliency)
 
@@ -120,7 +124,7 @@ class WithMasks(View):
         return self.dataset.mask(index) if self.real[index] else self._pseudo_mask(index, self.size(index))
 
     def _pseudo_mask(self, index: int, size: tuple[int, ...]) -> np.ndarray | None:
-        path = self.masks[index]
+        path = self.pseudo_masks[index]
         if path is None:
             return None
         mask = read_mask(path)
@@ -133,18 +137,18 @@ class WithMasks(View):
         return mask
 
     def has_mask(self, index: int) -> bool:
-        return self.real[index] or self.masks[index] is not None
+        return self.real[index] or self.pseudo_masks[index] is not None
 
 
 class WithSaliency(View):
     """A data set whose saliency maps come from files that its reader does not know, or from a detector."""
 
-    def __init__(self, dataset: Any, saliency: Sequence[str | None] | None, detector: str | None) -> None:
+    def __init__(self, dataset: Dataset, saliency: Sequence[str | None] | None, detector: str | None) -> None:
         super().__init__(dataset)
         self.saliency, self.detector = saliency, detector
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
-        sample = _get(self.dataset, index, with_mask)
+        sample = self.dataset.get(index, with_mask)
         return Sample(sample.name, sample.image, sample.mask, sample.tags, self._saliency(index, sample.image))
 
     def _saliency(self, index: int, image: np.ndarray) -> np.ndarray | None:
@@ -167,7 +171,7 @@ class ObjectsOnly(View):
         self.values = values
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
-        sample = _get(self.dataset, index, with_mask)
+        sample = self.dataset.get(index, with_mask)
         mask = None if sample.mask is None else self.values[sample.mask]
         return Sample(sample.name, sample.image, mask, self.tags(index), sample.saliency)
 
@@ -189,8 +193,7 @@ class WithoutMasks(View):
         self.masks = None
 
     def get(self, index: int, with_mask: bool = True) -> Sample:
-        # Some readers make image and mask at once.
-        return replace(_get(self.dataset, index, with_mask=False), mask=None)
+        return self.dataset.get(index, with_mask=False)
 
     def mask(self, index: int) -> None:
         return None
@@ -212,14 +215,12 @@ def with_saliency(dataset: Dataset, settings: DataSettings) -> Dataset:
     """
     if settings.saliency is None:
         return dataset
-    read = getattr(dataset, "saliency", None)
-    if read is None:
+    if dataset.saliency is None:
         paths = saliency_paths(settings, dataset.names, refuse)
         detector = settings.saliency if paths is None and settings.saliency in DETECTORS else None
         if paths is None and detector is None:
             return dataset
         dataset = WithSaliency(dataset, paths, detector)
-        read = paths
     dataset.source["saliency"] = {"from": settings.saliency}
     record = resolve(Path(settings.root), settings.saliency) / "maps.json"
     if record.is_file():  # written beside the maps by `maskwright saliency`
@@ -275,9 +276,3 @@ def with_masks(
 def without_masks(dataset: Dataset) -> WithoutMasks:
     """The same images, tags and saliency maps, for what learns from those alone: no mask is decoded."""
     return WithoutMasks(dataset)
-
-
-def _get(dataset: Dataset, index: int, with_mask: bool) -> Sample:
-    """An example, without opening its mask file where the reader can do so."""
-    get = getattr(dataset, "get", None)
-    return dataset[index] if get is None else get(index, with_mask)

@@ -21,6 +21,7 @@ from torch.nn.parallel import DistributedDataParallel
 
 from maskwright.data.augment import normalise, prepare
 from maskwright.data.batches import equal_batches
+from maskwright.data.dataset import Dataset
 from maskwright.data.masks import write_mask
 from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
@@ -191,7 +192,7 @@ def prefetched(function: Callable[[T], R], items: Iterable[T], *, workers: int, 
 
 def evaluate(
     model: nn.Module,
-    dataset: Any,
+    dataset: Dataset,
     settings: InferenceSettings,
     device: torch.device | str,
     *,
@@ -267,7 +268,7 @@ def evaluate(
 
 def _predicted(
     model: nn.Module,
-    dataset: Any,
+    dataset: Dataset,
     batches: Iterable[list[int]],
     loaded: Iterator[Future[dict[str, Any]]],
     settings: InferenceSettings,
@@ -301,7 +302,7 @@ def _finish(
     return counts, {"name": name, "miou": scores["miou"], "accuracy": scores["pixel_accuracy"]}
 
 
-def _load(dataset: Any, index: int, settings: InferenceSettings) -> dict[str, Any]:
+def _load(dataset: Dataset, index: int, settings: InferenceSettings) -> dict[str, Any]:
     sample = dataset[index]
     example = prepare(sample, settings.size)
     size = sample.image.shape[:2] if sample.mask is None else sample.mask.shape

@@ -9,6 +9,7 @@ from typing import Any, ClassVar
 import torch
 from torch import Tensor, nn
 
+from maskwright.data.dataset import Dataset
 from maskwright.models.auxiliary import AuxiliaryHeads
 from maskwright.models.backbone import Backbone
 from maskwright.models.layers import resize
@@ -114,7 +115,7 @@ class SegmentationModel(nn.Module):
         """
         return resize_argmax(self.outputs(images)["logits"], (images.shape[-2], images.shape[-1]))
 
-    def prepare(self, dataset: Any, folder: Path) -> None:
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
         """Take from the training set what the model starts with; called by all processes, before training or resuming.
 
         Args:

@@ -12,12 +12,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import TYPE_CHECKING, Any, Literal
+from typing import TYPE_CHECKING, Literal
 
 import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.data.dataset import Dataset
 from maskwright.engine import distributed
 from maskwright.errors import DataError, RecipeError
 from maskwright.losses.ignore import IGNORE_INDEX, valid_pixels
@@ -306,7 +307,7 @@ class DUpsampling(SegmentationModel):
         labels = dupsample_argmax(coordinates, self.basis, self.num_classes, self.ratio)
         return labels[:, : images.shape[-2], : images.shape[-1]].long()
 
-    def prepare(self, dataset: Any, folder: Path) -> None:
+    def prepare(self, dataset: Dataset, folder: Path) -> None:
         """Put the label basis in place: from `label_basis`, from the folder, or fitted to the masks and kept there.
 
         Args:

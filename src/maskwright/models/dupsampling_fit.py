@@ -19,12 +19,12 @@ from __future__ import annotations
 from collections.abc import Iterable, Iterator
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 from zipfile import BadZipFile
 
 import numpy as np
 import torch
 
+from maskwright.data.dataset import Dataset
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write
@@ -111,10 +111,11 @@ class LabelBasis:
             raise DataError(f"{path} is not a label basis as maskwright saves it: {error}") from error
 
 
-def masks_of(dataset: Any, title: str = "reading masks") -> Iterator[np.ndarray]:
+def masks_of(dataset: Dataset, title: str = "reading masks") -> Iterator[np.ndarray]:
     """Every mask `(H, W)` uint8 of a dataset, one after the other."""
     for index in track([index for index in range(len(dataset)) if dataset.has_mask(index)], title=title):
-        yield dataset.mask(index)
+        if (mask := dataset.mask(index)) is not None:
+            yield mask
 
 
 def label_patches(

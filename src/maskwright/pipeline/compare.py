@@ -243,7 +243,7 @@ def _judge(job: Job, jobs: Sequence[Job], folder: Path, say: Callable[[str], Non
 
     def work(where: Path) -> None:
         if distributed.is_main():
-            evaluate_seeds(job.train, stages, settings, where)
+            evaluate_seeds(opened.judged, stages, settings, where)
 
     records = job.folder.records()
     facts = {
@@ -256,12 +256,12 @@ def _judge(job: Job, jobs: Sequence[Job], folder: Path, say: Callable[[str], Non
 
 
 def _check_classes(job: Job, names: tuple[str, ...], jobs: Sequence[Job]) -> None:
-    first = next((other for other in jobs if other.val is not None), None)
-    if first is not None and names != first.val.labels.names:
+    first = next(((other.method.label, other.val.labels.names) for other in jobs if other.val is not None), None)
+    if first is not None and names != first[1]:
         job.done = set()
         raise DataError(
-            f"{job.folder} has the classes {', '.join(names)}; {first.method.label} has "
-            f"{', '.join(first.val.labels.names)}. Only runs with the same classes stand side by side"
+            f"{job.folder} has the classes {', '.join(names)}; {first[0]} has {', '.join(first[1])}. "
+            "Only runs with the same classes stand side by side"
         )
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import yaml
 
+from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json
 from maskwright.recipe.load import apply_override, build_recipe
@@ -130,7 +131,9 @@ def _same_but_for_places(recipe: Recipe, own: Recipe) -> bool:
     return data[0] == data[1] and recipe.pseudo_masks == own.pseudo_masks
 
 
-def _stability(run: RunFolder, stages: dict[str, Path], dataset: Any, recipe: Recipe, sample: int) -> dict[str, Any]:
+def _stability(
+    run: RunFolder, stages: dict[str, Path], dataset: Dataset, recipe: Recipe, sample: int
+) -> dict[str, Any]:
     from maskwright.engine.device import choose_device
     from maskwright.models.classifier import load_classifier
     from maskwright.weak.seed_signs import stability
@@ -146,7 +149,7 @@ def _stability(run: RunFolder, stages: dict[str, Path], dataset: Any, recipe: Re
     return stability(dataset, network, recipe.seeds, device, threshold=threshold, sample=sample)
 
 
-def _caution(dataset: Any) -> list[str]:
+def _caution(dataset: Dataset) -> list[str]:
     from maskwright.data.provenance import against
 
     return [f"measured {said}"] if (said := against(dataset.source)) else []

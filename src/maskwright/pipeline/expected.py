@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from typing import Any
 
+from maskwright.data.dataset import Dataset
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 
@@ -12,7 +13,7 @@ from maskwright.settings import Recipe
 def compare(
     recipe: Recipe,
     out: RunFolder,
-    dataset: Any,
+    dataset: Dataset,
     map_stages: Sequence[str],
     model: dict[str, Any] | None,
     known: dict[str, Any] | None = None,

@@ -11,6 +11,7 @@ import torch
 
 from maskwright.data.augment import Augment, normalise
 from maskwright.data.class_uniform import ClassIndex, ClassUniformSet, class_index, load_index, save_index
+from maskwright.data.dataset import Dataset
 from maskwright.data.loading import TrainingSet
 from maskwright.data.provenance import against
 from maskwright.data.sample import LabelSpace
@@ -19,6 +20,7 @@ from maskwright.engine.checkpoint import describe
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.files import write_json
+from maskwright.inference.predict import Predictor
 from maskwright.inference.views import evaluate
 from maskwright.losses import create_loss
 from maskwright.models import create_model
@@ -61,7 +63,7 @@ def build_segmenter(
     return model, step
 
 
-def train_segmenter(recipe: Recipe, train: Any, val: Any, folder: Path, device: torch.device) -> dict[str, Any]:
+def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, device: torch.device) -> dict[str, Any]:
     """Train the recipe's model on a dataset whose examples all have masks; resumes where it was stopped.
 
     Args:
@@ -115,7 +117,7 @@ def measured_on(scores: dict[str, Any]) -> str:
     return f"on {scores['split']} ({scores['images']} images)" + (f", {said}" if said else "")
 
 
-def stage_index(dataset: Any, folder: Path) -> ClassIndex:
+def stage_index(dataset: Dataset, folder: Path) -> ClassIndex:
     """Where each class lies in the masks of a dataset; made once, by the first process, and kept in the folder."""
     path = folder / "class_index.npz"
     if distributed.is_main() and not path.is_file():
@@ -124,17 +126,18 @@ def stage_index(dataset: Any, folder: Path) -> ClassIndex:
     return load_index(path)
 
 
-def class_frequencies(dataset: Any) -> list[float]:
+def class_frequencies(dataset: Dataset) -> list[float]:
     """Share of the valid pixels that each class has, `(C,)`, over all masks of a dataset."""
     counts = np.zeros(256, np.int64)
     for index in track(range(len(dataset)), title="counting labels"):
-        counts += np.bincount(dataset.mask(index).ravel(), minlength=256)
+        if (mask := dataset.mask(index)) is not None:
+            counts += np.bincount(mask.ravel(), minlength=256)
     counts = counts[: dataset.labels.num_classes]
     return (counts / max(1, counts.sum())).tolist()
 
 
 def evaluate_to_folder(
-    predictor: Any, dataset: Any, settings: InferenceSettings, folder: Path
+    predictor: Predictor, dataset: Dataset, settings: InferenceSettings, folder: Path
 ) -> dict[str, Any] | None:
     """Predict a whole dataset, score it where it has true masks, and write both.
 

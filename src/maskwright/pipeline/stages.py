@@ -4,9 +4,9 @@ from __future__ import annotations
 
 from functools import partial
 from pathlib import Path
-from typing import Any
 
 from maskwright.data import subset, with_masks
+from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError, RecipeError
 from maskwright.inference.load import load
 from maskwright.pipeline.segment import evaluate_to_folder, measured_on, train_segmenter
@@ -117,7 +117,7 @@ def _train_oracle(context: RunContext, folder: Path) -> None:
     _train_model(context, subset(train, chosen), folder)
 
 
-def _train_model(context: RunContext, train: Any, folder: Path) -> None:
+def _train_model(context: RunContext, train: Dataset, folder: Path) -> None:
     recipe = context.recipe
     if recipe.model.pretrained == "classifier":
         start = {"pretrained": str(context.out.model(recipe.networks[0]))}

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from maskwright.data import BUILT_IN, open_dataset
+from maskwright.data.dataset import Dataset
 from maskwright.data.readers.published import published_labels
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.device import choose_device, memory_mb
@@ -83,7 +84,7 @@ def dry_run(recipe: Recipe, *, say: Callable[[str], None] = print) -> dict[str, 
 def _try_all(
     recipe: Recipe,
     budget: Budget,
-    dataset: Any,
+    dataset: Dataset,
     labels: LabelSpace,
     size: tuple[int, int],
     count: int | None,

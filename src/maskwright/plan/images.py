@@ -4,10 +4,12 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from dataclasses import replace
 from typing import Any
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.loading import generator_for
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.data.scenes import scenes
@@ -24,6 +26,9 @@ class FewImages:
         split: its name.
     """
 
+    images = masks = saliency = label_map = None
+    tags_from_masks = False
+
     def __init__(self, samples: Sequence[Sample], labels: LabelSpace, split: str) -> None:
         self.samples, self.labels = list(samples), labels
         self.names = [sample.name for sample in samples]
@@ -34,6 +39,10 @@ class FewImages:
 
     def __getitem__(self, index: int) -> Sample:
         return self.samples[index]
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        sample = self.samples[index]
+        return sample if with_mask else replace(sample, mask=None)
 
     def mask(self, index: int) -> np.ndarray | None:
         return self.samples[index].mask
@@ -76,7 +85,7 @@ def generated_samples(
     return samples
 
 
-def cropped_samples(dataset: Any, pixels: int, weak: bool, count: int = COUNT) -> list[Sample]:
+def cropped_samples(dataset: Dataset, pixels: int, weak: bool, count: int = COUNT) -> list[Sample]:
     """The middle of a few images of a data set, all of one size.
 
     Args:

@@ -12,11 +12,11 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
+from maskwright.data.dataset import Dataset
 from maskwright.engine.device import choose_device
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Budget, Cut, cut_down
@@ -104,7 +104,7 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
 
 
 def estimates(
-    recipe: Recipe, train: Any, val: Any, device: torch.device, last: str | None = None
+    recipe: Recipe, train: Dataset, val: Dataset, device: torch.device, last: str | None = None
 ) -> dict[str, tuple[float, float, float]]:
     """Seconds, bytes of memory and bytes on disk of each stage up to `last`, but for the oracle's."""
     budget = BUDGETS.get(device.type, BUDGETS["cpu"])
@@ -128,7 +128,7 @@ def estimates(
     return found
 
 
-def look_over(dataset: Any, seconds: float = LOOKING_SECONDS) -> Images:
+def look_over(dataset: Dataset, seconds: float = LOOKING_SECONDS) -> Images:
     """Sizes and tags of all images of a split, or of as many, drawn at random, as can be looked at in some seconds."""
     order, started = np.random.default_rng(0).permutation(len(dataset)).tolist(), time.perf_counter()
     sizes, tags = [], []

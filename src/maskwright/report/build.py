@@ -11,6 +11,7 @@ from typing import Any
 
 import jinja2
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.provenance import REFERENCES
 from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
@@ -39,7 +40,11 @@ COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from true masks",
 
 
 def build_report(
-    run_folder: str | PathLike[str], *, dataset_train: Any = None, dataset_val: Any = None, images: int = 24
+    run_folder: str | PathLike[str],
+    *,
+    dataset_train: Dataset | None = None,
+    dataset_val: Dataset | None = None,
+    images: int = 24,
 ) -> Path:
     """Write `report.html` into a run folder, from whatever the folder holds.
 
@@ -125,7 +130,12 @@ def _context(run: RunContents, labels: LabelSpace | None) -> dict[str, Any]:
 
 
 def _galleries(
-    run: RunContents, labels: LabelSpace | None, dataset_train: Any, dataset_val: Any, images: int, side: int
+    run: RunContents,
+    labels: LabelSpace | None,
+    dataset_train: Dataset | None,
+    dataset_val: Dataset | None,
+    images: int,
+    side: int,
 ) -> list[dict[str, Any]]:
     if labels is None:
         return []

@@ -12,6 +12,7 @@ from typing import Any
 import numpy as np
 import yaml
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.provenance import REFERENCES
 from maskwright.report import charts, content
 from maskwright.report.build import write_page
@@ -178,7 +179,7 @@ def _gallery(key: str, jobs: Sequence[Job], chosen: Sequence[Ranked], cells: Cel
     return {"key": key, "title": title_of, "note": note, "columns": columns, "rows": rows, "heat": heat}
 
 
-def _row(jobs: Sequence[Job], dataset: Any, item: Ranked, cells: Cells, side: int, key: str) -> Row:
+def _row(jobs: Sequence[Job], dataset: Dataset, item: Ranked, cells: Cells, side: int, key: str) -> Row:
     found = {job.method.label: cells(job, item.name) for job in jobs}
     masks = {label: mask for label, (mask, _) in found.items() if mask is not None}
     maps = {label: entry for label, (_, entry) in found.items() if entry is not None}

@@ -5,10 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable
 from os import PathLike
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.pictures import heatmap
 from maskwright.files import atomic_write
 from maskwright.report.gallery import rank_training_images, read_maps, stored_mask
@@ -18,7 +18,7 @@ from maskwright.runs.contents import read_run
 
 def write_picture(
     run_folder: str | PathLike[str],
-    dataset: Any,
+    dataset: Dataset,
     *,
     predict: Callable[[np.ndarray], np.ndarray] | None = None,
     rows: int = 5,

@@ -5,11 +5,11 @@ from __future__ import annotations
 from collections.abc import Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.provenance import reference
 from maskwright.data.sample import LabelSpace
 from maskwright.report.pictures import heat_uri, mask_uri, photo_uri, spread
@@ -68,7 +68,9 @@ class Row:
     cells: dict[str, list[Layer]] = field(default_factory=dict)
 
 
-def training_rows(run: RunContents, dataset: Any, labels: LabelSpace, items: list[Ranked], side: int) -> list[Row]:
+def training_rows(
+    run: RunContents, dataset: Dataset | None, labels: LabelSpace, items: list[Ranked], side: int
+) -> list[Row]:
     """Rows of training examples: seeds, refined maps, pseudo-mask, and prediction and truth where they exist."""
     folder = run.folder
     rows = []
@@ -85,7 +87,9 @@ def training_rows(run: RunContents, dataset: Any, labels: LabelSpace, items: lis
     return rows
 
 
-def validation_rows(run: RunContents, dataset: Any, labels: LabelSpace, items: list[Ranked], side: int) -> list[Row]:
+def validation_rows(
+    run: RunContents, dataset: Dataset | None, labels: LabelSpace, items: list[Ranked], side: int
+) -> list[Row]:
     """Rows of validation examples: the model's prediction, that of the model trained on true masks, and the truth."""
     rows = []
     for item in items:
@@ -97,7 +101,7 @@ def validation_rows(run: RunContents, dataset: Any, labels: LabelSpace, items: l
     return rows
 
 
-def rank_training_images(run: RunContents, dataset: Any = None) -> list[Ranked]:
+def rank_training_images(run: RunContents, dataset: Dataset | None = None) -> list[Ranked]:
     """Examples with a pseudo-mask, worst first: by mIoU where the truth is known, else by confidence."""
     folder = run.folder
     ranked = []
@@ -113,7 +117,7 @@ def rank_training_images(run: RunContents, dataset: Any = None) -> list[Ranked]:
     return sorted(ranked, key=_worst_first)
 
 
-def rank_predictions(run: RunContents, dataset: Any = None) -> list[Ranked]:
+def rank_predictions(run: RunContents, dataset: Dataset | None = None) -> list[Ranked]:
     """Examples with a prediction, worst first by the mIoU that the evaluation wrote."""
     scores = run.image_scores["evaluation"]
     ranked = [
@@ -177,7 +181,7 @@ def css(colour: tuple[int, int, int]) -> str:
 
 def picture_row(
     item: Ranked,
-    dataset: Any,
+    dataset: Dataset | None,
     labels: LabelSpace,
     masks: Mapping[str, np.ndarray | None],
     maps: Mapping[str, tuple[np.ndarray, np.ndarray] | None],
@@ -197,7 +201,7 @@ def picture_row(
     # Tags are shown where they were used: never beside a prediction on the validation split.
     tags = dataset.tags(item.index) if dataset is not None and maps else None
     seen = next((mask for mask in masks.values() if mask is not None), None)
-    if sample is not None:
+    if dataset is not None and sample is not None:
         height, width = sample.image.shape[:2]
         masks = {**masks, reference(dataset.source): sample.mask}
     elif seen is not None:
@@ -242,7 +246,7 @@ def _shares(mask: np.ndarray, labels: LabelSpace) -> str:
     return ", ".join(f"{names.get(value, value)} {100 * counts[value] / total:.0f} %" for value in order[:8])
 
 
-def _with_file(folder: Path, dataset: Any) -> list[tuple[str, int]]:
+def _with_file(folder: Path, dataset: Dataset | None) -> list[tuple[str, int]]:
     """Names and dataset indices of the examples that have a PNG in a folder."""
     if not folder.is_dir():
         return []

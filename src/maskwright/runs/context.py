@@ -8,7 +8,10 @@ from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import torch
+
 from maskwright.data import open_dataset, subset
+from maskwright.data.dataset import Dataset
 from maskwright.engine import distributed
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
@@ -31,21 +34,21 @@ class RunContext:
         self.recipe, self.out, self.say = recipe, RunFolder(out), say
 
     @cached_property
-    def device(self):
+    def device(self) -> torch.device:
         return choose_device(self.recipe.device)
 
     @cached_property
-    def train(self):
+    def train(self) -> Dataset:
         """The split that is labelled and trained on."""
         return open_dataset(self.recipe.data, self.recipe.data.train)
 
     @cached_property
-    def val(self):
+    def val(self) -> Dataset:
         """The split that scores are measured on."""
         return open_dataset(self.recipe.data, self.recipe.data.val)
 
     @cached_property
-    def judged(self):
+    def judged(self) -> Dataset:
         """The images that maps are evaluated on beside published numbers."""
         split = self.recipe.judged_on
         if split is None:
@@ -124,7 +127,7 @@ class RunContext:
     def saliency_facts(self) -> dict[str, Any]:
         """What the stages that may look at saliency maps depend on, and the tag classifier does not."""
         source = dict(self.train.source).get("saliency")
-        if source is None and getattr(self.train, "saliency", None) is None:
+        if source is None and self.train.saliency is None:
             return {}
         return {"saliency_maps": saliency_facts(self.train, self.digests)}
 
@@ -133,7 +136,7 @@ class RunContext:
         """Of the files of the data sets; kept in the run folder when `save` is called."""
         return Digests(self.out.digests)
 
-    def facts_of(self, dataset: Any) -> dict[str, Any]:
+    def facts_of(self, dataset: Dataset) -> dict[str, Any]:
         """What a stage that looks at images and masks of a data set depends on; the files are read once.
 
         Only the first process decides what is stale, so only there anything is read.

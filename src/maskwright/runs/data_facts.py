@@ -7,13 +7,14 @@ from functools import cache
 from typing import Any
 
 from maskwright.data.content import PLACES, content_hash, content_hash_of_0_1, facts
+from maskwright.data.dataset import Dataset
 from maskwright.engine import distributed
 from maskwright.runs.digests import Digests
 from maskwright.runs.stages import Renewed, fingerprint
 
 
 def data_facts(
-    dataset: Any, digests: Digests, files: Sequence[str] = ("images", "masks"), *, labels: bool = True
+    dataset: Dataset, digests: Digests, files: Sequence[str] = ("images", "masks"), *, labels: bool = True
 ) -> dict[str, Any]:
     """Facts on a data set for the settings of a stage; empty but in the first process, which alone decides by them.
 
@@ -43,7 +44,7 @@ def data_facts(
     return Renewed(now, lambda recorded: _wherever_it_lay(recorded, as_before, places))
 
 
-def saliency_facts(dataset: Any, digests: Digests) -> dict[str, Any]:
+def saliency_facts(dataset: Dataset, digests: Digests) -> dict[str, Any]:
     """Facts on a data set's saliency maps, likewise: the detector, or what the files hold."""
     if not distributed.is_main():
         return {}
@@ -54,7 +55,7 @@ def saliency_facts(dataset: Any, digests: Digests) -> dict[str, Any]:
         return {"source": source, "content": content_hash_of_0_1(dataset, ["saliency"])}
 
     now = {"content": content_hash(dataset, ["saliency"], digests)}
-    if getattr(dataset, "saliency", None) is not None:
+    if dataset.saliency is not None:
         return Renewed(now, lambda recorded: _wherever_it_lay(recorded, as_before, ("from",)))
     return Renewed({**now, "detector": source}, lambda recorded: as_before())
 

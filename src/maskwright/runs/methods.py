@@ -7,6 +7,7 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 
+from maskwright.data.dataset import Dataset
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 
@@ -50,8 +51,8 @@ class Job:
     done: set[str] = field(default_factory=set)
     error: str | None = None
     judged: dict[str, Any] = field(default_factory=dict)
-    train: Any = None
-    val: Any = None
+    train: Dataset | None = None
+    val: Dataset | None = None
     content: dict[str, Any] = field(default_factory=dict)
 
     @property

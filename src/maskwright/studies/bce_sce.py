@@ -25,6 +25,7 @@ from torch import Tensor
 
 from maskwright.data import BUILT_IN, open_dataset, subset
 from maskwright.data.content import FILES
+from maskwright.data.dataset import Dataset
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import MODEL
@@ -59,18 +60,20 @@ class OneOf:
         most: of more images that qualify only so many, spread evenly over them.
     """
 
-    def __init__(self, dataset: Any, values: Sequence[int], most: int | None = None) -> None:
+    def __init__(self, dataset: Dataset, values: Sequence[int], most: int | None = None) -> None:
         old: LabelSpace = dataset.labels
         self.position = {value: place + 1 for place, value in enumerate(values)}
         chosen = [
             index
             for index in range(len(dataset))
-            if dataset.tags(index) is not None and sum(value in self.position for value in dataset.tags(index)) == 1
+            if sum(value in self.position for value in dataset.tags(index) or ()) == 1
         ]
         if most is not None and len(chosen) > most:
             chosen = [chosen[place] for place in np.linspace(0, len(chosen) - 1, most).round().astype(int)]
         self.inner = subset(dataset, chosen)
         self.names, self.source = self.inner.names, {**self.inner.source, "classes": [old.names[v] for v in values]}
+        self.images, self.masks, self.saliency = self.inner.images, self.inner.masks, self.inner.saliency
+        self.tags_from_masks, self.label_map = self.inner.tags_from_masks, self.inner.label_map
         rest = "background" if old.background is None else old.names[old.background]
         names = (rest, *(old.names[value] for value in values))
         self.labels = LabelSpace(names, palette=((0, 0, 0), *(old.palette[value] for value in values)))
@@ -332,7 +335,7 @@ def study_bce_sce(
     return [*table(result), f"written to {result['folder']}: study.json, study.png"]
 
 
-def _one_of(dataset: Any, values: Sequence[int], most: int | None = None) -> OneOf:
+def _one_of(dataset: Dataset, values: Sequence[int], most: int | None = None) -> OneOf:
     names = [dataset.labels.names[value] for value in values]
     if len(values) < 2:
         raise DataError(
@@ -358,7 +361,7 @@ def _silent(line: str) -> None:
     """Processes other than the first do not speak."""
 
 
-def _scout(recipe: Recipe, train: Any, val: Any, data: list[dict[str, Any]]) -> Stage:
+def _scout(recipe: Recipe, train: Dataset, val: Dataset, data: list[dict[str, Any]]) -> Stage:
     """The stage that finds which classes are confused."""
     device = choose_device(recipe.device)
 

@@ -11,6 +11,7 @@ from typing import Any
 
 import torch
 
+from maskwright.data.dataset import Dataset
 from maskwright.runs.folder import MAPS
 from maskwright.settings import SeedSettings
 from maskwright.weak.labels import seed_labels, sweep
@@ -41,7 +42,7 @@ __all__ = [
 
 
 def extract_seeds(
-    dataset: Any, classifier: Any, settings: SeedSettings, folder: str | Path, device: torch.device | str
+    dataset: Dataset, classifier: Any, settings: SeedSettings, folder: str | Path, device: torch.device | str
 ) -> Path:
     """The stage `seeds`: maps of every image whose tags are known, resumable image by image.
 

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
@@ -240,7 +241,7 @@ def _check_truth(total: np.ndarray, labels: LabelSpace) -> None:
         )
 
 
-def sweep(dataset: Any, folder: str | Path, thresholds: Sequence[float]) -> list[dict[str, Any]]:
+def sweep(dataset: Dataset, folder: str | Path, thresholds: Sequence[float]) -> list[dict[str, Any]]:
     """Score the seed masks of a whole set at every threshold, in one pass over the maps.
 
     Images without a true mask, or of which nobody said what they show, are left out.
@@ -264,8 +265,10 @@ def sweep(dataset: Any, folder: str | Path, thresholds: Sequence[float]) -> list
     judged = [index for index in range(len(dataset)) if dataset.has_mask(index) and dataset.tags(index) is not None]
     for index in track(judged, title="threshold sweep"):
         keys, maps = load_maps(folder, dataset.names[index])
+        truth = dataset.mask(index)
+        assert truth is not None
         try:
-            total += threshold_counts(maps, keys, dataset.mask(index), ascending, labels)
+            total += threshold_counts(maps, keys, truth, ascending, labels)
         except DataError as error:
             raise DataError(f"{dataset.names[index]}: {error}") from None
     if not judged:

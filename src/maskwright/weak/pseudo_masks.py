@@ -21,6 +21,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.masks import read_mask, write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
@@ -42,7 +43,7 @@ WRITTEN = ("format", *MUST_SAY, "threshold", "ground_truth_tuned", "unsure_below
 
 
 def write_pseudo_masks(
-    dataset: Any,
+    dataset: Dataset,
     maps_folder: str | Path,
     settings: MaskSettings,
     folder: str | Path,
@@ -142,7 +143,7 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
     return record
 
 
-def score_masks(dataset: Any, folder: str | Path) -> ConfusionMatrix:
+def score_masks(dataset: Dataset, folder: str | Path) -> ConfusionMatrix:
     """Judge a folder of pseudo-masks against true masks; pixels where either has no label are left out.
 
     Args:
@@ -156,9 +157,9 @@ def score_masks(dataset: Any, folder: str | Path) -> ConfusionMatrix:
     judged = 0
     for index, name in enumerate(dataset.names):
         path = mask_path(Path(folder), name)
-        if dataset.has_mask(index) and path.is_file():
+        if path.is_file() and (truth := dataset.mask(index)) is not None:
             judged += 1
-            judge_mask(confusion, read_mask(path), dataset.mask(index), name)
+            judge_mask(confusion, read_mask(path), truth, name)
     if not judged:
         raise DataError(f"no image of the set has both a true mask and a pseudo-mask in {folder}")
     return confusion
@@ -184,7 +185,12 @@ def _begin(folder: Path, record: dict[str, Any]) -> None:
 
 
 def _write_all(
-    dataset: Any, chosen: Sequence[int], maps_folder: str | Path, threshold: float, unsure_below: float, folder: Path
+    dataset: Dataset,
+    chosen: Sequence[int],
+    maps_folder: str | Path,
+    threshold: float,
+    unsure_below: float,
+    folder: Path,
 ) -> list[_Result]:
     labels: LabelSpace = dataset.labels
 
@@ -205,18 +211,18 @@ def _write_all(
                 Image.fromarray(grey).save(temporary, compress_level=1)
             write_mask(path, mask, labels)
         confusion = None
-        if dataset.has_mask(index):
+        if (truth := dataset.mask(index)) is not None:
             confusion = ConfusionMatrix(labels)
-            judge_mask(confusion, mask, dataset.mask(index), name)
+            judge_mask(confusion, mask, truth, name)
         present = set(np.unique(mask).tolist())
-        vanished = [value for value in dataset.tags(index) if value not in present]
+        vanished = [value for value in dataset.tags(index) or () if value not in present]
         return _Result(confusion, vanished, float(np.mean(mask == labels.ignore_index)))
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return list(track(pool.map(work, chosen), title="pseudo-masks", total=len(chosen)))
 
 
-def _summary(dataset: Any, chosen: Sequence[int], results: Sequence[_Result]) -> dict[str, Any]:
+def _summary(dataset: Dataset, chosen: Sequence[int], results: Sequence[_Result]) -> dict[str, Any]:
     labels: LabelSpace = dataset.labels
     total = ConfusionMatrix(labels)
     vanished = {name: [0, 0] for name in labels.tag_names}
@@ -225,7 +231,7 @@ def _summary(dataset: Any, chosen: Sequence[int], results: Sequence[_Result]) ->
         if result.confusion is not None:
             judged += 1
             total = total + result.confusion
-        for value in dataset.tags(index):
+        for value in dataset.tags(index) or ():
             vanished[labels.names[value]][0] += value in result.vanished
             vanished[labels.names[value]][1] += 1
     scores = total.scores() if judged else None

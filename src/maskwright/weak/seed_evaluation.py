@@ -18,6 +18,7 @@ from zipfile import BadZipFile
 
 import numpy as np
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
@@ -61,7 +62,7 @@ DEFINITIONS = {
 
 
 def evaluate_seeds(
-    dataset: Any, stages: dict[str, Path], settings: MaskSettings, folder: str | Path, **extra: Any
+    dataset: Dataset, stages: dict[str, Path], settings: MaskSettings, folder: str | Path, **extra: Any
 ) -> dict[str, Any]:
     """Judge every stage's maps or masks and write `seed_evaluation.json`. Call it in one process.
 
@@ -119,7 +120,9 @@ def evaluate_seeds(
     return result
 
 
-def _default_threshold(dataset: Any, stages: dict[str, Path], settings: MaskSettings, swept: Sequence[float]) -> float:
+def _default_threshold(
+    dataset: Dataset, stages: dict[str, Path], settings: MaskSettings, swept: Sequence[float]
+) -> float:
     if settings.threshold != "best":
         return settings.threshold
     maps = [where for where in stages.values() if not _is_masks(Path(where))]
@@ -157,7 +160,7 @@ class _Found:
 class _Table:
     """Sums over the images of one stage."""
 
-    def __init__(self, dataset: Any, thresholds: np.ndarray, default: float, masks: bool) -> None:
+    def __init__(self, dataset: Dataset, thresholds: np.ndarray, default: float, masks: bool) -> None:
         self.dataset, self.labels, self.masks = dataset, dataset.labels, masks
         self.thresholds = np.array([default]) if masks else thresholds
         self.default = default
@@ -171,7 +174,7 @@ class _Table:
         self.kept = self.extra = self.exact = self.images = 0
 
     def add(self, index: int, found: _Found) -> None:
-        tags = self.dataset.tags(index)
+        tags = self.dataset.tags(index) or ()
         self.images += 1
         self.agreement.append(found.agreement)
         if found.counts is not None:

@@ -8,6 +8,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
@@ -118,7 +119,7 @@ def area_prior(shares: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
 
 
 def stability(
-    dataset: Any,
+    dataset: Dataset,
     network: Any,
     settings: SeedSettings,
     device: torch.device | str,
@@ -162,7 +163,7 @@ def stability(
     undefined = 0
     for place, index in enumerate(track([tagged[p] for p in places], title="stability")):
         example = dataset[index]
-        keys = sorted(position[value] for value in example.tags)
+        keys = sorted(position[value] for value in example.tags or ())
         views = make_views(
             [example.image],
             [keys],

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
 from pathlib import Path
@@ -342,7 +343,7 @@ def _folder_tags(settings: DataSettings, listing: Listing) -> TagTable:
     return table
 
 
-def saliency_paths(settings: DataSettings, names: list[str], complain: Complain) -> list[str | None] | None:
+def saliency_paths(settings: DataSettings, names: Sequence[str], complain: Complain) -> list[str | None] | None:
     """The saliency map of each image, where the settings name a folder of them; None where they name a detector.
 
     Raises:

@@ -108,6 +108,8 @@ def open_nyu_depth(settings: DataSettings, split: str, complain: Complain = refu
 class NyuLabeled:
     """The published MATLAB files; each image and mask is read from the one large file when it is asked for."""
 
+    images = masks = saliency = label_map = None
+
     def __init__(
         self, settings: DataSettings, split: str, labels: LabelSpace, parts: Sequence[str], complain: Complain
     ) -> None:
@@ -135,6 +137,7 @@ class NyuLabeled:
         self._size = (int(shape[2]), int(shape[1]))
         self.names = [f"{number + 1:04d}" for number in self._numbers]
         self._tags, facts = official.tag_source(settings, labels, self.names, self.names, complain)
+        self.tags_from_masks = isinstance(self._tags, str)
         self._derived: dict[int, tuple[int, ...]] = {}
         self.source: dict[str, Any] = {
             "root": settings.root,

@@ -84,6 +84,8 @@ class Scenes:
     """See `scenes`. Pictures are drawn when asked for and not kept; tags are kept once known."""
 
     labels = LABELS
+    images = masks = saliency = label_map = None
+    tags_from_masks = True
 
     def __init__(self, split: str, *, count: int | None, size: int | Sequence[int], seed: int) -> None:
         if split not in SPLITS:
@@ -114,9 +116,13 @@ class Scenes:
         return self.count
 
     def __getitem__(self, i: int) -> Sample:
+        return self.get(i)
+
+    def get(self, i: int, with_mask: bool = True) -> Sample:
+        """Picture i, its mask if asked for, and its tags."""
         place, things, mask, rng = self._compose(i)
         tags = self._tags[i] = LABELS.tags_in(mask)
-        return Sample(self.names[i], render(place, things, self.shape, rng), mask, tags)
+        return Sample(self.names[i], render(place, things, self.shape, rng), mask if with_mask else None, tags)
 
     def tags(self, i: int) -> tuple[int, ...]:
         """Label values in picture i; only its outlines are drawn for this."""

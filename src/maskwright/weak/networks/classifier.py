@@ -12,6 +12,7 @@ from torch import nn
 
 from maskwright.data import subset, without_masks
 from maskwright.data.augment import Augment, normalise, prepare
+from maskwright.data.dataset import Dataset
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
@@ -63,8 +64,8 @@ def train_classifier(
     recipe: Recipe,
     settings: ClassifierSettings,
     start: Path | None,
-    train: Any,
-    val: Any,
+    train: Dataset,
+    val: Dataset,
     folder: Path,
     device: torch.device,
     *,
@@ -149,7 +150,7 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
     return network
 
 
-def check_saliency(dataset: Any, what: str) -> None:
+def check_saliency(dataset: Dataset, what: str) -> None:
     """Refuse to begin what needs saliency maps without them.
 
     Raises:
@@ -194,8 +195,8 @@ def fit_tags(
     step: Step,
     recipe: Recipe,
     settings: TrainSettings,
-    train: Any,
-    val: Any,
+    train: Dataset,
+    val: Dataset,
     folder: Path,
     device: torch.device,
     *,
@@ -265,7 +266,7 @@ def fit_tags(
 
 
 @torch.no_grad()
-def tag_scores(network: Any, dataset: Any, size: tuple[int, int] | None, device: torch.device) -> np.ndarray:
+def tag_scores(network: Any, dataset: Dataset, size: tuple[int, int] | None, device: torch.device) -> np.ndarray:
     """Tag logits of every image, shared by all processes.
 
     Args:
@@ -286,7 +287,7 @@ def tag_scores(network: Any, dataset: Any, size: tuple[int, int] | None, device:
 
 
 def tag_average_precision(
-    network: Any, dataset: Any, size: tuple[int, int] | None, device: torch.device
+    network: Any, dataset: Dataset, size: tuple[int, int] | None, device: torch.device
 ) -> float | None:
     """Mean over classes of the average precision of the tag scores; classes never tagged are left out.
 
@@ -300,7 +301,7 @@ def tag_average_precision(
         A number in 0..1, higher is better, or None where no image has a tag. Every process gets the same number.
     """
     scores = tag_scores(network, dataset, size, device)
-    truth = np.stack([dataset.labels.tag_vector(dataset.tags(index)) for index in range(len(dataset))])
+    truth = np.stack([dataset.labels.tag_vector(dataset.tags(index) or ()) for index in range(len(dataset))])
     found = [average_precision(scores[:, k], truth[:, k]) for k in range(truth.shape[1]) if truth[:, k].any()]
     return float(np.mean(found)) if found else None
 

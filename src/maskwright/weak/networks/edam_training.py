@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
+from maskwright.data.dataset import Dataset
 from maskwright.settings import PaperTagTraining, Recipe
 from maskwright.weak.networks.classifier import fit_tags, next_network, part_groups
 from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks, edam_maps
@@ -36,8 +37,8 @@ def train_edam(
     recipe: Recipe,
     settings: EDAMSettings,
     start: Path | None,
-    train: Any,
-    val: Any,
+    train: Dataset,
+    val: Dataset,
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:

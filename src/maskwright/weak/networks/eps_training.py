@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
+from maskwright.data.dataset import Dataset
 from maskwright.settings import PaperTagTraining, Recipe
 from maskwright.weak.networks.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
 from maskwright.weak.networks.eps import eps_loss, eps_maps
@@ -47,8 +48,8 @@ def train_eps(
     recipe: Recipe,
     settings: EPSSettings,
     start: Path | None,
-    train: Any,
-    val: Any,
+    train: Dataset,
+    val: Dataset,
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:

@@ -10,6 +10,7 @@ from pydantic import Field, model_validator
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
+from maskwright.data.dataset import Dataset
 from maskwright.errors import RecipeError
 from maskwright.models import ImageTagClassifier
 from maskwright.settings import PaperTagTraining, Recipe
@@ -109,8 +110,8 @@ def train_l2g(
     recipe: Recipe,
     settings: L2GSettings,
     start: Path | None,
-    train: Any,
-    val: Any,
+    train: Dataset,
+    val: Dataset,
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 from torch.nn import functional as F
 
 from maskwright.data.augment import normalise
+from maskwright.data.dataset import Dataset
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.settings import PaperTagTraining, Recipe, TrainSettings
 from maskwright.weak.networks.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
@@ -56,8 +57,8 @@ def train_recam(
     recipe: Recipe,
     settings: RecamSettings,
     start: str | Path | None,
-    train: Any,
-    val: Any,
+    train: Dataset,
+    val: Dataset,
     folder: Path,
     device: torch.device,
     *,

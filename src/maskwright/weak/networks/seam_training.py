@@ -10,6 +10,7 @@ from pydantic import Field
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
+from maskwright.data.dataset import Dataset
 from maskwright.models.pcm import resize_aligned
 from maskwright.settings import PaperTagTraining, Recipe
 from maskwright.weak.networks.classifier import fit_tags, next_network, part_groups
@@ -48,8 +49,8 @@ def train_seam(
     recipe: Recipe,
     settings: SEAMSettings,
     start: Path | None,
-    train: Any,
-    val: Any,
+    train: Dataset,
+    val: Dataset,
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:

@@ -10,7 +10,7 @@ from __future__ import annotations
 import math
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
@@ -18,6 +18,7 @@ from pydantic import Field
 from torch import Tensor
 
 from maskwright.crf.dense_crf import dense_crf, preset_settings, unary_from_probabilities
+from maskwright.data.dataset import Dataset
 from maskwright.data.sample import Sample
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS
@@ -82,7 +83,7 @@ def crf_maps(
 
 
 def crf_folder(
-    dataset: Any,
+    dataset: Dataset,
     maps_folder: str | Path,
     settings: CRFSettings,
     folder: str | Path,

@@ -8,7 +8,7 @@ instances, each part walks as class maps do, and the parts compete for pixels.
 from __future__ import annotations
 
 from pathlib import Path
-from typing import Any, NamedTuple
+from typing import NamedTuple
 from zipfile import BadZipFile
 
 import numpy as np
@@ -16,6 +16,7 @@ import torch
 from torch import Tensor
 from torch.nn import functional as F
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
@@ -181,7 +182,7 @@ def instance_masks(
 
 
 def write_instances(
-    dataset: Any,
+    dataset: Dataset,
     maps_folder: str | Path,
     edges_folder: str | Path,
     settings: IRNSettings,

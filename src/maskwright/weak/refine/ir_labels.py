@@ -9,13 +9,13 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any
 
 import numpy as np
 import torch
 
 from maskwright.crf.dense_crf import crf_labels
 from maskwright.data import without_masks
+from maskwright.data.dataset import Dataset
 from maskwright.data.masks import write_mask
 from maskwright.data.provenance import mark
 from maskwright.engine import distributed
@@ -88,7 +88,7 @@ def ir_labels(
 
 
 def write_ir_labels(
-    dataset: Any,
+    dataset: Dataset,
     maps_folder: str | Path,
     folder: str | Path,
     *,

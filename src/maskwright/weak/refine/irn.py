@@ -22,6 +22,7 @@ from torch import Tensor
 
 from maskwright.data import subset, with_masks, without_masks
 from maskwright.data.augment import Augment, nearest_index, normalise
+from maskwright.data.dataset import Dataset
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
@@ -47,7 +48,7 @@ BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
 def train_irnet(
     recipe: Recipe,
     settings: IRNSettings,
-    dataset: Any,
+    dataset: Dataset,
     labels_folder: str | Path,
     folder: str | Path,
     device: torch.device | str,
@@ -162,7 +163,7 @@ def irn_parameter_groups(network: IRNet, settings: IRNSettings) -> list[dict[str
 
 @torch.no_grad()
 def mean_displacement(
-    network: IRNet, dataset: Any, size: tuple[int, int], device: torch.device, *, batch: int = 16
+    network: IRNet, dataset: Dataset, size: tuple[int, int], device: torch.device, *, batch: int = 16
 ) -> Tensor:
     """Mean over images and positions of the displacements `(2,)` before any shift, the same in every process.
 
@@ -190,7 +191,7 @@ def mean_displacement(
 
 
 def extract_edges(
-    dataset: Any,
+    dataset: Dataset,
     network: IRNet,
     settings: IRNSettings,
     folder: str | Path,
@@ -241,7 +242,7 @@ def extract_edges(
 
 
 def refine_folder(
-    dataset: Any,
+    dataset: Dataset,
     maps_folder: str | Path,
     edges_folder: str | Path,
     settings: IRNSettings,

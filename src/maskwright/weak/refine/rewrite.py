@@ -12,6 +12,7 @@ from torch import Tensor
 from torch.nn import functional as F
 
 from maskwright.data import without_masks
+from maskwright.data.dataset import Dataset
 from maskwright.data.sample import Sample
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
@@ -22,7 +23,7 @@ from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim,
 
 
 def rewrite_maps(
-    dataset: Any,
+    dataset: Dataset,
     maps_folder: str | Path,
     folder: str | Path,
     refine: Callable[[Sequence[Sample], Tensor], Tensor],

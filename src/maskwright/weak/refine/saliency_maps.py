@@ -12,13 +12,14 @@ from __future__ import annotations
 
 from collections.abc import Sequence
 from pathlib import Path
-from typing import Any, Literal
+from typing import Literal
 
 import numpy as np
 import torch
 from pydantic import Field
 from torch import Tensor
 
+from maskwright.data.dataset import Dataset
 from maskwright.data.sample import Sample
 from maskwright.errors import DataError
 from maskwright.runs.context import RunContext
@@ -85,7 +86,7 @@ def overruled_maps(maps: Tensor, background: Tensor, threshold: float) -> Tensor
 
 
 def saliency_folder(
-    dataset: Any,
+    dataset: Dataset,
     maps_folder: str | Path,
     settings: SaliencySettings,
     folder: str | Path,

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from maskwright.data import without_masks
 from maskwright.data.augment import normalise, resize_image
+from maskwright.data.dataset import Dataset
 from maskwright.engine import distributed
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
@@ -140,7 +141,7 @@ def at_image_size(maps: SeedMaps, size: tuple[int, int]) -> SeedMaps:
 
 
 def extract_folder(
-    dataset: Any,
+    dataset: Dataset,
     network: Any,
     settings: SeedSettings,
     folder: str | Path,
@@ -239,7 +240,7 @@ def empty_maps(seen: tuple[int, int], size: tuple[int, int]) -> SeedMaps:
 
 
 def _maps(
-    dataset: Any,
+    dataset: Dataset,
     network: Any,
     settings: SeedSettings,
     jobs: Sequence[list[int]],
@@ -266,7 +267,7 @@ def _maps(
             if not rescaled:
                 found = [empty_maps(seen, dataset.size(index)) for index in indices]
             else:
-                tags = [[position[value] for value in dataset.tags(index)] for index in indices]
+                tags = [[position[value] for value in dataset.tags(index) or ()] for index in indices]
                 views = _views(
                     rescaled,
                     tags,

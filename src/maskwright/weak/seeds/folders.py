@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.batches import equal_batches
+from maskwright.data.dataset import Dataset
 from maskwright.engine import distributed
 from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
@@ -36,7 +37,7 @@ def claim(folder: Path, made_with: dict[str, Any]) -> None:
 
 
 def batches_to_make(
-    dataset: Any,
+    dataset: Dataset,
     folder: Path,
     size: tuple[int, int] | None,
     *,
