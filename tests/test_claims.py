@@ -33,7 +33,7 @@ def exists(backbone: str) -> bool:
 def test_a_row_from_tags_resolves(module, row, data, tmp_path):
     name, words = module.overrides(row, data, tmp_path, 7)
     recipe = load_recipe(name, words)
-    assert (recipe.seed, recipe.out, recipe.data.root) == (7, str(tmp_path), data)
+    assert (recipe.random_seed, recipe.out, recipe.data.root) == (7, str(tmp_path), data)
     assert recipe.supervision == "tags"
     check_methods(recipe)
     trunks = [recipe.classifier.backbone, *([recipe.irn.backbone] if "irn" in recipe.refine else [])]

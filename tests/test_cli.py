@@ -206,9 +206,9 @@ def test_recipes_are_grouped_by_their_data_and_filtered_by_words():
 def test_settings_show_value_type_default_and_meaning():
     line = next(line for line in printed("settings", "cam").splitlines() if line.startswith("classifier.train.lr "))
     assert line.split(maxsplit=2)[1:] == ["0.001", "number > 0 (default 0.01)"]
-    assert "recam.lam" not in printed("settings", "cam")
-    assert "recam.lam" in printed("settings", "cam", "all=true")
-    assert "recam.lam" in printed("settings", "recam")
+    assert "recam.sce_weight" not in printed("settings", "cam")
+    assert "recam.sce_weight" in printed("settings", "cam", "all=true")
+    assert "recam.sce_weight" in printed("settings", "recam")
     assert "classifier.backbone" not in printed("settings", "voc-deeplabv3")
     (line,) = printed("settings", "cam", "train.epochs=7", "(epochs").splitlines()
     assert line.split(maxsplit=3)[:3] == ["train.epochs", "(epochs)", "7.0"]
@@ -359,7 +359,12 @@ load.load_recipe = waiting
 
 
 SMALL = [
-    *("data.options={count: 8, size: 64}", "oracle=false", "classifier.train.epochs=500", "classifier.train.workers=2"),
+    *(
+        "data.options={count: 8, size: 64}",
+        "fully_supervised=false",
+        "classifier.train.epochs=500",
+        "classifier.train.workers=2",
+    ),
     *(
         "classifier.train.batch_size=4",
         "classifier.train.checkpoint_seconds=0",

@@ -23,7 +23,7 @@ from maskwright.runs.stages import Stage, run_stages, share_stages
 
 TINY = [
     "data.options={count: 6, size: [32, 32]}",
-    "oracle=false",
+    "fully_supervised=false",
     "classifier.train.steps=1",
     "classifier.train.batch_size=4",
     "classifier.train.augment={crop: [32, 32]}",

@@ -89,7 +89,7 @@ def test_ablations_change_one_thing():
     shape = load_recipe("voc-l2g-shape")
     for name, before, settings in (
         ("voc-l2g-uniform", base, {"views": 9, "sampling": "uniform"}),
-        ("voc-l2g-shape-shared", shape, {"shared_trunk": True}),
+        ("voc-l2g-shape-shared", shape, {"shared_backbone": True}),
         ("voc-l2g-shape-global-loss", shape, {"global_classification": 1.0}),
     ):
         recipe = load_recipe(name)
@@ -101,10 +101,14 @@ def test_ablations_change_one_thing():
 
 def test_rows_e_and_m_of_recams_table():
     row = load_recipe("voc-recam-eps")
-    assert (row.networks, row.recam.eps, row.seeds.method) == (["eps", "recam"], 1.0, "eps")
+    assert (row.networks, row.recam.saliency_weight, row.seeds.method) == (["eps", "recam"], 1.0, "eps")
     assert row.eps == load_recipe("voc-eps").eps
     row, plain = load_recipe("voc-recam-saliency"), load_recipe("voc-recam")
-    assert (row.refine, row.saliency.mode, row.data.saliency) == (["saliency"], "soft", "saliency")
+    assert (row.refine, row.saliency_background.mode, row.data.saliency) == (
+        ["saliency_background"],
+        "soft",
+        "saliency",
+    )
     assert (row.networks, row.recam, row.seeds) == (plain.networks, plain.recam, plain.seeds)
 
 

@@ -19,6 +19,7 @@ from maskwright.plan.trial import try_stages
 from maskwright.recipe.load import load_recipe, recipe_names
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import State
+from maskwright.weak.refine import REFINEMENTS
 from maskwright.weak.seeds.cam import SeedMaps, strided
 from maskwright.weak.seeds.extract import save_maps
 
@@ -104,11 +105,13 @@ def test_every_recipe_has_stages_and_can_be_cut_down(name, tmp_path):
     labels = scenes("train", count=1).labels
     job = RunContext(recipe, tmp_path, print)
     job.train = job.val = job.judged = FewImages(generated_samples(labels, (64, 64), 1), labels, "train")
-    stages = [stage.name for stage in recipe_stages(job)]
+    made = recipe_stages(job)
+    stages = [stage.name for stage in made]
     assert stages[-1].endswith("evaluation")
     if recipe.supervision == "tags":
         assert stages[: len(recipe.networks) + 1] == [*recipe.networks, "seeds"]
-        assert [name for name in stages if name in recipe.refine] == recipe.refine
+        refined = [stage.label for stage in made if stage.label]
+        assert refined == [REFINEMENTS[word].title for word in recipe.refine]
         named = {key for key in recipe.expected if not key.startswith("miou")}
         assert named <= {"seeds", *recipe.refine}
     cut = cut_down(recipe, labels, (48, 64), BUDGET, CPU)

@@ -83,6 +83,6 @@ def test_maps_are_judged_on_the_split_that_is_named(tmp_path):
     small = ["data.options={count: 4, size: [32, 32]}", "judged_on=train"]
     run = RunContext(load_recipe("demo", small), tmp_path, print)
     assert run.judged.names == run.train.names
-    run = RunContext(load_recipe("demo", [*small, "judged_on=val"]), tmp_path, print)
-    with pytest.raises(DataError, match="judged_on=val: none of its 4 images is in split 'train'"):
+    run = RunContext(load_recipe("demo", [*small, "expected_split=val"]), tmp_path, print)
+    with pytest.raises(DataError, match="expected_split=val: none of its 4 images is in split 'train'"):
         recipe_stages(run)

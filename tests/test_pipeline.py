@@ -232,7 +232,7 @@ def test_float16_on_a_cpu_is_refused_before_anything_runs(tmp_path, block):
 def test_two_processes_run_the_whole_path(tmp_path):
     out = tmp_path / "two"
     launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    printed = finish([*launcher, *command(out, "oracle=false")[1:]])
+    printed = finish([*launcher, *command(out, "fully_supervised=false")[1:]])
     found = numbers(out)
     assert found["segmenter"]["images"] == 24
     assert sum(map(sum, found["segmenter"]["confusion"])) == found["segmenter"]["pixels"]

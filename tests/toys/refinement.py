@@ -18,7 +18,7 @@ def toy_stages(context, toy, source, suffix):
     def run(folder):
         rewrite_maps(
             context.train,
-            context.out / source / "maps",
+            context.out.maps(source),
             folder / "maps",
             lambda samples, maps: maps**toy.power,
             made_with={"toy": toy.power},

@@ -239,7 +239,7 @@ def test_training_stage(memory_set, settings, irn_labels, tmp_path):
     dataset = memory_set(sizes=((24, 40),) * 3)
     labels = irn_labels(dataset)
     recipe = Recipe(refine=["irn"])
-    start = build_irnet(settings, recipe.seed)
+    start = build_irnet(settings, recipe.random_seed)
     result = train_irnet(recipe, settings, dataset, labels, tmp_path / "irnet", "cpu")
     assert result["steps"] == 2
     assert set(TERMS) <= set(result["train"])

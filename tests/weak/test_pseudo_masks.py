@@ -125,7 +125,7 @@ def test_unsure_pixels(made):
     sure = write_pseudo_masks(dataset, maps, SETTINGS, folder, FACTS)
     before = {name: mask_of(folder, name) for name in dataset.names if name != dataset.names[3]}
     assert sure["unsure_share"] == 0
-    scores = write_pseudo_masks(dataset, maps, SETTINGS.model_copy(update={"unsure_below": 0.5}), folder, FACTS)
+    scores = write_pseudo_masks(dataset, maps, SETTINGS.model_copy(update={"ignore_below": 0.5}), folder, FACTS)
     shares = []
     for name, mask in before.items():
         grey = np.asarray(Image.open(folder / "Confidence" / f"{name}.png"))

@@ -307,7 +307,7 @@ def test_another_classifier_is_refused(converged, tmp_path):
 
 def test_the_papers_settings_are_the_default():
     settings = build_recipe({**CHAIN, "recam": {"train": {"batch_size": 8}}}).recam
-    assert settings.lam == 1
+    assert settings.sce_weight == 1
     train = settings.train
     assert (train.epochs, train.lr, train.backbone_lr, train.momentum, train.batch_size) == (4, 5e-4, 0.1, 1e-4, 8)
     assert train.freeze_batchnorm

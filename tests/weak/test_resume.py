@@ -136,7 +136,7 @@ AFTER_CRF = {"crf", "saliency", "ir_labels", "irnet", "edges", "irn", "pseudo_ma
         ("irn.foreground_threshold=0.4", {"ir_labels", "irnet", "edges", "irn", "pseudo_masks"}),
         ("irn.pad_to=64", {"edges", "irn", "pseudo_masks"}),
         ("irn.beta=5.0", {"irn", "pseudo_masks"}),
-        ("pseudo_masks.unsure_below=0.2", {"pseudo_masks"}),
+        ("pseudo_masks.ignore_below=0.2", {"pseudo_masks"}),
     ],
 )
 def test_what_is_stale_is_set_aside_and_nothing_else(out, change, stale, monkeypatch):

@@ -98,7 +98,7 @@ def test_a_folder_of_maps_becomes_another(salient_set, save_all, tmp_path):
 def test_sets_without_saliency_are_refused(memory_set, save_all, tmp_path):
     plain = memory_set(sizes=SIZES)
     save_all(plain, tmp_path / "maps")
-    with pytest.raises(RecipeError, match=r"refine=\[saliency\] needs saliency maps"):
+    with pytest.raises(RecipeError, match=r"refine=\[saliency_background\] needs saliency maps"):
         saliency_folder(plain, tmp_path / "maps", SaliencySettings(), tmp_path / "out", threshold=0.25)
 
 

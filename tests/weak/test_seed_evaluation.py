@@ -123,7 +123,7 @@ def test_masks_are_judged_as_the_maps_that_they_are_made_of(judged, tmp_path):
     assert found["pseudo_masks"]["kind"] == "masks"
     for key in ("default", "tag_consistency", "vanished_tags", "boundary_agreement", "area", "outliers"):
         assert found["pseudo_masks"][key] == found["seeds"][key], key
-    unsure = SETTINGS.model_copy(update={"unsure_below": 0.3})
+    unsure = SETTINGS.model_copy(update={"ignore_below": 0.3})
     scores = write_pseudo_masks(dataset, maps, unsure, tmp_path / "unsure", PROVENANCE)
     found = evaluate_seeds(dataset, {"pseudo_masks": tmp_path / "unsure"}, SETTINGS, tmp_path)["stages"]["pseudo_masks"]
     assert found["default"]["miou"] == scores["miou"] != 0

@@ -76,8 +76,8 @@ def seed_evaluation_stage(context: RunContext, folders: dict[str, Path], setting
 def _scores_stage(context: RunContext, made: dict[str, str], needs: tuple[str, ...]) -> Stage:
     recipe = context.recipe
     with_maps = [name for name in made if name in recipe.expected and context.out.maps(name).is_dir()]
-    facts = {"made": made, "recipe": [recipe.expected, recipe.tolerance, recipe.supervision, recipe.oracle]}
-    if with_maps and recipe.judged_on is not None:
+    facts = {"made": made, "recipe": [recipe.expected, recipe.tolerance, recipe.supervision, recipe.fully_supervised]}
+    if with_maps and recipe.expected_split is not None:
         facts["data"] = context.facts_of(context.judged)
     return Stage("scores", "scores", partial(_scores, context, with_maps), facts, needs, files=(context.out.metrics,))
 
@@ -90,10 +90,10 @@ def _scores(context: RunContext, with_maps: Sequence[str], folder: Path) -> None
     if recipe.supervision != "masks" and out.mask_scores.is_file():
         metrics["pseudo_masks"] = {key: value for key, value in read_json(out.mask_scores).items() if key != "sweep"}
     for key, name in (("segmenter", "evaluation"), ("oracle", "oracle_evaluation")):
-        if out.evaluation(name).is_file() and (key != "oracle" or recipe.oracle):
+        if out.evaluation(name).is_file() and (key != "oracle" or recipe.fully_supervised):
             metrics[key] = read_json(out.evaluation(name))
     # The evaluation of the maps has read them all already, where it was of the same images.
-    known = read_json(out.seed_evaluation) if with_maps and recipe.judged_on is None else None
+    known = read_json(out.seed_evaluation) if with_maps and recipe.expected_split is None else None
     dataset = context.judged if with_maps else context.val
     compared = compare(recipe, out, dataset, with_maps, metrics.get("segmenter"), known)
     if compared:

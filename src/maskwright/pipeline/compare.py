@@ -108,7 +108,7 @@ def compare(
     given = sorted({folder for method in methods for folder in method.folders})
     with run_lock(out) if main else nullcontext():
         for number, job in enumerate(jobs, start=1):
-            say(f"== {number}/{len(jobs)}: {job.method.label}, seed {job.recipe.seed}")
+            say(f"== {number}/{len(jobs)}: {job.method.label}, seed {job.recipe.random_seed}")
             others = [*(child for child in sorted(out.iterdir()) if RunFolder(child).recipe.is_file()), *given]
             steps = (partial(_make, job, until, others, say), partial(_judge, job, jobs, out / "judged", say))
             for step in steps:  # what was made before a failure is judged all the same
@@ -164,9 +164,9 @@ def _jobs(methods: Sequence[Method], overrides: Sequence[str], out: Path, seeds:
             continue
         recipe = load_recipe(method.source, [*overrides, *method.settings])
         rows.append([])
-        for seed in seeds or [recipe.seed]:
+        for seed in seeds or [recipe.random_seed]:
             folder = out / (folder_name(method.label) + (f"-{seed}" if seeds else ""))
-            copy = recipe.model_copy(update={"name": method.label, "out": str(folder), "seed": seed})
+            copy = recipe.model_copy(update={"name": method.label, "out": str(folder), "random_seed": seed})
             rows[-1].append(Job(method, copy, RunFolder(folder)))
     return [row[place] for place in range(max(map(len, rows))) for row in rows if place < len(row)]
 
@@ -181,7 +181,8 @@ def _stored(folder: Path, overrides: Sequence[str]) -> Recipe:
     fields = yaml.safe_load(RunFolder(folder).recipe.read_text(encoding="utf-8"))
     keys = [(override, override.partition("=")[0]) for override in overrides]
     chosen = [override for override, key in keys if SHORT_KEYS.get(key, key).startswith("data.")]
-    return recipe_with(fields, chosen, ("name", "supervision", "seed", "device", "data", "judged_on", "pseudo_masks"))
+    kept = ("name", "supervision", "random_seed", "device", "data", "expected_split", "pseudo_masks")
+    return recipe_with(fields, chosen, kept)
 
 
 def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[str], None]) -> None:

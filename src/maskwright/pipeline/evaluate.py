@@ -15,6 +15,7 @@ from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS, RunFolder
 from maskwright.runs.stages import run_stages
 from maskwright.settings import Recipe
+from maskwright.settings.old_names import with_new_names
 
 
 def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None, device: str = "auto") -> list[str]:
@@ -218,7 +219,8 @@ def open_run_data(run: RunFolder, context: RunContext, split: str) -> Any:
 
 def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:
     """What of a stored recipe says how to judge, with overrides applied; the rest may be from another version."""
-    kept: dict[str, Any] = {key: fields[key] for key in keep if key in fields}
+    stored = with_new_names(fields)
+    kept: dict[str, Any] = {key: stored[key] for key in keep if key in stored}
     if "masks_are" in kept.get("data", {}) and any(o.startswith(("masks=", "data.masks=")) for o in overrides):
         kept["data"] = {**kept["data"], "masks_are": None}  # it was said of other masks
     for override in overrides:

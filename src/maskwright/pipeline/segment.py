@@ -43,7 +43,7 @@ def build_segmenter(
     Raises:
         RecipeError: a model, an option, weights or a loss that cannot be had.
     """
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.random_seed)
     model = create_model(
         recipe.model.name,
         backbone=recipe.model.backbone,
@@ -94,7 +94,7 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
     judged = any(val.has_mask(index) for index in range(len(val)))
     made = {**recipe.model.model_dump(mode="json", exclude={"pretrained"}), "num_classes": train.labels.num_classes}
     augment = Augment(settings.augment, train.labels, mean=model.mean)
-    examples = TrainingSet(train, augment, settings.seed + recipe.seed)
+    examples = TrainingSet(train, augment, settings.seed + recipe.random_seed)
     if settings.augment.class_uniform:
         examples = ClassUniformSet(examples, stage_index(train, folder), settings.augment.class_uniform)
     return fit(

@@ -37,7 +37,7 @@ def recipe_stages(context: RunContext, until: str | None = None) -> list[Stage]:
 
 
 def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[Stage]:
-    """Training and evaluation of the segmenter and, with `oracle`, of the same model on true masks.
+    """Training and evaluation of the segmenter and, with `fully_supervised`, of the same model on true masks.
 
     Args:
         context: of the run.
@@ -58,7 +58,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
         "model": effective(recipe.model),
         "loss": effective(recipe.loss),
         "train": effective(recipe.train),
-        "seed": recipe.seed,
+        "seed": recipe.random_seed,
     }
     on_masks = {**training, "data": context.train_facts}
     settings = {**training, "real_masks": fingerprint(context.real)} if weak else on_masks
@@ -75,7 +75,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
             "evaluation", "judge the segmenter", partial(_evaluate, context, "segmenter"), evaluation, ("segmenter",)
         ),
     ]
-    if weak and recipe.oracle:
+    if weak and recipe.fully_supervised:
         stages += [
             Stage(
                 "oracle",
@@ -113,7 +113,9 @@ def _train_oracle(context: RunContext, folder: Path) -> None:
     train = context.train
     chosen = [index for index in range(len(train)) if train.has_mask(index)]
     if not chosen:
-        raise DataError("oracle=true needs true masks in the training split, found none; set oracle=false")
+        raise DataError(
+            "fully_supervised=true needs true masks in the training split, found none; set fully_supervised=false"
+        )
     _train_model(context, subset(train, chosen), folder)
 
 

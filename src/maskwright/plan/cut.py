@@ -112,8 +112,8 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
         "inference": judged.model_copy(
             update={name: tuple(max(1, round(s * ratio)) for s in value) for name, value in sides.items() if value}
         ),
-        "oracle": False,
-        "judged_on": None,
+        "fully_supervised": False,
+        "expected_split": None,
     }
     return Cut(recipe.model_copy(update=blocks), batches, share)
 

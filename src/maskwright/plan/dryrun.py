@@ -70,7 +70,7 @@ def dry_run(recipe: Recipe, *, say: Callable[[str], None] = print) -> dict[str, 
         else:
             break
     tried = {name: trial.training for name, trial in trials.items() if trial.training is not None}
-    again = ["segmenter"] if recipe.oracle and recipe.supervision != "masks" else []
+    again = ["segmenter"] if recipe.fully_supervised and recipe.supervision != "masks" else []
     steps = {name: training.steps for name, training in tried.items()}
     if None not in steps.values():
         total = sum(tried[name].step_seconds * (steps[name] or 0) for name in [*tried, *again])

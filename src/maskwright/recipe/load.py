@@ -4,7 +4,9 @@ from __future__ import annotations
 
 import copy
 import reprlib
+import sys
 from collections.abc import Mapping
+from functools import cache
 from itertools import takewhile
 from pathlib import Path
 from typing import Any
@@ -16,6 +18,7 @@ from maskwright.errors import RecipeError, unknown_name
 from maskwright.recipe.short_keys import SHORT_KEYS, spelled_out
 from maskwright.recipe.types import in_order, keys_at, recipe_type
 from maskwright.settings import Recipe
+from maskwright.settings.old_names import new_name, with_new_names
 
 RECIPE_FOLDER = Path(__file__).parent / "presets"
 
@@ -67,6 +70,12 @@ def recipe_text(name: str) -> str:
     return head + yaml.safe_dump(written, sort_keys=False, allow_unicode=True, width=100, default_flow_style=None)
 
 
+@cache
+def _tell(old: str, new: str) -> None:
+    """Say once that a setting has another name now."""
+    print(f"{old} is now called {new}; the old name still works", file=sys.stderr)
+
+
 def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """A recipe by name or file, with overrides such as `data=photos/` or `train.lr=0.02` applied.
 
@@ -83,7 +92,7 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
     typed = {}
     for override, said in spelled_out(known, overrides):
         apply_override(fields, override)
-        typed[override.partition("=")[0]] = said.partition("=")[0].strip()
+        typed[new_name(override.partition("=")[0])] = said.partition("=")[0].strip()
     recipe = build_recipe(fields, source=str(path), typed=typed)
     check_weights(recipe, typed)
     return recipe
@@ -138,7 +147,7 @@ def file_fields(path: Path) -> dict[str, Any]:
         raise RecipeError(f"{path} must hold keys and values, found {type(fields).__name__}")
     if isinstance(fields.get("data"), str):
         fields["data"] = {"root": fields["data"]}
-    return fields
+    return with_new_names(fields) if path.parent == RECIPE_FOLDER else with_new_names(fields, _tell)
 
 
 def _merged(base: dict[str, Any], over: dict[str, Any], path: str = "") -> dict[str, Any]:
@@ -181,7 +190,7 @@ def build_recipe(fields: dict[str, Any], source: str = "recipe", typed: Mapping[
     from maskwright.weak.methods import check_methods  # not at the top: it takes PyTorch
 
     try:
-        recipe = recipe_type().model_validate(fields)
+        recipe = recipe_type().model_validate(with_new_names(fields))
     except ValidationError as error:
         lines = [_said(problem, source, typed or {}) for problem in error.errors()]
         more = f"; and {len(lines) - MOST_PROBLEMS} more" if len(lines) > MOST_PROBLEMS else ""
@@ -216,7 +225,10 @@ def apply_override(fields: dict[str, Any], override: str) -> None:
     key, separator, text = override.partition("=")
     if not separator:
         raise RecipeError(f"expected key=value, found {override!r}")
-    key = SHORT_KEYS.get(key.strip(), key.strip())
+    typed = key.strip()
+    key = SHORT_KEYS.get(typed) or new_name(typed)
+    if key not in (typed, SHORT_KEYS.get(typed)):
+        _tell(typed, key)
     try:
         value = None if text.strip().lower() in ("none", "null") else yaml.safe_load(text)
     except yaml.YAMLError as error:

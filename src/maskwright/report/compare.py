@@ -201,7 +201,7 @@ def _lead(jobs: Sequence[Job], result: dict[str, Any]) -> str:
     words = f"{len(result['methods'])} methods"
     if data is not None:
         words += f" on {data.recipe.data.root}"
-    runs = len({job.recipe.seed for job in jobs if not job.method.folders})
+    runs = len({job.recipe.random_seed for job in jobs if not job.method.folders})
     words += f", {runs} seeds of the generator each" if runs > 1 else ""
     words += f", up to {result['until']}." if result["until"] else "."
     cautions = dict.fromkeys(run["caution"] for row in result["methods"] for run in row["runs"] if run["caution"])

@@ -227,7 +227,7 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         source = run.setting("source") or "the recipe"
         note(kind, "Beside the published numbers", f"{each}. Source: {source}.")
     if run.scores:
-        seed = run.facts.get("seed", run.setting("seed"))
+        seed = run.facts.get("seed", run.setting("random_seed"))
         start = "One run" if seed is None else f"One run, seed {seed}"
         note("fact", "One run", f"{start}: differences of a point or two may be chance. Repeat with other seeds.")
     order = {"warn": 0, "good": 1, "fact": 2}

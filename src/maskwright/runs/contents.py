@@ -14,6 +14,7 @@ from PIL import Image
 from maskwright.data.sample import LabelSpace
 from maskwright.files import read_json
 from maskwright.runs.folder import RunFolder
+from maskwright.settings.old_names import with_new_names
 
 # Names of stages where a shorter one than the stage's own title will do.
 STAGES = {
@@ -99,7 +100,7 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
     }
     return RunContents(
         folder=folder,
-        recipe=recipe if isinstance(recipe, dict) else {},
+        recipe=with_new_names(recipe) if isinstance(recipe, dict) else {},
         recipe_text=recipe_text,
         facts=_json(folder.facts),
         stages={name: stage for name, stage in stages.items() if stage},

@@ -50,15 +50,15 @@ class RunContext:
     @cached_property
     def judged(self) -> Dataset:
         """The images that maps are evaluated on beside published numbers."""
-        split = self.recipe.judged_on
+        split = self.recipe.expected_split
         if split is None:
             return self.train
         judged, labelled = open_dataset(self.recipe.data, split), set(self.train.names)
         chosen = [index for index, name in enumerate(judged.names) if name in labelled]
         if not chosen:
             raise DataError(
-                f"judged_on={split}: none of its {len(judged)} images is in split {self.recipe.data.train!r}, which "
-                "gets maps; give a part of it, or judged_on=none"
+                f"expected_split={split}: none of its {len(judged)} images is in split {self.recipe.data.train!r}, "
+                "which gets maps; give a part of it, or expected_split=none"
             )
         return subset(judged, chosen)
 

@@ -21,7 +21,7 @@ def run_facts(recipe: Recipe) -> dict[str, Any]:
         "command": shlex.join(["maskwright", *sys.argv[1:]]),
         "version": __version__,
         "started": time.strftime("%Y-%m-%dT%H:%M:%S%z"),
-        "seed": recipe.seed,
+        "seed": recipe.random_seed,
         "processes": distributed.world_size(),
         "machine": {
             "system": platform.platform(),

@@ -14,6 +14,7 @@ from maskwright.files import read_json
 from maskwright.runs.contents import read_log
 from maskwright.runs.methods import Job, Method
 from maskwright.runs.stages import flat
+from maskwright.settings.old_names import with_new_names
 from maskwright.version import __version__
 
 # What a method is judged by: key -> (name, what it is).
@@ -82,7 +83,7 @@ def summary(jobs: Sequence[Job], methods: Sequence[Method], until: str | None) -
         )
     return {
         "methods": found,
-        "seeds": sorted({job.recipe.seed for job in jobs}),
+        "seeds": sorted({job.recipe.random_seed for job in jobs}),
         "until": until,
         "definitions": {key: text for key, (_, text) in SCORES.items()},
         "command": shlex.join(["maskwright", *sys.argv[1:]]),
@@ -93,7 +94,7 @@ def summary(jobs: Sequence[Job], methods: Sequence[Method], until: str | None) -
 def run_result(job: Job) -> dict[str, Any]:
     """Scores, signs and costs of one run; None for what it does not have."""
     result: dict[str, Any] = {
-        "seed": job.recipe.seed,
+        "seed": job.recipe.random_seed,
         "folder": str(job.folder),
         "failed": job.error,
         "stages": {},
@@ -172,9 +173,9 @@ def differences(recipes: dict[str, dict[str, Any]]) -> dict[str, dict[str, str |
     Args:
         recipes: label -> fields of the resolved recipe.
     """
-    aside = {"name", "out", "seed", "notes", "source", "expected", "tolerance", "device"}
+    aside = {"name", "out", "random_seed", "notes", "source", "expected", "tolerance", "device"}
     kept = {
-        label: {key: value for key, value in flat(fields).items() if key.partition(".")[0] not in aside}
+        label: {key: value for key, value in flat(with_new_names(fields)).items() if key.partition(".")[0] not in aside}
         for label, fields in recipes.items()
     }
     counts = Counter(key for values in kept.values() for key in values)

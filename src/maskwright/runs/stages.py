@@ -102,10 +102,10 @@ def making(record: dict[str, Any]) -> str:
 def effective(settings: BaseModel) -> dict[str, Any]:
     """Settings as JSON, without those that cannot change a result, and without defaults.
 
-    Settings that a later version adds thus leave finished stages as they are; where a version changes what a default
-    does, it raises `stages.FORMAT`.
+    A setting goes by the name that it had first (`serialization_alias`), and those that a later version adds leave
+    finished stages as they are; where a version changes what a default does, it raises `stages.FORMAT`.
     """
-    return _without(json.loads(settings.model_dump_json(exclude_defaults=True)))
+    return _without(json.loads(settings.model_dump_json(exclude_defaults=True, by_alias=True)))
 
 
 def _without(value: Any) -> Any:

@@ -28,7 +28,7 @@ class Recipe(Settings):
     mixed_list: str | None = Field(None, description="file with the names whose real masks may be trained on (mixed)")
     out: str = Field("", description="run folder; default runs/<recipe name>")
     device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    seed: int = 0
+    random_seed: int = Field(0, description="of weights that are new, and of the order and the changes of examples")
     data: DataSettings = DataSettings()
     networks: list[str] = Field(
         ["classifier"], description="networks trained on tags, each from the one before; maps come from the last"
@@ -41,7 +41,9 @@ class Recipe(Settings):
     loss: LossSettings = LossSettings()
     train: TrainSettings = TrainSettings()
     inference: InferenceSettings = InferenceSettings()
-    oracle: bool = Field(False, description="also train the same model on true masks, as the ceiling to compare with")
+    fully_supervised: bool = Field(
+        False, description="also train the same model on ground-truth masks, as the upper bound to compare with"
+    )
     source: str = Field("", description="paper, table and row that the recipe follows, and how sure its numbers are")
     expected: dict[str, float] = Field(
         default_factory=dict,
@@ -49,7 +51,7 @@ class Recipe(Settings):
         "other names are only shown; see `maskwright.pipeline.expected`",
     )
     tolerance: float = Field(0.01, ge=0, le=1, description="a score so far below what is expected still agrees with it")
-    judged_on: str | None = Field(
+    expected_split: str | None = Field(
         None, description="split whose images the maps' expected scores are for; none: all that get maps"
     )
     notes: str = ""

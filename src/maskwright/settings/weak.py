@@ -86,4 +86,10 @@ class MaskSettings(Settings):
 
     threshold: float | Literal["best"] = Field(0.15, description="score of the background; best: tuned on true masks")
     sweep: tuple[float, float, float] = Field((0.05, 0.6, 0.05), description="first, last, step of the sweep reported")
-    unsure_below: float = Field(0.0, ge=0, le=1, description="pixels of lower confidence become ignore")
+    ignore_below: float = Field(
+        0.0,
+        ge=0,
+        le=1,
+        serialization_alias="unsure_below",
+        description="pixels of lower confidence become ignore",
+    )

@@ -266,7 +266,7 @@ def bce_sce(
         learned, judged = _one_of(train, values), _one_of(val, values, images)
         names = learned.labels.tag_names
         say(f"classes: {', '.join(names)}; {len(learned)} images to learn from, {len(judged)} to judge on")
-        jobs = [(recipe.seed + repeat, loss) for repeat in range(repeats) for loss in LOSSES]
+        jobs = [(recipe.random_seed + repeat, loss) for repeat in range(repeats) for loss in LOSSES]
         stages = [_training(recipe, learned, judged, data, loss, seed) for seed, loss in jobs]
         run_stages(stages, out, say)
         runs: dict[str, list[dict[str, Any]]] = {loss: [] for loss in LOSSES}
@@ -284,7 +284,9 @@ def bce_sce(
             "formulas": FORMULAS,
             "runs": runs,
             "verdicts": verdicts(runs, len(names)),
-            "recipe": recipe.model_dump(mode="json", include={"data", "classifier", "seeds", "pseudo_masks", "seed"}),
+            "recipe": recipe.model_dump(
+                mode="json", include={"data", "classifier", "seeds", "pseudo_masks", "random_seed"}
+            ),
             "facts": run_facts(recipe),
         }
         if main:
@@ -378,7 +380,7 @@ def _scout(recipe: Recipe, train: Dataset, val: Dataset, data: list[dict[str, An
             pairs = confusable_pairs(scores, np.array(tags)) if tags else []
             write_json(folder / "pairs.json", [(share, names[one], names[other]) for share, one, other in pairs])
 
-    settings = {"classifier": effective(recipe.classifier), "seed": recipe.seed, "data": data}
+    settings = {"classifier": effective(recipe.classifier), "seed": recipe.random_seed, "data": data}
     return Stage("scout", "train a classifier of all classes, to see which are confused", run, settings)
 
 
@@ -387,7 +389,7 @@ def _training(recipe: Recipe, train: OneOf, val: OneOf, data: list[dict[str, Any
     device = choose_device(recipe.device)
     settings = recipe.classifier.train.model_copy(update={"validate_every": 1, "log_every": 1})
     classifier = recipe.classifier.model_copy(update={"loss": loss, "train": settings})
-    own = recipe.model_copy(update={"classifier": classifier, "seed": seed})
+    own = recipe.model_copy(update={"classifier": classifier, "random_seed": seed})
 
     def run(folder: Path) -> None:
         train_classifier(

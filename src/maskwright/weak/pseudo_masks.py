@@ -92,7 +92,7 @@ def write_pseudo_masks(
         **provenance,
         "threshold": threshold,
         "ground_truth_tuned": ["threshold"] if settings.threshold == "best" else [],
-        "unsure_below": settings.unsure_below,
+        "unsure_below": settings.ignore_below,
         "confidence": "margin of the highest plane over the next, as a share of the largest possible; 255 = 1",
         "labels": labels.to_dict(),
         "maskwright": __version__,
@@ -102,7 +102,7 @@ def write_pseudo_masks(
         raise DataError(f"the provenance of pseudo-masks must say {', '.join(missing)}; found {', '.join(provenance)}")
     _begin(folder, record)
     chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
-    results = _write_all(dataset, chosen, maps_folder, threshold, settings.unsure_below, folder)
+    results = _write_all(dataset, chosen, maps_folder, threshold, settings.ignore_below, folder)
     split = str(source.get("split", "train"))
     _write_lines(folder / CLASSES, labels.names)
     _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", [dataset.names[index] for index in chosen])

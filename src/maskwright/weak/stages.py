@@ -50,7 +50,7 @@ def network_stages(context: RunContext) -> list[Stage]:
     recipe = context.recipe
     stages: list[Stage] = []
     for before, word in zip([None, *recipe.networks], recipe.networks, strict=False):
-        settings = {word: effective(getattr(recipe, word)), "seed": recipe.seed}
+        settings = {word: effective(getattr(recipe, word)), "seed": recipe.random_seed}
         if before is None:
             backbone = recipe.classifier if word == "classifier" else recipe.classifier.without_training()
             settings = {"data": context.train_facts, "classifier": effective(backbone), **settings}

@@ -41,7 +41,7 @@ def build_classifier(recipe: Recipe, labels: LabelSpace, watch: Watch | None = N
     Raises:
         RecipeError: a backbone, an option or weights that cannot be had.
     """
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.random_seed)
     network = create_classifier(
         backbone=recipe.classifier.backbone,
         num_tags=len(labels.foreground),
@@ -123,7 +123,7 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
             before has.
         DataError: the file holds another network.
     """
-    torch.manual_seed(recipe.seed)
+    torch.manual_seed(recipe.random_seed)
     made = recipe.classifier
     had = made.options if start is None else {**made.options, **load_metadata(start)["model"]}
     had = {name: had[name] for name in PARTS if had.get(name)}
@@ -252,7 +252,7 @@ def fit_tags(
     return fit(
         network,
         step,
-        TrainingSet(without_masks(subset(train, tagged)), augment, settings.seed + recipe.seed),
+        TrainingSet(without_masks(subset(train, tagged)), augment, settings.seed + recipe.random_seed),
         settings,
         folder,
         parameter_groups=parameter_groups,

@@ -101,7 +101,9 @@ class L2GSettings(PaperTagTraining):
     global_classification: float = Field(
         0.0, ge=0, description="weight of a tag loss on the global network, which the paper finds to do harm"
     )
-    shared_trunk: bool = Field(False, description="one trunk for both networks, which have a head each")
+    shared_backbone: bool = Field(
+        False, serialization_alias="shared_trunk", description="one backbone for both networks, which have a head each"
+    )
     pcm: bool = Field(True, description="pixel correlation module on the features of both, as in the code")
     shuffle: bool = Field(True, description="false: images always in the set's order, as in the code")
 
@@ -213,8 +215,8 @@ def build_l2g(
     """
     parts = L2G.parts(settings)
     network = next_network(recipe, start, num_tags, **parts)
-    local = next_network(recipe.model_copy(update={"seed": recipe.seed + 1}), start, num_tags, **parts)
-    if settings.shared_trunk:
+    local = next_network(recipe.model_copy(update={"random_seed": recipe.random_seed + 1}), start, num_tags, **parts)
+    if settings.shared_backbone:
         local.backbone = network.backbone
     for part in local.children():
         if part not in (local.backbone, local.classifier, local.feature_pcm):

@@ -39,10 +39,22 @@ class RecamSettings(PaperTagTraining):
 
     paper = PAPER_RECAM
 
-    lam: float = Field(1.0, ge=0, description="weight of the new head's loss; 1 on VOC, 0.1 on COCO in the paper")
-    masks: str = Field("cam", description="seed method of the soft masks; see `weak.networks.soft_masks.SOFT_MASKS`")
-    eps: float = Field(
-        0.0, ge=0, description="weight of the saliency loss of a network `eps` before it; 1 for the paper's rows -E"
+    sce_weight: float = Field(
+        1.0,
+        ge=0,
+        serialization_alias="lam",
+        description="lambda, weight of the new head's loss; 1 on VOC, 0.1 on COCO in the paper",
+    )
+    soft_masks: str = Field(
+        "cam",
+        serialization_alias="masks",
+        description="seed method of the soft masks; see `weak.networks.soft_masks.SOFT_MASKS`",
+    )
+    saliency_weight: float = Field(
+        0.0,
+        ge=0,
+        serialization_alias="eps",
+        description="weight of the saliency loss of a network `eps` before it; 1 for the paper's rows -E",
     )
     train: TrainSettings = Field(
         TrainSettings(), description="lr is the new head's rate, backbone_lr the factor on it for everything else"
@@ -66,19 +78,19 @@ def train_recam(
 ) -> dict[str, Any]:
     """Train backbone, first head and a new second head on `L_bce + lam * L_sce`; resumes where it was stopped.
 
-    With `recam.eps` the loss of a network `eps` goes on beside it: the rows -E of the paper's table 4, whose code was
-    not released; this composition of it is ours.
+    With `recam.saliency_weight` the loss of a network `eps` goes on beside it: the rows -E of the paper's table 4,
+    whose code was not released; this composition of it is ours.
 
     Args:
         recipe: `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss goes on.
         settings: of the network.
         start: `model.safetensors` of the trained network before it.
-        train: dataset with tags; with `recam.eps` also with saliency maps.
+        train: dataset with tags; with `recam.saliency_weight` also with saliency maps.
         val: dataset whose tags, where known, give the average precision of the first head that is logged.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`, which `load_classifier` reads; the second head is
             `recam_head.weight` in it.
         device: where to train.
-        masks: gives the soft masks in place of those that `recam.masks` names.
+        masks: gives the soft masks in place of those that `recam.soft_masks` names.
 
     Returns:
         What `fit` returns.
@@ -89,29 +101,31 @@ def train_recam(
     """
     if start is None:
         raise RecipeError("recam goes on from a trained network; write networks=[classifier, recam]")
-    if settings.masks not in SOFT_MASKS:
-        raise RecipeError(unknown_name("recam.masks", settings.masks, SOFT_MASKS))
-    masks = masks or SOFT_MASKS[settings.masks]
+    if settings.soft_masks not in SOFT_MASKS:
+        raise RecipeError(unknown_name("recam.soft_masks", settings.soft_masks, SOFT_MASKS))
+    masks = masks or SOFT_MASKS[settings.soft_masks]
     network = next_network(recipe, start, len(train.labels.foreground), **RECAM.parts(settings))
     second = network.recam_head
     assert second is not None
-    words = [word for word in PART_OF if word == settings.masks or (word == "eps" and settings.eps)]
+    words = soft_mask_networks(settings)
     for word in words:
         if getattr(network, PART_OF[word]) is None:
             raise RecipeError(
-                f"recam.masks={settings.masks}, recam.eps={settings.eps} need a network {word} before, found one "
-                f"without its {PART_OF[word]} layer; write networks=[{word}, recam]"
+                f"recam.soft_masks={settings.soft_masks}, recam.saliency_weight={settings.saliency_weight} need a "
+                f"network {word} before, found one without its {PART_OF[word]} layer; write networks=[{word}, recam]"
             )
-    explained = settings_of(recipe, "eps", EPSSettings) if settings.eps else None
+    explained = settings_of(recipe, "eps", EPSSettings) if settings.saliency_weight else None
     if explained:
-        check_saliency(train, "recam.eps")
+        check_saliency(train, "recam.saliency_weight")
     mean, std = network.mean, network.std
 
     def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images = normalise(batch["image"], mean, std)
         features, tags = runner(images, features=True), batch["tags"]
         chosen = None if masks is None else masks(network, images, features, tags)
-        loss, parts = recam_loss(features, network.classifier.weight, second.weight, tags, settings.lam, masks=chosen)
+        loss, parts = recam_loss(
+            features, network.classifier.weight, second.weight, tags, settings.sce_weight, masks=chosen
+        )
         if explained:
             saliency = eps_loss(
                 F.conv2d(features, network.head_weight()),
@@ -120,7 +134,7 @@ def train_recam(
                 threshold=explained.threshold,
                 blend=explained.blend,
             )
-            loss, parts = loss + settings.eps * saliency, {**parts, "saliency": saliency.detach()}
+            loss, parts = loss + settings.saliency_weight * saliency, {**parts, "saliency": saliency.detach()}
         return loss, parts
 
     # What is not in the loss, such as PCM on maps, stays as it is.
@@ -144,16 +158,21 @@ def train_recam(
     )
 
 
+def soft_mask_networks(settings: RecamSettings) -> list[str]:
+    """Networks before this one whose parts the soft masks or the loss are made of."""
+    return [word for word in PART_OF if word == settings.soft_masks or (word == "eps" and settings.saliency_weight)]
+
+
 def recam_needs(settings: RecamSettings) -> tuple[str, ...]:
     """A trained network, and of it what masks or loss are made of.
 
     Raises:
         RecipeError: no such soft masks.
     """
-    if settings.masks not in SOFT_MASKS:
-        raise RecipeError(unknown_name("recam.masks", settings.masks, SOFT_MASKS))
-    parts = [part for word, part in PART_OF.items() if word == settings.masks or (word == "eps" and settings.eps)]
-    return ("network", *parts, *(["saliency"] if settings.eps else []))
+    if settings.soft_masks not in SOFT_MASKS:
+        raise RecipeError(unknown_name("recam.soft_masks", settings.soft_masks, SOFT_MASKS))
+    parts = [PART_OF[word] for word in soft_mask_networks(settings)]
+    return ("network", *parts, *(["saliency"] if settings.saliency_weight else []))
 
 
 RECAM = Network(

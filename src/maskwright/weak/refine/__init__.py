@@ -9,7 +9,7 @@ from maskwright.weak.refine.irn_stages import IRN
 from maskwright.weak.refine.refinement import Refinement
 from maskwright.weak.refine.saliency_maps import SALIENCY
 
-REFINEMENTS: dict[str, Refinement] = {"irn": IRN, "crf": CRF, "saliency": SALIENCY}
+REFINEMENTS: dict[str, Refinement] = {"irn": IRN, "crf": CRF, "saliency_background": SALIENCY}
 
 
 def refinement_stages(context: RunContext) -> tuple[list[Stage], str]:

@@ -80,7 +80,7 @@ def train_irnet(
     chosen = [index for index in range(len(labelled)) if labelled.has_mask(index)]
     if not chosen:
         raise DataError(f"{labels_folder} has IR labels of none of the {len(dataset)} images; run that stage again")
-    network = build_irnet(settings, recipe.seed, classifier)
+    network = build_irnet(settings, recipe.random_seed, classifier)
     train, plain = subset(labelled, chosen), subset(dataset, chosen)
     size = settings.train.augment.crop or (512, 512)
 
@@ -95,7 +95,7 @@ def train_irnet(
     return fit(
         network,
         irn_step(network, dataset.labels, settings.train_radius),
-        TrainingSet(train, augment, settings.train.seed + recipe.seed),
+        TrainingSet(train, augment, settings.train.seed + recipe.random_seed),
         settings.train,
         folder,
         parameter_groups=irn_parameter_groups(network, settings),

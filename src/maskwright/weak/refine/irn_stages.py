@@ -77,7 +77,7 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
             net,
             "train IRNet on the certain pixels",
             train,
-            {"irn": chosen(NETWORK_SETTINGS), "seed": context.recipe.seed},
+            {"irn": chosen(NETWORK_SETTINGS), "seed": context.recipe.random_seed},
             (labels, context.seed_network),
         ),
         Stage(edges, "edges between objects", find_edges, {"pad_to": irn.pad_to, "size": size}, (net,)),

@@ -36,7 +36,7 @@ class Refinement:
         title: how a report calls its maps.
         settings: of the recipe's block under the refinement's word.
         stages: called as `stages(context, settings, source, suffix)`: its stages on the maps of stage `source`, each
-            with `suffix` at the end of its name. The last has the refined maps, and the refinement's word as its name.
+            with `suffix` at the end of its name. The last has the refined maps.
         needs: called with its settings; what must be there, in the words of `maskwright.weak.methods`, as for a seed
             method.
         network: name of its stage that trains a network, if any; settings then has `train`, `backbone`, `pretrained`.

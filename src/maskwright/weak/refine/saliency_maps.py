@@ -1,4 +1,4 @@
-"""Saliency maps that overrule seed maps, in the form of seed maps: the refinement `saliency`.
+"""Saliency maps that overrule seed maps, in the form of seed maps: the refinement `saliency_background`.
 
 What is salient tells objects from background better than a constant score does: the background's score at a pixel
 comes from the saliency map S there. ReCAM's rows -M take 1 - S. EDAM's algorithm 1 cuts S into two regions: within, the
@@ -108,7 +108,7 @@ def saliency_folder(
         RecipeError: the set has no saliency maps.
         DataError: an image has none, maps are missing or do not fit, or the folder holds maps of other origin.
     """
-    check_saliency(dataset, "refine=[saliency]")
+    check_saliency(dataset, "refine=[saliency_background]")
     options = settings.model_dump(mode="json")
 
     def refine(samples: Sequence[Sample], maps: Tensor) -> Tensor:
