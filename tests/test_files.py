@@ -2,11 +2,15 @@
 
 from __future__ import annotations
 
+import os
+import subprocess
+import sys
 import threading
 
 import pytest
 
-from maskwright.files import written_beside
+from maskwright.files import atomic_write, remove_unfinished, written_beside
+from maskwright.runs.stages import run_lock
 
 
 def test_all_calls_are_made_in_order():
@@ -51,3 +55,39 @@ def test_an_error_ends_the_work_soon_and_at_the_latest_with_the_block():
         with pytest.raises(OSError, match="No space left"):
             work(count)
     assert len(calls) < 10**6
+
+
+KILLED_WHILE_IT_WRITES = """
+import os, signal, sys
+from maskwright.files import atomic_write
+with atomic_write(sys.argv[1]) as temporary:
+    temporary.write_bytes(b"half")
+    os.kill(os.getpid(), signal.SIGKILL)
+"""
+
+
+@pytest.mark.parametrize("clean", [remove_unfinished, None], ids=["by itself", "when a run folder is held"])
+def test_what_killed_processes_left_is_deleted(tmp_path, clean):
+    folder = tmp_path / "run" / "seeds" / "maps"
+    for name in ("a.b.npz", "plain"):
+        subprocess.run([sys.executable, "-c", KILLED_WHILE_IT_WRITES, str(folder / name)], check=False)
+    left = sorted(path.name.rsplit(".tmp")[0][:5] for path in folder.iterdir())
+    assert left == [".a.b.", ".plai"]
+    others = [folder / name for name in ("kept.npz", ".hidden", ".a.tmp.npz", ".a.x1.tmp.npz", "a.12.tmp.npz")]
+    for path in others:
+        path.touch()
+    with atomic_write(folder / "now.npz") as temporary:  # of a process that runs
+        temporary.touch()
+        if clean is None:
+            with run_lock(tmp_path / "run"):
+                pass
+        else:
+            clean(tmp_path / "run")
+        assert sorted(folder.iterdir()) == sorted([*others, temporary])
+    assert (folder / "now.npz").exists()
+
+
+def test_a_temporary_file_of_a_process_that_cannot_be(tmp_path):
+    (tmp_path / f".a.{2**70}.tmp.png").touch()
+    remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == []

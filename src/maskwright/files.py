@@ -4,14 +4,20 @@ from __future__ import annotations
 
 import json
 import os
+import re
 from collections import deque
 from collections.abc import Callable, Iterator
-from concurrent.futures import Future, ThreadPoolExecutor
 from contextlib import contextmanager
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any
 
 from maskwright.errors import DataError
+
+if TYPE_CHECKING:
+    from concurrent.futures import Future
+
+
+TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp(\.\w+)?")  # name, process and suffix, as `atomic_write` makes them
 
 
 @contextmanager
@@ -30,6 +36,30 @@ def atomic_write(path: str | Path) -> Iterator[Path]:
         temporary.unlink(missing_ok=True)
 
 
+def remove_unfinished(folder: Path) -> None:
+    """Delete, in a folder and those within it, what processes that were killed while they wrote left behind.
+
+    Files of processes that run now stay; where the system cannot tell (Windows) all stay.
+    """
+    for inside, _, files in os.walk(folder):
+        for name in files:
+            found = TEMPORARY.fullmatch(name) if name.startswith(".") else None
+            if found is not None and not _runs(int(found[2])):
+                Path(inside, name).unlink(missing_ok=True)
+
+
+def _runs(process: int) -> bool:
+    if os.name == "nt":
+        return True
+    try:
+        os.kill(process, 0)  # sends nothing
+    except (ProcessLookupError, OverflowError):
+        return False
+    except PermissionError:
+        pass
+    return True
+
+
 @contextmanager
 def written_beside(most: int, threads: int = 1) -> Iterator[Callable[..., None]]:
     """A function that calls another one in a thread beside the caller's work; when the block ends all calls are done.
@@ -41,6 +71,8 @@ def written_beside(most: int, threads: int = 1) -> Iterator[Callable[..., None]]
         most: calls that wait at most.
         threads: that make the calls.
     """
+    from concurrent.futures import ThreadPoolExecutor
+
     with ThreadPoolExecutor(threads) as pool:
         calls: deque[Future[object]] = deque()
 

@@ -262,6 +262,15 @@ class TestSplits:
         text_file(tmp_path / "train.txt", "my cat 1\n")
         assert opened(tmp_path, "train").names == ["my cat 1"]
 
+    @pytest.mark.parametrize("name", ["new\nline", "ends\n", "two\r\nfold/a", "line\u2028separator"])
+    def test_names_that_no_list_can_hold(self, tmp_path, name):
+        image_file(tmp_path / "images" / "a.png")
+        image_file(tmp_path / "images" / f"{name}.png")
+        with pytest.raises(DataError, match=r"1 name of images with a line break.* Fix: rename the files") as error:
+            open_dataset(DataSettings(root=str(tmp_path), classes=["a", "b"]), "all")
+        assert str(error.value).splitlines() == [str(error.value)]
+        assert repr(name)[1:-1] in str(error.value)
+
     def test_listed_images_that_do_not_exist(self, tmp_path):
         text_file(photos(tmp_path) / "train.txt", "a\nz\n")
         with pytest.raises(DataError, match=r"^z: 1 of 2 images in .*train\.txt do not exist.*images.*Fix"):

@@ -5,7 +5,6 @@ from __future__ import annotations
 import errno
 import gc
 import os
-import re
 import signal
 import sys
 import traceback
@@ -14,6 +13,7 @@ from types import FrameType
 from maskwright.cli.verbs import Ended, app
 from maskwright.cli.words import VERBS
 from maskwright.errors import MaskwrightError
+from maskwright.files import TEMPORARY
 from maskwright.version import __version__
 
 FULL = "the disk is full, or a quota is used up; make room and give the same command again"
@@ -40,7 +40,6 @@ TOLD_BY_LIBRARIES = {
     "Permission denied": IN_WORDS[errno.EACCES],
 }
 OUT_OF_MEMORY = "smaller batches (train.batch_size=, inference.batch_size=), crops or images need less"
-TEMPORARY = re.compile(r"\.(.+)\.\d+\.tmp(\.\w+)?")  # as `files.atomic_write` names it
 
 
 MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
@@ -121,4 +120,4 @@ def _path(error: OSError) -> str:
     if not isinstance(error.filename, str):
         return ""
     folder, name = os.path.split(error.filename)
-    return f"{os.path.join(folder, TEMPORARY.sub(lambda found: found[1] + (found[2] or ''), name))}: "
+    return f"{os.path.join(folder, TEMPORARY.sub(lambda found: found[1] + (found[3] or ''), name))}: "

@@ -31,7 +31,7 @@ from maskwright.engine.progress import Progress, RunLog, plain
 from maskwright.engine.resume import STATE, StopSignals, identity_of, read_state, seed_everything
 from maskwright.engine.schedule import rate_factor
 from maskwright.errors import DataError, RecipeError, TrainingStopped
-from maskwright.files import atomic_write
+from maskwright.files import atomic_write, remove_unfinished
 from maskwright.settings import TrainSettings
 
 Batch = dict[str, Tensor]
@@ -97,8 +97,7 @@ def fit(
     step = step if watch is None else watch(model, trainable_extra, step)
     state = read_state(folder, identity_of(settings, train_set))
     if distributed.is_main():
-        for unfinished in folder.glob(".*.tmp.*"):  # of a process that was killed while it wrote
-            unfinished.unlink()
+        remove_unfinished(folder)
     distributed.barrier()  # every process has read the state before the main one writes the next
     if state is not None and state["finished"]:
         load_into(model.to(device), load_weights(folder / MODEL), folder / MODEL)

@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskwright.engine.checkpoint import file_hash
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.files import read_json, write_json
+from maskwright.files import read_json, remove_unfinished, write_json
 from maskwright.runs.folder import RECORD, RunFolder
 
 if TYPE_CHECKING:
@@ -401,6 +401,8 @@ def flat(value: Any, path: str = "") -> dict[str, str]:
 def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
     """Hold a run folder for this process; where the system has no `flock` (Windows) nothing is held.
 
+    What processes that were killed in the middle of writing left in it is deleted then.
+
     Raises:
         MaskwrightError: another process works in the folder now.
     """
@@ -416,4 +418,5 @@ def run_lock(folder: str | os.PathLike[str]) -> Iterator[None]:
             fcntl.flock(stream, fcntl.LOCK_EX | fcntl.LOCK_NB)
         except BlockingIOError:
             raise MaskwrightError(f"another process is working in {run}; wait for it, or choose another out=") from None
+        remove_unfinished(run.path)
         yield

@@ -13,7 +13,7 @@ from typing import Any
 import numpy as np
 
 from maskwright.data.classes import label_space, resolve
-from maskwright.data.finding import Complain, Finding, refuse
+from maskwright.data.finding import Complain, Finding, number_of, refuse
 from maskwright.data.images import ImageSet, list_images
 from maskwright.data.provenance import check_masks, is_marked, refuse_made
 from maskwright.data.saliency import DETECTORS
@@ -152,6 +152,19 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
             check_masks({str(mask_folder), *map(os.path.dirname, found.values())}, settings.masks_are)
             _complain_twice(complain, mask_folder, twice)
             masks.update(_renamed(found, prefix, _option(settings, "mask_suffix")))
+    broken = [path for name, path in images.items() if name.splitlines() != [name]]
+    if broken:
+        complain(
+            Finding(
+                "error",
+                f"{number_of(len(broken), 'name')} of images with a line break",
+                [repr(path) for path in broken],
+                len(broken),
+                expected="names that lists with a name a line can hold",
+                fix="rename the files",
+                kind="name-line-break",
+            )
+        )
     if not images:
         raise DataError(f"{places[0][0]}: no images. Expected files that Pillow reads; folders: {_folders(root)}")
     mask_folders = [str(place[1]) for place in places if place[1] is not None]
