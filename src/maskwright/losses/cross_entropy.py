@@ -72,6 +72,29 @@ def cross_entropy(
     return losses.sum() / torch.where(mass > 0, mass, torch.ones_like(mass))
 
 
+def weighted_mean(
+    losses: Tensor, counted: Tensor, index: Tensor, class_weights: Tensor | None, logits: Tensor
+) -> Tensor:
+    """Mean loss over some pixels, weighted by their classes as in `cross_entropy`; 0 with a graph where none counts.
+
+    Args:
+        losses: `(B, H, W)`, not weighted.
+        counted: `(B, H, W)` bool.
+        index: `(B, H, W)` int64, a class everywhere.
+        class_weights: `(C,)`, not negative; None for 1.
+        logits: `(B, C, H, W)`, which the losses are of.
+
+    Raises:
+        DataError: weights for another number of classes.
+    """
+    weights = counted.to(losses.dtype)
+    if class_weights is not None:
+        _checked_weights(class_weights, logits)
+        weights = weights * class_weights.to(losses)[index]
+    mass = weights.sum()
+    return (losses * weights).sum() / torch.where(mass > 0, mass, torch.ones_like(mass))
+
+
 class CrossEntropy(nn.Module):
     """Module form of `cross_entropy`.
 

@@ -11,8 +11,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from maskwright.errors import DataError, RecipeError
-from maskwright.losses.cross_entropy import cross_entropy_map
+from maskwright.errors import RecipeError
+from maskwright.losses.cross_entropy import cross_entropy_map, weighted_mean
 from maskwright.losses.ignore import IGNORE_INDEX, index_labels
 
 
@@ -45,14 +45,8 @@ def focal_loss(
     losses, valid = cross_entropy_map(logits, labels, ignore_index=ignore_index)
     # 1 - p without cancellation; kept above 0 because a power below 1 has no slope there.
     missing = (-torch.expm1(-losses)).clamp(min=torch.finfo(losses.dtype).tiny)
-    focal = missing**gamma * losses
-    weights = valid.to(losses.dtype)
-    if class_weights is not None:
-        if tuple(class_weights.shape) != (logits.shape[1],):
-            raise DataError(f"class_weights must be ({logits.shape[1]},), found {tuple(class_weights.shape)}")
-        weights = weights * class_weights.to(losses)[index_labels(labels, valid)]
-    mass = weights.sum()
-    return (focal * weights).sum() / torch.where(mass > 0, mass, torch.ones_like(mass))
+    index = index_labels(labels, valid)
+    return weighted_mean(missing**gamma * losses, valid, index, class_weights, logits)
 
 
 class Focal(nn.Module):

@@ -8,8 +8,8 @@ from collections.abc import Sequence
 import torch
 from torch import Tensor, nn
 
-from maskwright.errors import DataError, RecipeError
-from maskwright.losses.cross_entropy import cross_entropy_map
+from maskwright.errors import RecipeError
+from maskwright.losses.cross_entropy import cross_entropy_map, weighted_mean
 from maskwright.losses.ignore import IGNORE_INDEX, index_labels
 
 
@@ -46,13 +46,7 @@ def ohem_cross_entropy(
     _check(threshold, min_kept)
     losses, valid = cross_entropy_map(logits, labels, ignore_index=ignore_index)
     kept = hard_pixels(losses.detach(), valid, threshold=threshold, min_kept=min_kept)
-    weights = kept.to(losses.dtype)
-    if class_weights is not None:
-        if tuple(class_weights.shape) != (logits.shape[1],):
-            raise DataError(f"class_weights must be ({logits.shape[1]},), found {tuple(class_weights.shape)}")
-        weights = weights * class_weights.to(losses)[index_labels(labels, valid)]
-    mass = weights.sum()
-    return (losses * weights).sum() / torch.where(mass > 0, mass, torch.ones_like(mass))
+    return weighted_mean(losses, kept, index_labels(labels, valid), class_weights, logits)
 
 
 @torch.no_grad()
