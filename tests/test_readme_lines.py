@@ -121,7 +121,7 @@ def test_every_line_in_order_and_what_comes_after(folder):
     assert again.count("done already") == len(list(Path("runs/photos").glob("*/stage.json"))) == 5
     succeed("report", "runs/photos")
     nothing_drawn = maskwright("evaluate", "runs/photos")
-    assert "true mask" in str(nothing_drawn.exception)
+    assert "ground-truth mask" in str(nothing_drawn.exception)
     assert "mIoU 1.0000" not in nothing_drawn.output
     scored = succeed("evaluate", "runs/photos", "masks=drawn", CLASSES)
     assert "mIoU" in scored
@@ -138,10 +138,21 @@ def test_predictions_written_anywhere_are_never_scored_against_themselves(folder
     assert f"{images} predicted, 0 failed" in succeed("predict", "runs/photos", "photos/", "out=photos")
     assert len(list(Path("photos/masks").rglob("*.png"))) == images
 
-    for command in (["evaluate", "runs/photos"], ["report", "runs/photos"], train):
+    # A set of tags stays one, so what was begun goes on; nothing is scored against, or learned from, predictions.
+    assert "done already" in succeed(*train)
+    succeed("report", "runs/photos")
+    assert "passed over" in succeed("data", "check", "photos/", "tags.csv")
+    for command, said in (
+        (["evaluate", "runs/photos"], r"no image .* has a ground-truth mask .* do not count"),
+        ([*train[:2], "supervision=mixed", *train[2:], "out=runs/mixed"], r"supervision=mixed needs masks"),
+        (
+            ["evaluate", "runs/photos", "masks=masks", "data=photos"],
+            r"photos/masks holds predictions .*provenance\.json",
+        ),
+    ):
         refused = maskwright(*command)
         assert refused.exit_code != 0, command
-        assert re.search(r"photos/masks holds predictions .*photos/masks/provenance\.json", str(refused.exception))
+        assert re.search(said, str(refused.exception))
     record = read_json("photos/masks/provenance.json")
     assert record["model"] == str((folder / "runs/photos/segmenter/model.safetensors").resolve())
     shutil.rmtree("photos/masks")

@@ -84,6 +84,9 @@ def test_data_and_run_that_moved_go_on(there, monkeypatch):
     monkeypatch.chdir(there.parent / "new")
     said = run("data=pictures", "out=run", until=None)
     assert sum("done already" in line for line in said) == LABEL_STAGES + 2
+    own = load_recipe("run/recipe.yaml", ["data=pictures"])
+    assert own.out == "run"  # and not where it lay when it was begun
+    assert load_recipe("run/recipe.yaml", ["out=other"]).out == "other"
     (RunFolder("run").report).unlink()
     os.rename("pictures", "gone")
     with pytest.raises(DataError, match=r"were in pictures; say where they are now: data=FOLDER"):

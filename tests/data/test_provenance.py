@@ -84,6 +84,33 @@ class TestMasksThatMaskwrightWrote:
         for said in ("holds predictions", str(root / "masks/provenance.json"), "masks_are=predictions", "delete"):
             assert said in str(error.value)
 
+    @pytest.mark.parametrize("layout", ["images", "JPEGImages"])
+    def test_are_passed_over_in_a_set_of_tags_where_nobody_typed_them(self, files, layout):
+        masks = "masks" if layout == "images" else "SegmentationClass"
+        root = photos(files, f"set/{layout}", masks=f"set/{masks}")
+        predicted(root / masks)
+        (root / "tags.csv").write_text("image,tags\na,sky\nb,sea\nc,sea\n", encoding="utf-8")
+        given = {"tags": "tags.csv", "classes": ["background", "sky", "sea"]}
+        assert not opened(root, **given).has_mask(0)
+        found = check(DataSettings(root=str(root), **given), ("all",))
+        assert [(finding.kind, finding.level) for finding in found if finding.kind == "masks-ours"] == [
+            ("masks-ours", "warning")
+        ]
+        with pytest.raises(DataError, match="holds predictions"):
+            opened(root, masks=masks, **given)
+        with pytest.raises(DataError, match="holds predictions"):
+            opened(root, classes=given["classes"])
+        (root / masks / "drawn").mkdir()
+        assert opened(root, masks_are="predictions", **given).has_mask(0)
+
+    def test_and_not_passed_over_beside_masks_that_somebody_drew(self, files):
+        root = photos(files, masks="set/masks")
+        (root / "tags.csv").write_text("image,tags\na,sky\n", encoding="utf-8")
+        files.mask("set/masks/trip/a.png", [0, 1])
+        predicted(root / "masks/trip")
+        with pytest.raises(DataError, match="trip holds predictions"):
+            opened(root, tags="tags.csv", classes=["background", "sky"])
+
     def test_each_split_of_a_folder_of_splits_is_looked_at(self, files):
         for part in ("train", "val"):
             photos(files, f"set/{part}/images", masks=f"set/{part}/masks")

@@ -2,7 +2,7 @@
 
 `provenance.json` lies in the folder, or, for pseudo-masks, in the one above it:
 
-    {"format": "maskwright predictions 1", "model": "...", "weights": "...", "maskwright": "0.1.0"}
+    {"format": "maskwright predictions 1", "model": "...", "weights": "...", "maskwright": "0.2.0"}
 """
 
 from __future__ import annotations

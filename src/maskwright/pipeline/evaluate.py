@@ -51,7 +51,10 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
     folder = Path(out) if out else base.evaluations / name
     scores = evaluate_to_folder(predictor, dataset, recipe.inference, folder)
     if scores is None:
-        raise DataError(f"no image of {recipe.data.root}, split {recipe.data.val!r}, has a true mask to score against")
+        raise DataError(
+            f"no image of {recipe.data.root}, split {recipe.data.val!r}, has a ground-truth mask to score against "
+            "(masks that maskwright wrote do not count); give masks=FOLDER"
+        )
     if not distributed.is_main():
         return []
     return [*score_table(scores), *_caution(dataset), f"written to {folder}"]

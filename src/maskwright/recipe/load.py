@@ -79,13 +79,20 @@ def _tell(old: str, new: str) -> None:
 def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """A recipe by name or file, with overrides such as `data=photos/` or `train.lr=0.02` applied.
 
+    The recipe that a run folder holds goes on in that folder, wherever it was moved to.
+
     Raises:
         RecipeError: unknown recipe, a file that is not YAML, an unknown key (the message names the nearest), or a value
             of the wrong type.
     """
+    from maskwright.runs.folder import RunFolder  # with PyTorch, which lists of recipes do without
+
     path = recipe_file(name)
     fields = recipe_fields(path)
     fields.setdefault("name", path.stem)
+    run = RunFolder(path.parent)
+    if path == run.recipe and run.facts.is_file():
+        fields["out"] = str(run)
     known = copy.deepcopy(fields)
     for override in overrides:
         apply_override(known, override)  # all of them say what kind of recipe it is, before any is understood

@@ -68,6 +68,11 @@ class RunContext:
         if self.recipe.supervision != "mixed":
             return []
         have = [name for index, name in enumerate(self.train.names) if self.train.has_mask(index)]
+        if not have:
+            raise DataError(
+                f"supervision=mixed needs masks of some images of split {self.recipe.data.train!r}, found none (masks "
+                "that maskwright wrote do not count); give masks=FOLDER, or supervision=tags"
+            )
         if self.recipe.mixed_list is None:
             return have
         path = Path(self.recipe.mixed_list)

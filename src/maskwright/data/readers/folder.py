@@ -16,6 +16,7 @@ from maskwright.data.classes import label_space, resolve
 from maskwright.data.finding import Complain, Finding, number_of, refuse
 from maskwright.data.images import ImageSet, list_images
 from maskwright.data.provenance import check_masks, is_marked, refuse_made
+from maskwright.data.provenance import made as made_by_us
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.tags import TagTable, image_key, match_tags, read_tags, tag_values
 from maskwright.errors import DataError, unknown_name
@@ -63,7 +64,7 @@ def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) ->
     if settings.masks is None:
         augmented = split.endswith("aug") and (root / "SegmentationClassAug").is_dir()
         masks = root / ("SegmentationClassAug" if augmented else "SegmentationClass")
-        masks = masks if masks.is_dir() else None
+        masks = masks if masks.is_dir() and not _only_ours(settings, masks, complain) else None
     else:
         masks = resolve(root, settings.masks)
         if not masks.is_dir():
@@ -122,6 +123,10 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
         places = [(root / part / "images", root / part / (settings.masks or "masks"), f"{part}/") for part in parts]
     else:
         places = [(root, masks, "")]
+    places = [
+        (folder, None if where and _only_ours(settings, where, complain) else where, part)
+        for folder, where, part in places
+    ]
     if not any(place[1] is not None and place[1].is_dir() for place in places):
         if settings.masks is not None:
             raise DataError(f"masks {settings.masks}: no such folder in {root}. Folders there: {_folders(root)}")
@@ -129,6 +134,27 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
     listing = _list(settings, complain, places)
     listing.prefixes = parts
     return _build(settings, split, "folder", listing, complain)
+
+
+def _only_ours(settings: DataSettings, masks: Path, complain: Complain) -> bool:
+    """Whether to pass over a folder of masks that nobody typed, of a set with tags: predictions that came to lie in it
+    do not make it a set of masks, and what was begun with its tags can be resumed."""
+    if settings.masks is not None or settings.masks_are is not None or settings.tags in (None, "masks"):
+        return False
+    found, _ = list_images(masks, made=True) if masks.is_dir() else ({}, [])
+    theirs = [path for path in found.values() if made_by_us(Path(path).parent) is None]
+    if found and not theirs:
+        complain(
+            Finding(
+                "warning",
+                "nothing but masks that maskwright wrote, which are no ground truth: passed over",
+                [str(masks)],
+                len(found),
+                fix="write predictions somewhere else, or say what they are with masks_are=",
+                kind="masks-ours",
+            )
+        )
+    return bool(found) and not theirs
 
 
 def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, Path | None, str]]) -> Listing:
