@@ -13,7 +13,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine.fit import total_steps
 from maskwright.errors import DataError, RecipeError
 from maskwright.losses import create_loss
-from maskwright.models import MODELS, create_model
+from maskwright.models import MODELS, backbones, create_model
 from maskwright.models.backbones import import_timm
 from maskwright.plan import dryrun
 from maskwright.plan.cut import reduced
@@ -94,7 +94,7 @@ def test_expected_number_and_weights_that_cannot_be_had(monkeypatch):
     def nothing(*_):
         raise RecipeError("no server answers")
 
-    monkeypatch.setattr(dryrun, "find_weights", nothing)
+    monkeypatch.setattr(dryrun, "check_weights", nothing)
     said = []
     dryrun.dry_run(load_recipe("voc-dupsampling-os32", [*SMALL, "device=cpu"]), say=said.append)
     text = "\n".join(said)
@@ -104,7 +104,7 @@ def test_expected_number_and_weights_that_cannot_be_had(monkeypatch):
 
 
 def test_weights_that_are_a_file_of_ones_own_are_asked_for(monkeypatch):
-    monkeypatch.setattr(dryrun, "find_weights", lambda *_: None)
+    monkeypatch.setattr(backbones, "find_weights", lambda *_: None)
     trunk, segmenter = dryrun.weights_lines(load_recipe("voc-l2g"))
     assert "no weights of resnet38 to download" in trunk
     assert segmenter == "weights    resnet101, pretrained=tv_in1k: can be had; not loaded now"

@@ -2,13 +2,16 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterable, Sequence
+import time
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass, field
+from typing import Any
 
 import numpy as np
 
 from maskwright.data import READERS, Dataset, reader_name
 from maskwright.data.finding import Complain, Finding, FindingError, Level, number_of
+from maskwright.data.images import ImageSet
 from maskwright.data.masks import range_finding
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace
@@ -21,7 +24,7 @@ TOGETHER_AT_LEAST = 3  # images with a tag, before "always together" means anyth
 BY_CHANCE = 0.05  # a pair that is as likely as this to be together by chance is not reported
 SHOWN_PAIRS = 10
 
-__all__ = ["Finding", "check", "report"]
+__all__ = ["Finding", "check", "examine", "report"]
 
 
 @dataclass
@@ -31,6 +34,8 @@ class SplitSummary:
     Args:
         split: its name.
         labels: of the set.
+        source: of the split, as its reader gives it.
+        read: images whose files were read; of the others only names and tags are known, and whether there is a mask.
         pixels: `(256,)` pixels of each label value, over masks whose values all mean something.
         with_pixels: `(256,)` images whose mask has each value.
         together: `(K, K)` images tagged with both, over `labels.foreground`.
@@ -39,7 +44,9 @@ class SplitSummary:
 
     split: str
     labels: LabelSpace
+    source: dict[str, Any] = field(default_factory=dict)
     images: int = 0
+    read: int = 0
     masks: int = 0
     tagged: int = 0
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -61,6 +68,11 @@ class SplitSummary:
     def tag_counts(self) -> np.ndarray:
         return np.diagonal(self.together)
 
+    @property
+    def whole(self) -> bool:
+        """Whether every file was read."""
+        return self.read == self.images
+
 
 def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[Finding]:
     """What is wrong with a set, and what is in it; every image and mask is read once.
@@ -73,6 +85,23 @@ def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[F
         Findings: errors first, then warnings, then the tables of what is there. Where any is an error, training or the
         scores after it would be wrong.
     """
+    return examine(settings, splits)[0]
+
+
+def examine(
+    settings: DataSettings, splits: Sequence[str] | None = None, seconds: float | None = None
+) -> tuple[list[Finding], list[SplitSummary]]:
+    """As `check`, in limited time, with what each split holds.
+
+    Args:
+        settings: as for `check`.
+        splits: as for `check`.
+        seconds: about the most that is spent on the files of a split, which are then read in random order; all are by
+            default. What a part cannot tell is not said: a class without a pixel, labels that are all the same.
+
+    Returns:
+        Findings as `check` gives them, and one summary for each split that could be opened.
+    """
     findings: list[Finding] = []
     summaries: list[SplitSummary] = []
     for split in dict.fromkeys(splits or (settings.train, settings.val)):
@@ -84,11 +113,11 @@ def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[F
         except DataError as error:
             findings.append(Finding("error", str(error)))
             continue
-        summary = SplitSummary(split, dataset.labels)
+        summary = SplitSummary(split, dataset.labels, dict(dataset.source))
         tags = len(dataset.labels.foreground)
         summary.together = np.zeros((tags, tags), np.int64)
         summary.tags_derived = dataset.source.get("tag_source") in (None, *TAGS_FROM_MASKS)
-        for record in scan(dataset):
+        for record in _records(dataset, seconds, summary):
             _add(summary, record)
         findings += _problems(summary)
         findings += _saliency(settings, dataset, training=not summaries)
@@ -101,7 +130,7 @@ def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[F
     findings += _between(summaries)
     once = {(finding.level, finding.what, *finding.files): finding for finding in reversed(findings)}
     order = {"error": 0, "warning": 1, "info": 2}
-    return sorted(reversed(once.values()), key=lambda finding: order[finding.level])
+    return sorted(reversed(once.values()), key=lambda finding: order[finding.level]), summaries
 
 
 def report(findings: Iterable[Finding]) -> str:
@@ -127,6 +156,28 @@ def report(findings: Iterable[Finding]) -> str:
 
 def _open(settings: DataSettings, split: str, complain: Complain) -> Dataset:
     return READERS[reader_name(settings)](settings, split, complain)
+
+
+def _records(dataset: Dataset, seconds: float | None, summary: SplitSummary) -> list[Record] | Iterator[Record]:
+    """Records of all images in order: read from the files, or for the rest, after some seconds, from what is listed."""
+    if seconds is None:
+        summary.read = len(dataset)
+        return scan(dataset)
+    found: dict[int, Record] = {}
+    on_disk = isinstance(dataset, ImageSet)  # what is drawn has nothing wrong with it
+    if on_disk:
+        order, started = np.random.default_rng(0).permutation(len(dataset)).tolist(), time.perf_counter()
+        for index, record in zip(order, scan(dataset, order)):
+            found[index] = record
+            if time.perf_counter() - started > seconds:
+                break
+    summary.read = len(found)
+
+    def listed(index: int) -> Record:
+        tags = None if on_disk and summary.tags_derived else dataset.tags(index)
+        return Record(dataset.names[index], has_mask=dataset.has_mask(index), tags=tags)
+
+    return [found.get(index) or listed(index) for index in range(len(dataset))]
 
 
 def _add(summary: SplitSummary, record: Record) -> None:
@@ -233,6 +284,8 @@ def _content(summary: SplitSummary, training: bool) -> list[Finding]:
     """Masks that are readable and yet teach nothing."""
     labels = summary.labels
     present = np.flatnonzero(summary.pixels[: labels.num_classes])
+    if not summary.whole:
+        return []
     if summary.binary and summary.binary == summary.masks and labels.ignore_index == 255 and labels.num_classes > 1:
         return [
             Finding(
@@ -257,7 +310,7 @@ def _classes(summary: SplitSummary, training: bool) -> list[Finding]:
     """Classes that never occur, and classes that masks and tags disagree on."""
     labels, split = summary.labels, summary.split
     found = []
-    if summary.masks:
+    if summary.masks and summary.whole:
         absent = [name for value, name in enumerate(labels.names) if not summary.pixels[value]]
         if absent and len(absent) < labels.num_classes:
             what = f"{len(absent)} of {labels.num_classes} classes are in no mask of {split}: {', '.join(absent)}"

@@ -5,7 +5,7 @@ from __future__ import annotations
 import hashlib
 import io
 import os
-from collections.abc import Iterator
+from collections.abc import Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass, field
 
@@ -47,15 +47,16 @@ class Record:
     problems: list[Finding] = field(default_factory=list)
 
 
-def scan(dataset: Dataset) -> Iterator[Record]:
-    """A `Record` of every example, in order; images are read whole, by a few threads."""
+def scan(dataset: Dataset, order: Sequence[int] | None = None) -> Iterator[Record]:
+    """A `Record` of every example, in order or in that which is given; images are read whole, by a few threads."""
+    indices = range(len(dataset)) if order is None else order
 
     def inspect(index: int) -> Record:
         return inspect_files(dataset, index) if isinstance(dataset, ImageSet) else inspect_sample(dataset, index)
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        for start in range(0, len(dataset), CHUNK):
-            yield from pool.map(inspect, range(start, min(start + CHUNK, len(dataset))))
+        for start in range(0, len(indices), CHUNK):
+            yield from pool.map(inspect, indices[start : start + CHUNK])
 
 
 def inspect_sample(dataset: Dataset, index: int) -> Record:

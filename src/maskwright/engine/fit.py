@@ -109,7 +109,7 @@ def fit(
         )
         with Progress(title, training.total, training.step) as progress, StopSignals() as signals, training.log:
             if distributed.world_size() > 1:
-                progress.say(f"{settings.batch_size} images a batch, {_share(settings)} in each process")
+                progress.say(f"{settings.batch_size} images a batch, {share_of_batch(settings)} in each process")
             training.run(step, validate, metadata, progress, signals)
             result = training.finish(metadata)
             if distributed.any_process(signals.received is not None):  # since the last step, in its validation or here
@@ -136,7 +136,7 @@ class _Training:
         self.identity = identity_of(settings, train_set)
         self.loader = make_loader(
             train_set,
-            _share(settings),
+            share_of_batch(settings),
             workers=settings.workers,
             rank=distributed.rank(),
             world_size=distributed.world_size(),
@@ -421,8 +421,12 @@ def check_same_parts(names: list[list[str]]) -> None:
             )
 
 
-def _share(settings: TrainSettings) -> int:
-    """Images of a batch that this process takes."""
+def share_of_batch(settings: TrainSettings) -> int:
+    """Images of a batch that each process takes.
+
+    Raises:
+        RecipeError: the processes cannot share it evenly.
+    """
     share, rest = divmod(settings.batch_size, distributed.world_size())
     if rest:
         raise RecipeError(

@@ -8,7 +8,7 @@ view both have the same arg-max, and neither is built where a label map is all t
 from __future__ import annotations
 
 from collections import deque
-from collections.abc import Callable, Iterable, Iterator, Mapping
+from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
@@ -126,6 +126,16 @@ def _maps(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tens
         return _at_head(model, images, settings)
 
 
+def check_scales(scales: Sequence[float], key: str) -> None:
+    """Refuse scales that show nothing; `key` is the setting's name.
+
+    Raises:
+        RecipeError: none, or one that is not above 0.
+    """
+    if not scales or min(scales) <= 0:
+        raise RecipeError(f"{key} must be one or more numbers above 0, found {list(scales)}")
+
+
 def _mean_over_views(
     model: nn.Module, images: Tensor, settings: InferenceSettings, activation: Callable[[Tensor], Tensor]
 ) -> Tensor:
@@ -135,8 +145,7 @@ def _mean_over_views(
     size in one bilinear step from wherever the head left them.
     """
     size = (images.shape[2], images.shape[3])
-    if not settings.scales or min(settings.scales) <= 0:
-        raise RecipeError(f"inference.scales must be one or more numbers above 0, found {list(settings.scales)}")
+    check_scales(settings.scales, "inference.scales")
     flips = (False, True) if settings.flip else (False,)
     total: Tensor | None = None
     with evaluating(model):

@@ -8,7 +8,7 @@ from __future__ import annotations
 
 import inspect
 import math
-from collections.abc import Callable, Mapping, Sequence
+from collections.abc import Callable, Iterable, Mapping, Sequence
 from typing import Any, Literal
 
 import torch
@@ -110,6 +110,16 @@ class SegmentationLoss(nn.Module):
         self.special = nn.ModuleDict(
             {name: build(**_accepted(build, known)) for name, build in AUXILIARY_LOSSES.items() if self._wants(name)}
         )
+
+    def check(self, outputs: Iterable[str]) -> None:
+        """Compare the names of a model's outputs with those that have a weight.
+
+        Raises:
+            DataError: an auxiliary output that the model does not give.
+        """
+        names = list(outputs)
+        for name in self.auxiliary:
+            _matching(name, names)
 
     def _wants(self, kind: str) -> bool:
         return any(name.split(".")[0] == kind for name in self.auxiliary)
@@ -247,7 +257,7 @@ def _class_weights(
     return list(weights)
 
 
-def _matching(name: str, outputs: Mapping[str, Tensor]) -> list[str]:
+def _matching(name: str, outputs: Iterable[str]) -> list[str]:
     found = [key for key in outputs if key == name or key.startswith(f"{name}.")]
     if not found:
         given = [key for key in outputs if key != "logits"]

@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.models.backbone import Backbone
-from maskwright.models.pretrained import find_weights, refuse_sources, why_unreadable
+from maskwright.models.pretrained import find_weights, refuse_sources, weights_file, why_unreadable
 
 # Names that timm does not know -> function(name, *, pretrained, output_stride, in_channels, **options) -> Backbone.
 BACKBONES: dict[str, Callable[..., Backbone]] = {}
@@ -129,10 +129,9 @@ def create_backbone(
                 raise RecipeError(unknown_name(f"option of backbone {name}", option, known))
         return BACKBONES[name](name, **arguments, **options)
 
+    check_name(name)
     timm = import_timm()
     architecture, _, tag = name.partition(".")
-    if not timm.is_model(architecture):
-        raise RecipeError(unknown_name("backbone", architecture, [*BACKBONES, *timm.list_models()]))
     weights, finish = find_weights(timm, architecture, tag, pretrained)
     if architecture.startswith("hrnet"):
         options = {"feature_location": "", **options}
@@ -146,6 +145,39 @@ def create_backbone(
         _find_multiple(backbone)
     finish(backbone)
     return backbone
+
+
+def check_weights(name: str, pretrained: bool | str) -> None:
+    """Refuse weights of a backbone that cannot be had; nothing is downloaded, and a file is only looked for.
+
+    Args:
+        name: as for `create_backbone`.
+        pretrained: as for `create_backbone`.
+
+    Raises:
+        RecipeError: no such backbone, file, tag or weights, or a download that cannot work.
+    """
+    if pretrained and name in BACKBONES:
+        weights_file(name, pretrained)
+    elif pretrained:
+        architecture, _, tag = name.partition(".")
+        check_name(name)
+        find_weights(import_timm(), architecture, tag, pretrained)
+
+
+def check_name(name: str, kind: str = "backbone") -> None:
+    """Refuse a backbone that nobody knows.
+
+    Args:
+        name: as for `create_backbone`.
+        kind: what the name stands for, for the message.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    architecture = name.partition(".")[0]
+    if name not in BACKBONES and not import_timm().is_model(architecture):
+        raise RecipeError(unknown_name(kind, architecture, [*BACKBONES, *import_timm().list_models()]))
 
 
 def import_timm() -> Any:

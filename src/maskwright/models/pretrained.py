@@ -83,12 +83,22 @@ def load_local(timm: Any, backbone: Backbone, path: bool | str, *, stem: str, op
     Raises:
         RecipeError: no such file, or one that cannot be read or does not fit.
     """
-    if not isinstance(path, str):
-        raise RecipeError(f"there are no weights of {backbone.name} to download. {ADVICE}")
-    if not Path(path).is_file():
-        raise RecipeError(f"weights file {path} does not exist (it was given as pretrained weights)")
+    path = weights_file(backbone.name, path)
     state = _read(timm, path)
     load_tensors(timm, backbone, _own(state) or state, path, stem=stem, optional=optional)
+
+
+def weights_file(name: str, pretrained: bool | str) -> str:
+    """The file that weights of a backbone of ours come from, which nobody offers for download.
+
+    Raises:
+        RecipeError: no file is named, or it does not exist.
+    """
+    if not isinstance(pretrained, str):
+        raise RecipeError(f"there are no weights of {name} to download. {ADVICE}")
+    if not Path(pretrained).is_file():
+        raise RecipeError(f"weights file {pretrained} does not exist (it was given as pretrained weights)")
+    return pretrained
 
 
 def load_tensors(

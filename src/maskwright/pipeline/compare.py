@@ -19,6 +19,7 @@ from maskwright.data.provenance import REFERENCES
 from maskwright.errors import DataError, MaskwrightError, RecipeError, unknown_name
 from maskwright.files import read_json, write_json
 from maskwright.pipeline.after import after_stages
+from maskwright.pipeline.check import check_settings
 from maskwright.pipeline.run import run
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe, recipe_names
@@ -106,6 +107,8 @@ def compare(
     main = distributed.is_main()
     say = say if main else _silent
     given = sorted({folder for method in methods for folder in method.folders})
+    if main:
+        _check_wordss(jobs, until)
     with run_lock(out) if main else nullcontext():
         for number, job in enumerate(jobs, start=1):
             say(f"== {number}/{len(jobs)}: {job.method.label}, seed {job.recipe.random_seed}")
@@ -149,6 +152,24 @@ def _check(methods: Sequence[Method]) -> None:
         raise RecipeError(
             f"a method cannot be called {taken[0]!r}, which is a column of the page; choose another label"
         )
+
+
+def _check_wordss(jobs: Sequence[Job], until: str | None) -> None:
+    """Refuse to begin where a recipe cannot be run as it is written; one whose data fail is told of in its turn.
+
+    Raises:
+        RecipeError: as `check_settings`; the message names the method.
+        DataError: a recipe does not say which images.
+    """
+    first = {job.method.label: job for job in reversed(jobs) if not job.method.folders}
+    for label, job in first.items():
+        try:
+            check_settings(RunContext(job.recipe, job.folder, _silent), until)
+        except RecipeError as error:
+            raise RecipeError(f"{label}: {error}") from error
+        except DataError:
+            if not job.recipe.data.root:  # a word that was forgotten, not data that are gone
+                raise
 
 
 def _jobs(methods: Sequence[Method], overrides: Sequence[str], out: Path, seeds: list[int]) -> list[Job]:

@@ -12,9 +12,9 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.engine import distributed
-from maskwright.engine.device import half_type
 from maskwright.files import atomic_write, read_json, write_json
 from maskwright.pipeline.after import after_stages
+from maskwright.pipeline.check import check_run
 from maskwright.pipeline.expected import compared_lines
 from maskwright.pipeline.segment import measured_on
 from maskwright.pipeline.stages import recipe_stages
@@ -46,12 +46,15 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
     if not main:
         say = _silent
     out = Path(recipe.out or f"runs/{recipe.name}")
+    context = RunContext(recipe, out, say)
+    start = check_run(context, until) if main else None
+    stages = recipe_stages(context, until)
     with run_lock(out) if main else nullcontext():
-        context = RunContext(recipe, out, say)
-        for block in (recipe.seeds, recipe.inference):
-            half_type(block.autocast, context.device)  # what cannot be should be known before the work, not after it
-        stages = recipe_stages(context, until)
-        if main:
+        if start is not None:
+            for line in start.lines:
+                say(line)
+            if start.record:
+                write_json(context.out.data_check, start.record)
             with atomic_write(context.out.recipe) as temporary:
                 temporary.write_text(dump_recipe(recipe), encoding="utf-8")
             write_json(context.out.facts, run_facts(recipe))

@@ -100,23 +100,39 @@ def _train_segmenter(context: RunContext, pseudo_masks: Stage | None, folder: Pa
     if pseudo_masks is not None:
         context.remake_masks(context.out.masks, context.out.maps(pseudo_masks.needs[0]), pseudo_masks.run)
         train = with_masks(train, context.out.masks, real=context.real)
-    chosen = [index for index in range(len(train)) if train.has_mask(index)]
-    if not chosen:
-        raise DataError(
-            f"no image of split {context.recipe.data.train!r} has a mask; give masks=, or train from tags with a "
-            "recipe such as cam"
-        )
-    _train_model(context, subset(train, chosen), folder)
+    _train_model(context, with_mask_only(train, context.recipe.data.train), folder)
 
 
 def _train_oracle(context: RunContext, folder: Path) -> None:
-    train = context.train
+    _train_model(context, oracle_images(context.train), folder)
+
+
+def with_mask_only(train: Dataset, split: str) -> Dataset:
+    """The images of a training split that have a mask.
+
+    Raises:
+        DataError: none has one.
+    """
+    chosen = [index for index in range(len(train)) if train.has_mask(index)]
+    if not chosen:
+        raise DataError(
+            f"no image of split {split!r} has a mask; give masks=, or train from tags with a recipe such as cam"
+        )
+    return subset(train, chosen)
+
+
+def oracle_images(train: Dataset) -> Dataset:
+    """The images that the comparison model is trained on.
+
+    Raises:
+        DataError: none has a true mask.
+    """
     chosen = [index for index in range(len(train)) if train.has_mask(index)]
     if not chosen:
         raise DataError(
             "fully_supervised=true needs true masks in the training split, found none; set fully_supervised=false"
         )
-    _train_model(context, subset(train, chosen), folder)
+    return subset(train, chosen)
 
 
 def _train_model(context: RunContext, train: Dataset, folder: Path) -> None:

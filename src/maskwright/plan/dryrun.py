@@ -17,9 +17,7 @@ from maskwright.data.readers.published import published_labels
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.device import choose_device, memory_mb
 from maskwright.errors import RecipeError
-from maskwright.models import BACKBONES
-from maskwright.models.backbones import import_timm
-from maskwright.models.pretrained import find_weights
+from maskwright.models.backbones import check_weights
 from maskwright.plan.cut import STEPS, Budget, cut_down, loadable, trainings
 from maskwright.plan.images import cropped_samples, generated_samples, shrunk
 from maskwright.plan.trial import Training, Trial, try_stages
@@ -145,11 +143,8 @@ def weights_lines(recipe: Recipe) -> Iterable[str]:
     for backbone, pretrained in dict.fromkeys(wanted):
         if pretrained is False or loadable(pretrained):
             continue
-        architecture, _, tag = backbone.partition(".")
         try:
-            if architecture in BACKBONES and not import_timm().is_model(architecture):
-                raise RecipeError(f"there are no weights of {backbone} to download; give a file, pretrained=FILE")
-            find_weights(import_timm(), architecture, tag, pretrained)
+            check_weights(backbone, pretrained)
         except RecipeError as error:
             yield f"weights    a run would stop here: {error}"
         else:

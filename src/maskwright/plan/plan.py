@@ -18,6 +18,7 @@ import torch
 
 from maskwright.data.dataset import Dataset
 from maskwright.engine.device import choose_device
+from maskwright.pipeline.check_networks import check_words
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Budget, Cut, cut_down
 from maskwright.plan.images import cropped_samples
@@ -85,6 +86,7 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
         DataError: images, masks or tags cannot be used.
         RecipeError: settings that do not go together, or no stage `until`.
     """
+    check_words(recipe)
     context = RunContext(recipe, Path(recipe.out or f"runs/{recipe.name}"), lambda line: None)
     stages = recipe_stages(context, until)
     there = states(stages, context.out)

@@ -6,6 +6,7 @@ STAGE/model.safetensors, log.jsonl, state.pt                                    
 STAGE/maps/NAME.npz                                                                of a stage that makes maps
 pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
 evaluation/predictions/NAME.png, metrics.json, images.json
+data_check.json                    what was found of the data before the run began
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
 evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
 """
@@ -59,6 +60,7 @@ class RunFolder(os.PathLike[str]):
         self.pseudo_masks = self.path / "pseudo_masks"
         self.lock = self.path / ".lock"
         self.digests = self.path / ".digests.json"
+        self.data_check = self.path / "data_check.json"
 
     def __fspath__(self) -> str:
         return str(self.path)

@@ -35,6 +35,7 @@ from maskwright.weak.labels import labels_and_confidence, sweep
 from maskwright.weak.seeds.extract import load_maps
 
 FORMAT = "maskwright pseudo-masks 1"
+NO_TRUTH = "pseudo_masks.threshold=best needs true masks in the split that is labelled, found none; give a number"
 
 # What must be known of a pseudo-mask before its score may stand beside another: how it was made, and whether anything
 # but tags had a part in it.
@@ -80,9 +81,7 @@ def write_pseudo_masks(
     elif best is not None:
         threshold = best
     else:
-        raise RecipeError(
-            "pseudo_masks.threshold=best needs true masks in the split that is labelled, found none; give a number"
-        )
+        raise RecipeError(NO_TRUTH)
     source, maps_record = dict(dataset.source), Path(maps_folder) / "maps.json"
     record = {
         "format": FORMAT,
@@ -110,6 +109,18 @@ def write_pseudo_masks(
     scores = {"split": split, "threshold": threshold, **scores, "sweep": rows, "best_threshold": best}
     write_json(folder / SCORES, scores)
     return scores
+
+
+def check_thresholds(dataset: Any, settings: MaskSettings) -> None:
+    """What `write_pseudo_masks` refuses of its settings, before there are maps.
+
+    Raises:
+        RecipeError: threshold "best" without true masks, or a sweep that has no steps.
+    """
+    sweep_thresholds(settings)
+    known = (index for index in range(len(dataset)) if dataset.has_mask(index))
+    if settings.threshold == "best" and not any(dataset.tags(index) is not None for index in known):
+        raise RecipeError(NO_TRUTH)
 
 
 def sweep_thresholds(settings: MaskSettings) -> list[float]:

@@ -163,6 +163,18 @@ def check_saliency(dataset: Dataset, what: str) -> None:
         )
 
 
+def check_tags(recipe: Recipe, train: Any) -> None:
+    """Refuse to train on tags without any.
+
+    Raises:
+        DataError: no image of the split has a tag.
+    """
+    if not any(train.tags(index) for index in range(len(train))):
+        raise DataError(
+            f"no image of split {recipe.data.train!r} has a tag; give tags=FILE (CSV or JSON) or tags=masks"
+        )
+
+
 def batch_saliency(batch: dict[str, torch.Tensor]) -> torch.Tensor:
     """Saliency of a training batch, `(B, 1, H, W)` float32 in 0..1.
 
@@ -229,11 +241,8 @@ def fit_tags(
     Raises:
         DataError: no image of the split has a tag.
     """
+    check_tags(recipe, train)
     tagged = [index for index in range(len(train)) if train.tags(index) is not None]
-    if not any(train.tags(index) for index in tagged):
-        raise DataError(
-            f"no image of split {recipe.data.train!r} has a tag; give tags=FILE (CSV or JSON) or tags=masks"
-        )
     known = [index for index in range(len(val)) if val.tags(index) is not None]
     trained = {id(parameter) for group in parameter_groups for parameter in group["params"]}
     for parameter in network.parameters():

@@ -11,6 +11,7 @@ from torch import Tensor, nn
 
 from maskwright.data.augment import normalise
 from maskwright.data.dataset import Dataset
+from maskwright.models import ImageTagClassifier
 from maskwright.settings import PaperTagTraining, Recipe
 from maskwright.weak.networks.classifier import fit_tags, next_network, part_groups
 from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks, edam_maps
@@ -31,6 +32,30 @@ class EDAMSettings(PaperTagTraining):
     width: int = Field(64, gt=0, description="channels of the attention")
     heads: int = Field(4, gt=0, description="of each class's attention")
     grid: int = Field(16, gt=0, description="rows and columns of tokens in an image, at most; paper: all positions")
+
+
+def build_attention(settings: EDAMSettings, network: ImageTagClassifier) -> CollaborativeAttention:
+    """The attention over a batch that the network is trained with.
+
+    Raises:
+        RecipeError: a width that the heads do not divide.
+    """
+    return CollaborativeAttention(
+        network.backbone.channels[-1],
+        network.num_tags,
+        width=settings.width,
+        heads=settings.heads,
+        grid=settings.grid,
+    )
+
+
+def check_attention(settings: EDAMSettings, network: ImageTagClassifier) -> None:
+    """Refuse settings of an attention that cannot be.
+
+    Raises:
+        RecipeError: as `build_attention`.
+    """
+    build_attention(settings, network)
 
 
 def train_edam(
@@ -63,11 +88,8 @@ def train_edam(
         RecipeError: a backbone, an option or weights that cannot be had, or a width that the heads do not divide.
         DataError: no image has a tag, or `start` holds another model than the recipe's classifier.
     """
-    num_tags = len(train.labels.foreground)
-    network = next_network(recipe, start, num_tags, **EDAM.parts(settings))
-    attention = CollaborativeAttention(
-        network.backbone.channels[-1], num_tags, width=settings.width, heads=settings.heads, grid=settings.grid
-    )
+    network = next_network(recipe, start, len(train.labels.foreground), **EDAM.parts(settings))
+    attention = build_attention(settings, network)
     mean, std = network.mean, network.std
 
     def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -101,4 +123,5 @@ EDAM = Network(
     train_edam,
     maps=SeedMethod(edam_maps, needs=lambda seeds: ("edam",)),
     parts=lambda settings: {"edam": True},
+    check=check_attention,
 )

@@ -139,16 +139,11 @@ def train_l2g(
         DataError: no image has a tag, some have no saliency map, or `start` holds another model than the recipe's
             classifier.
     """
-    check_sampling(settings.sampling, settings.views)
     if settings.transfer == "shape":
         check_saliency(train, "l2g.transfer=shape")
     network, local = build_l2g(recipe, settings, start, len(train.labels.foreground))
+    check_views(settings, network)
     stride = network.backbone.strides[-1]
-    if any(side % stride for side in settings.view_size):
-        raise RecipeError(
-            f"l2g.view_size={list(settings.view_size)} must be multiples of {stride}, the network's stride, since maps "
-            "are compared position by position"
-        )
     mean, std = network.mean, network.std
 
     def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
@@ -194,6 +189,21 @@ def train_l2g(
         trainable_extra=[part for part in local.children() if part is not network.backbone],
         shuffle=settings.shuffle,
     )
+
+
+def check_views(settings: L2GSettings, network: ImageTagClassifier) -> None:
+    """Refuse views that cannot be.
+
+    Raises:
+        RecipeError: not as many as the sampling takes, or of a size that the network's stride does not divide.
+    """
+    check_sampling(settings.sampling, settings.views)
+    stride = network.backbone.strides[-1]
+    if any(side % stride for side in settings.view_size):
+        raise RecipeError(
+            f"l2g.view_size={list(settings.view_size)} must be multiples of {stride}, the network's stride, since maps "
+            "are compared position by position"
+        )
 
 
 def build_l2g(
@@ -247,5 +257,6 @@ L2G = Network(
     maps=SeedMethod(l2g_maps),
     parts=lambda settings: {"background": True, **({"pcm": "features"} if settings.pcm else {})},
     needs=l2g_needs,
+    check=check_views,
     shrink=smaller_views,
 )

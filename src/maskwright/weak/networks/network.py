@@ -7,6 +7,7 @@ from dataclasses import dataclass
 from typing import Any, TypeVar
 
 from maskwright.errors import RecipeError
+from maskwright.models import ImageTagClassifier
 from maskwright.settings import Recipe, Settings
 from maskwright.weak.seeds.method import SeedMethod, needs_nothing
 
@@ -26,6 +27,8 @@ class Network:
         parts: called with its settings; what it makes beside backbone and head, by names of `models.classifier.PARTS`.
         needs: called with its settings; what must be there, in the words of `maskwright.weak.methods`: `saliency`,
             `network` for a trained one before it, or a part of that, as `background` or `pcm=cam`.
+        check: called with its settings and the network before it is trained, perhaps without weights; refuses settings
+            that do not suit the network, with a `RecipeError`.
         shrink: called with its settings, height and width of a training example in a run and in a plan's trial, and the
             stride of its maps; settings to change beside `train`, where they depend on the example's size.
     """
@@ -36,6 +39,7 @@ class Network:
     maps: SeedMethod | None = None
     parts: Callable[[Any], dict[str, Any]] = lambda settings: {}
     needs: Callable[[Any], tuple[str, ...]] = needs_nothing
+    check: Callable[[Any, ImageTagClassifier], None] | None = None
     shrink: Callable[[Any, tuple[int, int], tuple[int, int], int], dict[str, Any]] | None = None
 
 

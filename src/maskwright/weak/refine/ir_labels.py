@@ -18,6 +18,7 @@ from maskwright.data import without_masks
 from maskwright.data.dataset import Dataset
 from maskwright.data.masks import write_mask
 from maskwright.data.provenance import mark
+from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
@@ -87,6 +88,20 @@ def ir_labels(
     return result
 
 
+def background_of(labels: LabelSpace) -> int:
+    """The value of the background, which is told from the classes.
+
+    Raises:
+        DataError: the labels have no background class.
+    """
+    if labels.background is None:
+        raise DataError(
+            f"IR labels need a background class, the classes are {', '.join(labels.names)}; give background=NAME, or "
+            "leave irn out"
+        )
+    return labels.background
+
+
 def write_ir_labels(
     dataset: Dataset,
     maps_folder: str | Path,
@@ -118,15 +133,11 @@ def write_ir_labels(
     """
     labels = dataset.labels
     folder = Path(folder)
-    if labels.background is None:
-        raise DataError(
-            f"IR labels need a background class, the classes are {', '.join(labels.names)}; give background=NAME, or "
-            "leave irn out"
-        )
+    background = background_of(labels)
     if distributed.is_main():
         mark({folder: "pseudo-masks"}, {"which": "IR labels", "maps": origin(Path(maps_folder))}, ours=True)
     values = np.full(256, labels.ignore_index, np.uint8)
-    values[0] = labels.background
+    values[0] = background
     values[1 : 1 + len(labels.foreground)] = labels.foreground
     lost: dict[str, int] = {}
     unmasked = without_masks(dataset)

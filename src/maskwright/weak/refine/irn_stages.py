@@ -12,8 +12,8 @@ from maskwright.models.irnet import load_irnet
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import LABELS, MAPS
 from maskwright.runs.stages import Stage, effective
-from maskwright.weak.refine.ir_labels import write_ir_labels
-from maskwright.weak.refine.irn import BATCH_PIXELS, extract_edges, refine_folder, train_irnet
+from maskwright.weak.refine.ir_labels import background_of, write_ir_labels
+from maskwright.weak.refine.irn import BATCH_PIXELS, build_irnet, extract_edges, refine_folder, train_irnet
 from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.refinement import Refinement, Work
 
@@ -98,6 +98,8 @@ IRN = Refinement(
     IRNSettings,
     irn_stages,
     network="irnet",
+    build=lambda irn, pretrained: build_irnet(irn.model_copy(update={"pretrained": pretrained})),
+    check=lambda irn, labels: background_of(labels),
     work={"edges": Work(_padded, BATCH_PIXELS), "irn": Work(_per_class, 8)},
     cheap={"pad_to": None},
     crf=lambda irn: f"IR labels: {irn.crf}" if irn.crf else "",

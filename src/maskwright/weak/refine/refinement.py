@@ -7,7 +7,9 @@ from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
+from torch import nn
 
+from maskwright.data.sample import LabelSpace
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage
 from maskwright.settings import Recipe, Settings
@@ -40,6 +42,8 @@ class Refinement:
         needs: called with its settings; what must be there, in the words of `maskwright.weak.methods`, as for a seed
             method.
         network: name of its stage that trains a network, if any; settings then has `train`, `backbone`, `pretrained`.
+        build: called with its settings and what to begin from; that network as it is before it is trained.
+        check: called with its settings and the classes; refuses classes that it cannot work on, with a `DataError`.
         work: by the name of a stage; one that is not here takes one image at a time, as long as it has pixels.
         cheap: settings that a plan's trial changes.
         crf: called with its settings; where it lets a dense CRF have a part in the pseudo-masks, in words, or "".
@@ -50,6 +54,8 @@ class Refinement:
     stages: Callable[[RunContext, Any, str, str], list[Stage]]
     needs: Callable[[Any], tuple[str, ...]] = needs_nothing
     network: str = ""
+    build: Callable[[Any, bool | str], nn.Module] | None = None
+    check: Callable[[Any, LabelSpace], object] | None = None
     work: Mapping[str, Work] = field(default_factory=dict)
     cheap: Mapping[str, Any] = field(default_factory=dict)
     crf: Callable[[Any], str] = lambda settings: ""

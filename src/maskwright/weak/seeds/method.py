@@ -3,15 +3,13 @@
 from __future__ import annotations
 
 import inspect
-import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
 
-from pydantic import ConfigDict, TypeAdapter, ValidationError
-
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.settings import ClassifierSettings, SeedSettings
+from maskwright.settings.options import check_values
 from maskwright.weak.seeds.cam import SeedMaps
 
 # Called as `maps(network, views, **options)`; gives one entry per image.
@@ -19,8 +17,6 @@ MapsOf = Callable[..., list[SeedMaps]]
 
 # Pixels of the largest scale, mirrors included, that go through the network at once: enough to keep it busy.
 BATCH_PIXELS = {"cpu": 2**21, "cuda": 2**25}
-
-ANY_TYPE = ConfigDict(arbitrary_types_allowed=True)
 
 
 def needs_nothing(settings: Any) -> tuple[str, ...]:
@@ -64,10 +60,4 @@ class SeedMethod:
         for name in settings.options:
             if name not in known:
                 raise RecipeError(unknown_name(f"option of seeds {settings.method}", name, known))
-        types = typing.get_type_hints(self.maps) if settings.options else {}
-        for name, value in settings.options.items():
-            try:
-                TypeAdapter(types.get(name, Any), config=ANY_TYPE).validate_python(value)
-            except ValidationError as error:
-                said = error.errors()[0]["msg"]
-                raise RecipeError(f"seeds.options.{name}: {said}, found {value!r}") from None
+        check_values(self.maps, settings.options, "seeds.options")
