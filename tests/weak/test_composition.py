@@ -66,8 +66,9 @@ def test_every_stage_runs(words):
         trial.name: trial
         for trial in try_stages(recipe, cut, samples, dataset.labels, len(dataset), CPU, "pseudo_masks")
     }
-    repeated = [f"{word}-2" for place, word in enumerate(recipe.refine) if word in recipe.refine[:place]]
-    wanted = [*recipe.networks, "seeds", *dict.fromkeys(recipe.refine), *repeated, "pseudo_masks"]
+    stages = ["saliency" if word == "saliency_background" else word for word in recipe.refine]
+    repeated = [f"{stage}-2" for place, stage in enumerate(stages) if stage in stages[:place]]
+    wanted = [*recipe.networks, "seeds", *dict.fromkeys(stages), *repeated, "pseudo_masks"]
     assert set(wanted) <= set(tried)
     assert list(tried)[-1] == "pseudo_masks"
     for name in [*recipe.networks, *(["irnet"] if "irn" in recipe.refine else [])]:
