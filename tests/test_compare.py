@@ -96,7 +96,7 @@ def test_methods_as_they_are_typed(tmp_path):
         (["cam", "cam epoch=3"], "Did you mean 'epochs'"),
         (["cam", "cam"], "two methods are called 'cam'"),
         (["a b: cam", "a-b: recam"], "the folder a-b"),
-        (["truth: cam"], "column of the page"),
+        (["ground truth: cam"], "column of the page"),
         (["cam out=here"], "for all methods together"),
         (["cam", "epoch=3"], "Did you mean 'epochs'"),
         (["data=scenes"], "no method is given"),
@@ -167,7 +167,7 @@ def test_page_is_complete_and_shows_the_same_images(compared):
         assert sorted(names) == sorted(item["name"] for item in result["pictures"][key])
         assert len(names) == 2
         columns = re.search(r'<div class="columns".*?</div>', section, re.S)
-        assert re.findall(r"<span>([^<]+)</span>", columns[0]) == ["image", "truth", "demo", "strict τ"]
+        assert re.findall(r"<span>([^<]+)</span>", columns[0]) == ["image", "ground truth", "demo", "strict τ"]
         assert section.count('class="mask"') == 2 * 3
     assert "Only in" not in page.text
     shown = re.findall(r'<tr><th scope="row">pseudo_masks.threshold</th><td>(.*?)</td><td>(.*?)</td>', text)
@@ -218,9 +218,9 @@ def test_seeds_masks_alone_and_no_truth(tmp_path):
     assert set(demo["scores"]) == {"tag_map"}
     assert result["methods"][1]["scores"]["tag_map"]["gain_interval"] == 0
     page = Page(tmp_path / "out" / "compare.html")
-    assert "Signs that need no true masks" in page.text
+    assert "Signs that need no ground truth" in page.text
     assert "Of each method the first run is shown." in page.text
-    assert "truth" not in [word for word in page.words if word in ("truth", "image")]
+    assert "ground truth" not in [word for word in page.words if word in ("ground truth", "image")]
     assert len(result["pictures"]["training"]) == 4
 
 

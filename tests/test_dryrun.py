@@ -166,7 +166,7 @@ def test_every_recipe_names_what_exists(name):
     assert set(recipe.model.options) <= known
     assert import_timm().is_model(recipe.model.backbone)
     if recipe.expected or recipe.source:
-        assert re.search(r"\((measured|published|unsure)", recipe.source)
+        assert re.search(r"\((measured|published|uncertain)", recipe.source)
         assert all(0 < value < 1 for value in recipe.expected.values())
 
 
@@ -196,6 +196,6 @@ def test_the_table_of_recipes_is_complete():
         recipe = load_recipe(name)
         if recipe.source:
             assert all(f"{100 * value:.2f}" in rows[name] for value in recipe.expected.values()), name
-            mark = re.search(r"\((measured|published|unsure)", recipe.source).group(1)
+            mark = re.search(r"\((measured|published|uncertain)", recipe.source).group(1)
             assert mark in rows[name], name
     assert set(rows) <= set(recipe_names())

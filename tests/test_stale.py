@@ -116,7 +116,8 @@ def test_a_stopped_stage_goes_on_with_data_that_moved(there):
     next((there / "tags/seeds/maps").glob("*.npz")).unlink()
     os.rename("photos", "moved")
     said = run("data=moved")
-    assert [line.partition(": ")[2] for line in said] == ["done already", "going on", "done already"]
+    stages = [line.partition(": ")[2] for line in said if line.startswith("[")]
+    assert stages == ["done already", "going on", "done already"]
 
 
 def test_files_are_read_once(tmp_path, monkeypatch):

@@ -165,7 +165,7 @@ class TestMasksThatMaskwrightWrote:
         assert opened(root, masks_are="pseudo-masks").source["masks_are"] == "pseudo-masks"
         plain = opened(root).source
         assert "masks_are" not in plain
-        assert (against(plain), reference(plain)) == ("", "truth")
+        assert (against(plain), reference(plain)) == ("", "ground truth")
 
     @pytest.mark.parametrize("what", ["overlays", "saliency maps", "probabilities"])
     def test_what_is_no_mask_cannot_be_asked_for(self, files, what):

@@ -140,12 +140,12 @@ def test_pictures_of_both_splits(fake_run):
     training = text[text.index('<section id="training"') : text.index('<section id="validation"')]
     columns = re.search(r'<div class="columns".*?</div>', training, re.S)
     assert columns is not None
-    assert re.findall(r"<span>([^<]+)</span>", columns[0]) == ["image", "seed", "pseudo-mask", "truth"]
+    assert re.findall(r"<span>([^<]+)</span>", columns[0]) == ["image", "seed", "pseudo-mask", "ground truth"]
     tags = sum(len(fake_run.train.tags(i)) for i in range(4))
     assert training.count('class="heat"') == tags
     assert training.count('class="mask"') == 8
     assert all(attrs.get("alt") for attrs in page.all("img"))
-    assert "truth of val_0: background" in text
+    assert "ground truth of val_0: background" in text
 
 
 def test_refined_maps_have_their_own_column(fake_run):
@@ -201,7 +201,7 @@ def test_without_truth_images_are_ranked_by_confidence(fake_run):
     fake_run.train.masked = fake_run.val.masked = False
     page, text = build(fake_run)
     assert "ranked by mean confidence" in page.text
-    assert "<span>truth</span>" not in text
+    assert "<span>ground truth</span>" not in text
 
 
 def test_what_tuned_what_is_said(fake_run):
@@ -226,8 +226,8 @@ def test_what_tuned_what_is_said(fake_run):
     (fake_run.folder / "pseudo_masks/provenance.json").write_text(json.dumps(record))
     page, _ = build(fake_run)
     for words in (
-        "Threshold tuned on true masks", "Tags derived from true masks", "Saliency maps used", "Dense CRF",
-        "Pre-trained weights", "with CRF", "3 scales averaged, mirrored too, sliding window 512×512",
+        "Threshold tuned on ground truth", "Tags derived from ground truth", "Saliency maps used", "Dense CRF",
+        "Pre-trained weights", "with CRF", "3 scales averaged, with flip, sliding window 512×512",
     ):  # fmt: skip
         assert words in page.text, words
 
@@ -237,7 +237,7 @@ def test_tags_from_a_path_with_mask_in_it_are_not_called_derived(fake_run, kept)
     path = fake_run.folder / "pseudo_masks/provenance.json"
     path.write_text(json.dumps({**json.loads(path.read_text()), "tag_source": kept}))
     page, _ = build(fake_run)
-    assert "Tags derived from true masks" not in page.text
+    assert "Tags derived from ground truth" not in page.text
     assert f"Source: {kept}." in page.text
 
 
@@ -250,7 +250,7 @@ def test_curves_and_marks(fake_run):
     assert curves.count("<polyline") == 12
     assert "Validation mAP of tags" in page.text
     assert "mIoU 66.2 at threshold τ 0.2" in page.text
-    assert "37.5 % of cat &amp; &lt;dog&gt; is called tree" in text
+    assert "37.5 % of cat &amp; &lt;dog&gt; is predicted as tree" in text
 
 
 def test_predict_command_is_ready_to_paste(fake_run):

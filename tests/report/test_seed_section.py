@@ -91,9 +91,9 @@ def test_without_true_masks_signs_alone(judged):
     run.train.masked = False
     judge()
     text, _ = section(run)
-    assert "No true masks" in text
+    assert "No ground truth" in text
     assert "tags without a pixel" in text
-    assert "Against true masks" not in text
+    assert "Against ground truth" not in text
     assert text.count("<polyline") == 4
 
 

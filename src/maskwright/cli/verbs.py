@@ -126,7 +126,7 @@ def start(
 def run(given: Given) -> None:
     """Train from start to finish: tags or masks in, a model out.
 
-    RECIPE is a name (see maskwright recipes ls) or a YAML file. The same command again goes on where it was stopped.
+    RECIPE is a name (see maskwright recipes ls) or a YAML file. The same command again resumes where it stopped.
     """
     _run(given, until=None)
 
@@ -173,7 +173,7 @@ def _run(given: Given, until: str | None) -> None:
 def evaluate(given: Given) -> None:
     """Score a trained model on any data set with the same classes.
 
-    RUN is a run folder or a model file; data=FOLDER split=NAME say on what.
+    RUN is a run folder or a model file; data=FOLDER split=NAME choose the images.
     """
     from maskwright.engine import distributed
     from maskwright.pipeline.evaluate import evaluate_run
@@ -189,7 +189,7 @@ def evaluate(given: Given) -> None:
 def seeds(given: Given) -> None:
     """Score the class maps and pseudo-masks of a run, stage by stage.
 
-    RUN is a run folder, or a folder of maps or of pseudo-masks, which needs data=FOLDER. Works without masks too.
+    RUN is a run folder, or a folder of maps or of pseudo-masks, which needs data=FOLDER. Ground truth is optional.
     """
     from maskwright.pipeline.evaluate import judge_seeds
 
@@ -202,7 +202,7 @@ def predict(given: Given) -> None:
     """Write masks for images with a trained model.
 
     RUN is a run folder or a model file, IMAGES are files, folders or globs. Writes OUT/masks/NAME.png (palette). Exit
-    code 1 if an image failed; the others are written all the same.
+    code 1 if an image failed; the others are still written.
     """
     from maskwright.inference.predict import predict_files
 
@@ -250,7 +250,7 @@ def _finish_images(line: str, failures: list[str]) -> None:
 def report(given: Given) -> None:
     """Write the report of a run again.
 
-    data=FOLDER says where its images are now.
+    RUN is a run folder; data=FOLDER says where its images are now.
     """
     from maskwright.pipeline.evaluate import report_run
 
@@ -261,7 +261,7 @@ def report(given: Given) -> None:
 def compare(given: Given) -> None:
     """Run several methods on the same images, side by side.
 
-    METHODS are recipes or run folders, as NAME, 'NAME key=value' or 'LABEL: NAME key=value'; settings outside of the
+    METHODS are recipes or run folders, as NAME, 'NAME key=value' or 'LABEL: NAME key=value'; settings outside the
     quotes are for all. Writes one page with scores, costs and pictures. Exit code 1 if a method failed.
     """
     from maskwright.engine import distributed
@@ -282,9 +282,9 @@ def compare(given: Given) -> None:
 
 @verb(app, "ceiling")
 def ceiling(given: Given) -> None:
-    """Measure the best score that upsampling allows on a set's masks.
+    """Measure the best score that upsampling allows on a data set.
 
-    Bilinear upsampling against DUpsampling, without a network. DATA is a folder of images or a built-in set.
+    Bilinear upsampling against DUpsampling, without a network. DATA is a data folder or a built-in set.
     """
     from maskwright.studies.ceiling import ceiling as measure
 
@@ -294,9 +294,9 @@ def ceiling(given: Given) -> None:
 
 @verb(app, "saliency")
 def saliency(given: Given) -> None:
-    """Write a saliency map for every image of a set.
+    """Write a saliency map for every image of a data set.
 
-    DATA is a folder of images or a built-in set. See also the recipe saliency, which trains a detector.
+    DATA is a data folder or a built-in set. See also the recipe saliency, which trains a detector.
     """
     from maskwright.weak.saliency import write_saliency
 
@@ -308,7 +308,7 @@ def saliency(given: Given) -> None:
 def data_check(given: Given) -> None:
     """Say what is wrong with images, masks and tags.
 
-    DATA is a folder of images or a built-in set, TAGS a CSV or JSON file. Exit code 1 where training would go wrong.
+    DATA is a data folder or a built-in set, TAGS a CSV or JSON file. Exit code 1 where training would go wrong.
     """
     from maskwright.data.check import check
     from maskwright.data.check import report as findings_report
@@ -354,9 +354,9 @@ def study_bce_sce(given: Given) -> None:
 
 @verb(app, "settings")
 def settings(given: Given) -> None:
-    """List the settings of a recipe: what each means and takes.
+    """List the settings of a recipe: value, default, meaning.
 
-    FILTER is a part of a key or of what it means. Where a recipe has its own value, the default is beside it.
+    FILTER is a part of a setting's name or description. A default is shown where the recipe has another value.
     """
     from maskwright.cli.lists import schema_text, settings_lines
     from maskwright.recipe.load import load_recipe
@@ -371,7 +371,10 @@ def settings(given: Given) -> None:
 
 @verb(recipes_app, "recipes ls")
 def recipes_ls(given: Given) -> None:
-    """List the recipes by the data they are for; words filter the list."""
+    """List the recipes by the data they are for.
+
+    Each FILTER is a word that must occur in a recipe's line.
+    """
     from maskwright.cli.lists import recipe_lines
 
     for line in recipe_lines(given.names):
@@ -380,7 +383,7 @@ def recipes_ls(given: Given) -> None:
 
 @verb(recipes_app, "recipes show")
 def recipes_show(given: Given) -> None:
-    """Print a recipe, written out where it rests on others."""
+    """Print a recipe, complete where it extends others."""
     from maskwright.recipe.load import recipe_text
 
     typer.echo(recipe_text(given.names[0]), nl=False)
@@ -388,7 +391,7 @@ def recipes_show(given: Given) -> None:
 
 @verb(recipes_app, "recipes cp")
 def recipes_cp(given: Given) -> None:
-    """Copy a recipe to a file of your own; nothing is overwritten."""
+    """Copy a recipe to a new file of your own."""
     from maskwright.recipe.load import recipe_text
 
     name, target = given.names

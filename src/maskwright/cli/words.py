@@ -46,12 +46,10 @@ def _number(kind: type[int] | type[float], words: str) -> Callable[[str, str], A
 _whole, _decimal = _number(int, "a whole number"), _number(float, "a number")
 
 PLAN = {
-    "plan": Option(False, "only say what each stage needs: whether it is done, time, memory, disk", _yes_or_no),
-    "dry_run": Option(
-        False, "only try every stage, evaluation too, on a few small images; works without the data", _yes_or_no
-    ),
+    "plan": Option(False, "only list the stages: finished or not, time, memory, disk", _yes_or_no),
+    "dry_run": Option(False, "only try every stage on a few small images; works without the data", _yes_or_no),
 }
-DEVICE = {"device": Option("auto", "auto, cpu, cuda, cuda:1, mps")}
+DEVICE = {"device": Option("auto", "auto, cpu, cuda, cuda:1, mps; auto: a GPU where there is one")}
 
 
 @dataclass(frozen=True)
@@ -62,7 +60,7 @@ class Verb:
         names: its names and paths in order; `[NAME]` may be left out, `NAME...` may be several.
         options: its own options.
         settings: blocks and keys of a recipe that it reads; `EVERY` for all.
-        resumes: whether the same command goes on where it was stopped.
+        resumes: whether the same command resumes where it was stopped.
     """
 
     names: tuple[str, ...] = ()
@@ -88,8 +86,8 @@ VERBS = {
         ("RUN",),
         {
             "threshold": Option(None, "score of the background, or best; default: that of the run's pseudo-masks"),
-            "split": Option(None, "the images that the maps are of; default: the recipe's training split"),
-            "stability": Option(0, "number of images on which single views are compared", _whole),
+            "split": Option(None, "split whose images the maps are of; default: the recipe's training split"),
+            "stability": Option(0, "number of images on which the maps of single views are compared", _whole),
             "out": Option(None, "folder to write to; default RUN"),
             **DEVICE,
         },
@@ -100,7 +98,7 @@ VERBS = {
         {
             "out": Option("predictions", "folder to write to"),
             "overlay": Option(True, "also write each image with its mask laid over it", _yes_or_no),
-            "probabilities": Option(False, "also write the probabilities of all classes", _yes_or_no),
+            "probabilities": Option(False, "also write the probabilities of all classes of every image", _yes_or_no),
             **DEVICE,
         },
         ("inference",),
@@ -108,9 +106,9 @@ VERBS = {
     "explain": Verb(
         ("RUN", "IMAGES..."),
         {
-            "class": Option(None, "names with commas between; default: every class that is predicted in the image"),
-            "region": Option("all", "pixels whose evidence is asked for: all, predicted, or a mask's path"),
-            "layer": Option(None, "module of the network; default: what its classifier reads"),
+            "class": Option(None, "class names, separated by commas; default: every class predicted in the image"),
+            "region": Option("all", "pixels to explain: all, predicted (those of the class), or the path of a mask"),
+            "layer": Option(None, "module of the network; default: the input of its last classification layer"),
             "out": Option(None, "folder to write to; default RUN/explanations"),
             **DEVICE,
         },
@@ -121,9 +119,9 @@ VERBS = {
         ("METHODS...",),
         {
             "out": Option("runs/compare", "folder to write to"),
-            "seeds": Option(None, "random seeds with commas between: one run of each method for each"),
+            "seeds": Option(None, "random seeds, separated by commas; each method runs once per seed"),
             "until": Option(None, "last stage to run, such as pseudo_masks"),
-            "images": Option(12, "number of training and of validation images that are shown", _whole),
+            "images": Option(12, "number of images shown, of the training and of the validation split each", _whole),
         },
         EVERY,
         resumes=True,
@@ -131,9 +129,9 @@ VERBS = {
     "ceiling": Verb(
         ("[DATA]",),
         {
-            "ratio": Option("8,16,32", "output strides with commas between"),
+            "ratio": Option("8,16,32", "output strides, separated by commas"),
             "dim": Option(256, "dimensions of DUpsampling's basis", _whole),
-            "max_patches": Option(50_000, "the most cells that a basis is fitted to", _whole),
+            "max_patches": Option(50_000, "largest number of patches that a basis is fitted to", _whole),
             "out": Option(None, "folder to write to; default runs/ceiling-DATA"),
         },
         DATA,
@@ -142,7 +140,7 @@ VERBS = {
         ("[DATA]",),
         {
             "out": Option("saliency", "folder to write to"),
-            "detector": Option("barrier", "barrier, or a run whose model tells objects from background"),
+            "detector": Option("barrier", "barrier (built in), or a run whose model tells objects from background"),
             **DEVICE,
         },
         DATA,
@@ -151,8 +149,8 @@ VERBS = {
     "settings": Verb(
         ("RECIPE", "[FILTER]"),
         {
-            "all": Option(False, "also settings of networks and refinements that the recipe does not use", _yes_or_no),
-            "json": Option(False, "JSON schema, for editors that check and complete recipe files", _yes_or_no),
+            "all": Option(False, "also list settings of networks and refinements that are not used", _yes_or_no),
+            "json": Option(False, "print a JSON schema, for editors that check and complete recipe files", _yes_or_no),
         },
         EVERY,
     ),
@@ -160,10 +158,10 @@ VERBS = {
     "study bce-sce": Verb(
         (),
         {
-            "classes": Option(None, "names with commas between; default: those that are told apart worst"),
-            "epochs": Option(0.0, "of each training; 0: the recipe's", _decimal),
-            "repeats": Option(1, "trainings of each loss, with other random seeds", _whole),
-            "images": Option(200, "the most training images", _whole),
+            "classes": Option(None, "class names, separated by commas; default: those confused most often"),
+            "epochs": Option(0.0, "passes over the images in each training; 0: the recipe's", _decimal),
+            "repeats": Option(1, "trainings with each loss, each with another random seed", _whole),
+            "images": Option(200, "largest number of training images", _whole),
             "recipe": Option(None, "recipe whose classifier is trained; default demo or cam"),
             "out": Option(None, "folder to write to; default runs/study-bce-sce-DATA"),
         },

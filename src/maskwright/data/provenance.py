@@ -19,7 +19,7 @@ from maskwright.version import __version__
 
 FILE_NAME = "provenance.json"
 GIVEN_AS = ("predictions", "pseudo-masks")  # what masks may be that one trains on; the words of `data.masks_are`
-REFERENCES = ("truth", *(f"given {word}" for word in GIVEN_AS))  # what `reference` calls the masks of a data set
+REFERENCES = ("ground truth", *(f"given {word}" for word in GIVEN_AS))  # what `reference` calls the masks of a data set
 
 
 def mark(folders: Mapping[Path, str], made_by: Mapping[str, Any], *, ours: bool = False) -> None:
@@ -105,7 +105,7 @@ def against(source: Mapping[str, Any]) -> str:
 
 def reference(source: Mapping[str, Any]) -> str:
     """What the masks of a data set are called beside others; `source` as for `against`."""
-    return f"given {source['masks_are']}" if source.get("masks_are") else "truth"
+    return f"given {source['masks_are']}" if source.get("masks_are") else "ground truth"
 
 
 def _refusal(folder: str | Path, what: str, record: Path, expected: str) -> str:

@@ -1,4 +1,4 @@
-"""The stages of a recipe, in order: tags to masks, the segmenter, its evaluation, the same model from true masks."""
+"""The stages of a recipe, in order: tags to masks, the segmenter, its evaluation, the same model from ground truth."""
 
 from __future__ import annotations
 
@@ -37,7 +37,7 @@ def recipe_stages(context: RunContext, until: str | None = None) -> list[Stage]:
 
 
 def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[Stage]:
-    """Training and evaluation of the segmenter and, with `fully_supervised`, of the same model on true masks.
+    """Training and evaluation of the segmenter and, with `fully_supervised`, of the same model on ground truth.
 
     Args:
         context: of the run.
@@ -72,21 +72,21 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
             ("pseudo_masks",) if weak else (),
         ),
         Stage(
-            "evaluation", "judge the segmenter", partial(_evaluate, context, "segmenter"), evaluation, ("segmenter",)
+            "evaluation", "evaluate the segmenter", partial(_evaluate, context, "segmenter"), evaluation, ("segmenter",)
         ),
     ]
     if weak and recipe.fully_supervised:
         stages += [
             Stage(
                 "oracle",
-                "train the same model on true masks, for comparison",
+                "train the same model on ground truth, for comparison",
                 partial(_train_oracle, context),
                 on_masks,
                 (recipe.networks[0],) if from_classifier else (),
             ),
             Stage(
                 "oracle_evaluation",
-                "judge the comparison",
+                "evaluate the same model from ground truth",
                 partial(_evaluate, context, "oracle"),
                 evaluation,
                 ("oracle",),
@@ -130,7 +130,7 @@ def oracle_images(train: Dataset) -> Dataset:
     chosen = [index for index in range(len(train)) if train.has_mask(index)]
     if not chosen:
         raise DataError(
-            "fully_supervised=true needs true masks in the training split, found none; set fully_supervised=false"
+            "fully_supervised=true needs ground-truth masks in the training split, found none; set it to false"
         )
     return subset(train, chosen)
 
@@ -149,4 +149,4 @@ def _evaluate(context: RunContext, model: str, folder: Path) -> None:
     if scores is not None:
         context.say(f"    mIoU {scores['miou']:.3f} {measured_on(scores)}")
     else:
-        context.say("    no true masks in the evaluation split: predictions are written, nothing is scored")
+        context.say("    no ground truth in the evaluation split: predictions are written, nothing is scored")

@@ -36,7 +36,7 @@ MOST_BYTES = 6_000_000
 PICTURE_SIDES = (448, 320, 224, 144, 96)
 
 # *: refined maps
-COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from true masks", *REFERENCES)
+COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from ground truth", *REFERENCES)
 
 
 def build_report(
@@ -50,8 +50,8 @@ def build_report(
 
     Args:
         run_folder: the run folder; stages that it does not have are left out of the page.
-        dataset_train: the split that was labelled, for photographs, tags and truth; without it masks are shown alone.
-        dataset_val: the split that was judged on, likewise.
+        dataset_train: the split that was labelled, for photographs, tags and ground truth; else masks are shown alone.
+        dataset_val: the split that was evaluated on, likewise.
         images: number of examples shown, half of each split where both have something to show.
 
     Returns:
@@ -170,5 +170,5 @@ def _gallery(key: str, title: str, ranked: list[Ranked], rows: list[Row]) -> dic
         order = f"{len(rows)} of {len(ranked)}: the worst, then a few spread evenly up to the best"
     else:
         order = f"all {len(rows)}, worst first" if kinds else f"all {len(rows)}"
-    judged = f", ranked by {' or '.join(sorted(kinds))} of the image" if kinds else ""
-    return {"key": key, "title": title, "note": order + judged + ".", "columns": columns, "rows": rows}
+    ranking = f", ranked by {' or '.join(sorted(kinds))} of the image" if kinds else ""
+    return {"key": key, "title": title, "note": order + ranking + ".", "columns": columns, "rows": rows}

@@ -165,10 +165,10 @@ def share_bars(
 
 
 def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, title: str) -> Markup:
-    """Confusion as a heat map: each row (truth) sums to 1; the ramp of the score maps.
+    """Confusion as a heat map: each row (ground truth) sums to 1; the ramp of the score maps.
 
     Args:
-        matrix: `(C, C)` counts, rows truth, columns prediction.
+        matrix: `(C, C)` counts, rows ground truth, columns prediction.
         names: one per class.
         title: said by screen readers.
     """
@@ -192,7 +192,7 @@ def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, tit
             if share < 0.005:
                 continue
             red, green, blue = (int(channel) for channel in colours[round(100 * share)])
-            hint = escape(f"{100 * share:.1f} % of {names[r]} is called {names[c]}")
+            hint = escape(f"{100 * share:.1f} % of {names[r]} is predicted as {names[c]}")
             x = left + cell * c
             parts.append(
                 f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" rx="2" '
@@ -212,7 +212,7 @@ def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, tit
         )
     edge = cell * count + 1
     parts.insert(0, f'<rect class="field" x="{left - 1}" y="{top - 1}" width="{edge}" height="{edge}" rx="3"/>')
-    parts.append(f'<text class="label" x="{left}" y="{height - 6}">rows: truth · columns: prediction</text>')
+    parts.append(f'<text class="label" x="{left}" y="{height - 6}">rows: ground truth · columns: prediction</text>')
     return _svg(parts, width, height, title)
 
 

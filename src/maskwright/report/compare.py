@@ -36,7 +36,7 @@ from maskwright.runs.methods import Job
 from maskwright.runs.results import SCORES, differences, seconds
 
 # Notes of a run's own report that say what a method was helped by; they matter where methods differ in them.
-HELP = ("Threshold tuned on true masks", "Tags derived from true masks", "Saliency maps used", "Dense CRF",
+HELP = ("Threshold tuned on ground truth", "Tags derived from ground truth", "Saliency maps used", "Dense CRF",
         "Pre-trained weights", "Trained from scratch")  # fmt: skip
 CHARTED = {"seeds_best": 1, "pseudo_masks": 2, "model": 3}  # style of each score in the chart
 
@@ -306,7 +306,7 @@ def _cautions(jobs: Sequence[Job], runs: dict[str, RunContents], result: dict[st
                 sets.setdefault(key, []).append(job.method.label)
         if len(sets) > 1:
             groups = "; ".join(", ".join(dict.fromkeys(labels)) for labels in sets.values())
-            note("warn", "Not the same images", f"The {what} are judged on different images or labels: {groups}.")
+            note("warn", "Not the same images", f"The {what} are evaluated on different images or labels: {groups}.")
     heads: dict[str, list[str]] = {}
     for label, run in runs.items():
         for entry in content.cautions(run):
@@ -322,9 +322,9 @@ def _cautions(jobs: Sequence[Job], runs: dict[str, RunContents], result: dict[st
         text = "Differences of a point or two may be chance; seeds=0,1,2 gives intervals."
         note("warn", "One run of each", text)
     elif counts:
-        text = "± is half the 95 % confidence interval over the runs (Student's t); gains are paired by seed."
+        text = "± is half the 95 % confidence interval over the runs (Student's t); gains are paired by random seed."
         note("fact", "Intervals", text)
-    text = "Processor time of all stages as they were made, also where a stage was shared between methods."
+    text = "Processor time of all stages as they were made, including stages shared between methods."
     note("fact", "Costs", text)
     order = {"warn": 0, "good": 1, "fact": 2}
     return sorted(notes, key=lambda entry: order[entry["kind"]])
@@ -349,7 +349,7 @@ def _classes(result: dict[str, Any], key: str, colours: dict[str, str]) -> dict[
 
 
 def _signs(result: dict[str, Any]) -> list[dict[str, Any]]:
-    """Signs that need no true masks, of the last stage of each method's first run."""
+    """Signs that need no ground truth, of the last stage of each method's first run."""
     rows = []
     for row in result["methods"]:
         signs = next((run["signs"] for run in row["runs"] if run["signs"]), None)

@@ -24,7 +24,7 @@ def write_picture(
     rows: int = 5,
     path: str | Path | None = None,
 ) -> Path:
-    """Write a contact sheet image | tags | seed | pseudo-mask | prediction | truth of a run's training images.
+    """Write a contact sheet image | tags | seed | pseudo-mask | prediction | ground truth of a run's training images.
 
     Tagged examples, spread evenly over the ranking from the worst to the best pseudo-mask; columns of which nothing
     exists are left out.
@@ -63,7 +63,7 @@ def write_picture(
                 *(None if mask is None else overlay(sample.image, mask, labels) for mask in masks),
             ]
         )
-    titles = ["image", "tags", "seed", "pseudo-mask", "prediction", "truth"]
+    titles = ["image", "tags", "seed", "pseudo-mask", "prediction", "ground truth"]
     kept = [c for c in range(len(titles)) if any(not is_empty(row[c]) for row in table)]
     sheet = strip([[row[c] for c in kept] for row in table], [titles[c] for c in kept])
     path = Path(path) if path else run.folder.picture

@@ -12,7 +12,7 @@ from maskwright.runs.contents import STAGES, RunContents
 
 # Each source of scores with its style in charts, the same on the whole page.
 SOURCES = {"pseudo_masks": 1, "segmenter": 2, "oracle": 3}
-FROM_MASKS = "derived from the true masks"
+FROM_MASKS = "derived from ground truth"
 
 
 def source_name(run: RunContents, source: str) -> str:
@@ -20,7 +20,7 @@ def source_name(run: RunContents, source: str) -> str:
     if source == "pseudo_masks":
         return "Pseudo-masks"
     if source == "oracle":
-        return "Same model, true masks"
+        return "Same model, ground truth"
     return {"tags": "Model from tags", "mixed": "Model from tags and masks"}.get(
         run.setting("supervision", ""), "Model from masks"
     )
@@ -75,7 +75,7 @@ def pseudo_mask_words(run: RunContents) -> str:
     found = run.pseudo_masks.get("threshold")
     words = [str(run.provenance.get("method") or run.setting("seeds.method") or "")]
     if found is not None:
-        tuned = " tuned on true masks" if tuned_on_truth(run) else " fixed beforehand"
+        tuned = " tuned on ground truth" if tuned_on_truth(run) else " fixed beforehand"
         words.append(f"threshold {number(found)}{tuned}")
     words.append("with CRF" if run.provenance.get("crf") else "no CRF")
     if run.provenance.get("saliency") or run.setting("data.saliency"):
@@ -92,7 +92,7 @@ def inference_words(run: RunContents, score: dict[str, Any]) -> str:
         return ""
     scales = used.get("scales") or [1.0]
     words = ["single scale" if len(scales) == 1 else f"{len(scales)} scales averaged"]
-    words.append("mirrored too" if used.get("flip") else "no flip")
+    words.append("with flip" if used.get("flip") else "no flip")
     if used.get("window"):
         words.append("sliding window {}×{}".format(*used["window"]))
     words.append("with CRF" if used.get("crf") else "no CRF")
@@ -102,7 +102,7 @@ def inference_words(run: RunContents, score: dict[str, Any]) -> str:
 
 
 def tuned_on_truth(run: RunContents) -> bool:
-    """Whether true masks chose the threshold."""
+    """Whether ground truth chose the threshold."""
     return run.setting("pseudo_masks.threshold") == "best" or "threshold" in (
         run.provenance.get("ground_truth_tuned") or ()
     )
@@ -111,9 +111,9 @@ def tuned_on_truth(run: RunContents) -> bool:
 def trained_on(run: RunContents) -> list[tuple[str, str]]:
     """Term and text of what the run learned from."""
     supervision = {
-        "tags": "image tags; true masks only judge",
+        "tags": "image tags; ground truth only for evaluation",
         "masks": "pixel masks",
-        "mixed": "image tags, and real masks where they exist",
+        "mixed": "image tags, and ground-truth masks where they exist",
     }
     kept = run.provenance.get("source")
     source = kept if isinstance(kept, dict) else {}
@@ -126,7 +126,7 @@ def trained_on(run: RunContents) -> list[tuple[str, str]]:
         count = source.get("count") or run.pseudo_masks.get("images")
         rows.append(("Trained on", _counted(root, train, count)))
     if val:
-        rows.append(("Judged on", _counted(root, judged.get("split") or val, judged.get("images"))))
+        rows.append(("Evaluated on", _counted(root, judged.get("split") or val, judged.get("images"))))
     if run.setting("supervision") in ("tags", "mixed"):
         rows.append(("Tags", tag_source(run)))
         method = f"{run.setting('seeds.method', '')} from {run.setting('classifier.backbone', '')}"
@@ -161,26 +161,26 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
     if pseudo.get("threshold") is not None:
         threshold, best = number(pseudo["threshold"]), pseudo.get("best_threshold")
         if tuned_on_truth(run):
-            text = f"{threshold} scored best on the true masks of {pseudo.get('split', 'the training split')}. "
-            note("warn", "Threshold tuned on true masks", text + "Whoever has tags alone cannot do this; expect less.")
+            text = f"{threshold} scored best on the ground truth of {pseudo.get('split', 'the training split')}. "
+            note("warn", "Threshold tuned on ground truth", text + "With tags alone this cannot be done; expect less.")
         else:
             text = f"{threshold} was set before anything was scored."
             at_best = next((p["miou"] for p in pseudo.get("sweep") or [] if p.get("threshold") == best), None)
             if best is not None and at_best is not None and pseudo.get("miou") is not None:
                 if at_best > pseudo["miou"] + 5e-4:
-                    text += f" The best on the true masks would have been {number(best)} ({percent(at_best)} mIoU)."
+                    text += f" The best on ground truth would have been {number(best)} ({percent(at_best)} mIoU)."
                 else:
-                    text += " No other of the sweep does better on the true masks."
+                    text += " No other in the sweep does better on ground truth."
             note("good", "Threshold fixed beforehand", text)
     if weak:
         if tag_source(run) == FROM_MASKS:
-            text = "They are complete and correct, as tags that people give are not; expect less from those."
-            note("warn", "Tags derived from true masks", text)
+            text = "They are complete and correct, unlike tags that people give; expect less from those."
+            note("warn", "Tags derived from ground truth", text)
         else:
-            note("fact", "Tags", f"Source: {tag_source(run)}. Read for labelling only, never at evaluation.")
+            note("fact", "Tags", f"Source: {tag_source(run)}. Used for labelling only, never at evaluation.")
     saliency = run.provenance.get("saliency") or run.setting("data.saliency")
     if saliency:
-        text = f"Maps from {saliency}: more supervision than tags. Compare with other runs that use them."
+        text = f"Maps from {saliency}: more supervision than tags. Compare only with runs that use them too."
         note("warn", "Saliency maps used", text)
     if run.provenance.get("crf"):
         where = run.provenance["crf"]
@@ -198,17 +198,19 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         text = f"{named}. What those weights had seen is part of the result."
         note("warn", "Pre-trained weights", text)
     elif run.recipe:
-        text = "No pre-trained weights, so no images and labels beyond these."
+        text = "No pre-trained weights, so no images or labels beyond these."
         if run.setting("model.pretrained") == "classifier":
             text += " The segmenter starts from this run's tag classifier."
         note("good", "Trained from scratch", text)
-    unsure = pseudo.get("unsure_share")
-    if unsure:
-        text = f"{percent(unsure)} % of the pixels have no label in the pseudo-masks and are left out of their score."
-        note("warn", "Unsure pixels", text)
+    uncertain = pseudo.get("unsure_share")
+    if uncertain:
+        text = (
+            f"{percent(uncertain)} % of the pixels have no label in the pseudo-masks and are left out of their score."
+        )
+        note("warn", "Uncertain pixels", text)
     if "pseudo_masks" in run.scores:
         split = run.scores["pseudo_masks"].get("split") or "train"
-        text = f"Measured on {split}, the images that the classifier learned from. Compare it with its like only."
+        text = f"Measured on {split}, the images that the classifier learned from. Compare it with such scores only."
         note("fact", "The pseudo-mask score", text)
     vanished = sum(count for count, _ in (pseudo.get("vanished_tags") or {}).values())
     if vanished:
@@ -216,7 +218,7 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         note("warn", "Vanished tags", f"{vanished} of {tagged} tags have no pixel in their pseudo-mask.")
     absent = sorted({name for score in run.scores.values() for name in score.get("absent") or ()})
     if absent:
-        text = f"{', '.join(absent)}: neither in the truth nor predicted, left out of the mean."
+        text = f"{', '.join(absent)}: neither in the ground truth nor predicted, left out of the mean."
         note("fact", "Absent classes", text)
     if run.expected:
         each = "; ".join(
@@ -225,11 +227,13 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         )
         kind = "good" if all(row["agrees"] for row in run.expected) else "warn"
         source = run.setting("source") or "the recipe"
-        note(kind, "Beside the published numbers", f"{each}. Source: {source}.")
+        note(kind, "Compared with published numbers", f"{each}. Source: {source}.")
     if run.scores:
         seed = run.facts.get("seed", run.setting("random_seed"))
-        start = "One run" if seed is None else f"One run, seed {seed}"
-        note("fact", "One run", f"{start}: differences of a point or two may be chance. Repeat with other seeds.")
+        start = "One run" if seed is None else f"One run, random seed {seed}"
+        note(
+            "fact", "One run", f"{start}: differences of a point or two may be chance. Repeat with other random seeds."
+        )
     order = {"warn": 0, "good": 1, "fact": 2}
     return sorted(notes, key=lambda entry: order[entry["kind"]])
 
@@ -252,7 +256,7 @@ def stage_rows(run: RunContents) -> list[dict[str, Any]]:
 def facts(run: RunContents) -> list[tuple[str, str]]:
     """Command, versions, machine, and the artefact's own record."""
     rows = [("Command", _text(run.facts.get("command"), " ")), ("Started", _text(run.facts.get("started")))]
-    rows += [("maskwright", _text(run.facts.get("version"))), ("Seed", _text(run.facts.get("seed")))]
+    rows += [("maskwright", _text(run.facts.get("version"))), ("Random seed", _text(run.facts.get("seed")))]
     machine = run.facts.get("machine")
     pairs = machine.items() if isinstance(machine, dict) else [("machine", machine)]
     rows += [(str(key).capitalize(), _text(value)) for key, value in pairs]

@@ -15,7 +15,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.report.pictures import heat_uri, mask_uri, photo_uri, spread
 from maskwright.runs.contents import RunContents
 
-# Ranking reads a true mask per example; of a larger split an evenly spaced part is ranked.
+# Ranking reads a ground-truth mask per example; of a larger split an evenly spaced part is ranked.
 RANKED_AT_MOST = 400
 
 
@@ -26,7 +26,7 @@ class Ranked:
     Args:
         name: of the sample.
         index: in its dataset; -1 without a dataset.
-        score: 0..1, the higher the better; None where nothing judges it.
+        score: 0..1, the higher the better; None where there is nothing to compare with.
         kind: what the score is, in words.
     """
 
@@ -71,7 +71,7 @@ class Row:
 def training_rows(
     run: RunContents, dataset: Dataset | None, labels: LabelSpace, items: list[Ranked], side: int
 ) -> list[Row]:
-    """Rows of training examples: seeds, refined maps, pseudo-mask, and prediction and truth where they exist."""
+    """Rows of training examples: seeds, refined maps, pseudo-mask, and prediction and ground truth where they exist."""
     folder = run.folder
     rows = []
     for item in items:
@@ -90,19 +90,19 @@ def training_rows(
 def validation_rows(
     run: RunContents, dataset: Dataset | None, labels: LabelSpace, items: list[Ranked], side: int
 ) -> list[Row]:
-    """Rows of validation examples: the model's prediction, that of the model trained on true masks, and the truth."""
+    """Rows of validation examples: the predictions of the model and of the same model from ground truth, and that."""
     rows = []
     for item in items:
         masks = {
             "prediction": stored_mask(run.folder.predictions(), item.name),
-            "from true masks": stored_mask(run.folder.predictions("oracle_evaluation"), item.name),
+            "from ground truth": stored_mask(run.folder.predictions("oracle_evaluation"), item.name),
         }
         rows.append(picture_row(item, dataset, labels, masks, {}, side))
     return rows
 
 
 def rank_training_images(run: RunContents, dataset: Dataset | None = None) -> list[Ranked]:
-    """Examples with a pseudo-mask, worst first: by mIoU where the truth is known, else by confidence."""
+    """Examples with a pseudo-mask, worst first: by mIoU where ground truth is known, else by confidence."""
     folder = run.folder
     ranked = []
     for name, index in _evenly(_with_file(folder.masks, dataset)):
@@ -137,7 +137,7 @@ def select(ranked: list[Ranked], count: int) -> list[Ranked]:
 
 
 def image_miou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> float | None:
-    """Mean IoU over the classes that occur in one image's truth or prediction.
+    """Mean IoU over the classes that occur in one image's ground truth or prediction.
 
     As in the score of the whole set, pixels where either has no label do not count. None where no pixel counts.
     """
@@ -191,7 +191,7 @@ def picture_row(
 
     Args:
         item: which example.
-        dataset: its photograph, tags and truth; None for masks alone.
+        dataset: its photograph, tags and ground truth; None for masks alone.
         labels: names and colours.
         masks: column -> mask `(H, W)`, or None for an empty place; the data set's own is added where there is one.
         maps: column -> what `read_maps` gives; where there is any column of maps, tags are shown.
@@ -242,7 +242,7 @@ def _shares(mask: np.ndarray, labels: LabelSpace) -> str:
     counts = np.bincount(mask.ravel(), minlength=256)
     total = counts.sum()
     order = [value for value in np.argsort(-counts, kind="stable").tolist() if counts[value]]
-    names = {labels.ignore_index: "unsure or unlabelled", **dict(enumerate(labels.names))}
+    names = {labels.ignore_index: "uncertain or unlabelled", **dict(enumerate(labels.names))}
     return ", ".join(f"{names.get(value, value)} {100 * counts[value] / total:.0f} %" for value in order[:8])
 
 

@@ -9,7 +9,7 @@ from maskwright.report.charts import Series
 from maskwright.report.content import SOURCES, percent, source_name
 from maskwright.runs.contents import RunContents
 
-SHORT = {"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "true"}
+SHORT = {"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "full"}
 VALIDATED = {"miou": "Validation mIoU", "tag_map": "Validation mAP of tags"}
 
 
@@ -20,11 +20,11 @@ def class_table(run: RunContents, colours: dict[str, str]) -> dict[str, Any] | N
         return None
     names = list(dict.fromkeys(name for source in sources for name in run.scores[source]["per_class"]))
     key = "segmenter" if "segmenter" in sources else sources[0]
-    # True pixels belong to a split, not to a model: one column per split.
+    # Ground-truth pixels belong to a split, not to a model: one column per split.
     splits = {str(run.scores[source].get("split")): source for source in reversed(sources)}
     counted = [source for source in sources if source in splits.values()]
     metrics = [(metric, title, sources) for metric, title in (("iou", "IoU"), ("f1", "F1"), ("precision", "Precision"))]
-    metrics += [("recall", "Recall", sources), ("pixels", "True pixels", counted)]
+    metrics += [("recall", "Recall", sources), ("pixels", "Ground-truth pixels", counted)]
     absent = {source: set(run.scores[source].get("absent") or ()) for source in sources}
 
     def value(name: str, source: str, metric: str) -> float | None:
@@ -128,7 +128,7 @@ def training_charts(run: RunContents) -> list[dict[str, Any]]:
     titles = {
         "classifier": "Tag classifier",
         "segmenter": source_name(run, "segmenter"),
-        "oracle": "Same model, true masks",
+        "oracle": "Same model, ground truth",
     }
     found = []
     for name, log in run.logs.items():

@@ -12,11 +12,11 @@ from maskwright.runs.folder import RunFolder
 
 MOST_OUTLIERS = 12
 MOST_CLASSES = 60  # of a chart of classes, the worst of them
-ERRORS = [("right (IoU)", 1), ("mask alone (false positive)", 2), ("truth alone (false negative)", 3)]
+ERRORS = [("right (IoU)", 1), ("mask alone (false positive)", 2), ("ground truth alone (false negative)", 3)]
 
 
 def seed_section(run_folder: RunFolder, colours: dict[str, str]) -> dict[str, Any] | None:
-    """What the section shows; None where nothing was judged.
+    """What the section shows; None where nothing was evaluated.
 
     Args:
         run_folder: the run folder.
@@ -38,11 +38,11 @@ def seed_section(run_folder: RunFolder, colours: dict[str, str]) -> dict[str, An
         "images": found["images"],
         "judged": found["images_judged"],
         "threshold": charts.number(found["threshold"]),
-        "tuned": "" if found["threshold_from"] == "given" else found["threshold_from"],
+        "tuned": {"given": "", "true masks": "ground truth"}.get(found["threshold_from"], found["threshold_from"]),
         "with_truth": with_truth,
         "reference": f"mask of {found['masks_are']}, which are not ground truth"
         if found.get("masks_are")
-        else "true mask",
+        else "ground-truth mask",
         "stages": [_stage_row(name, stage) for name, stage in stages.items()],
         "groups": [row for name, stage in stages.items() for row in _group_rows(name, stage)],
         "curves": [(name, svg) for name, svg in curves if svg],
@@ -74,7 +74,7 @@ def curve_lines(with_truth: bool) -> list[tuple[str, int]]:
 
 
 def threshold_chart(name: str, stage: dict[str, Any], default: float) -> Any:
-    """mIoU and errors, or without true masks what is lost and what is left, against the background's score."""
+    """mIoU and errors, or without ground truth what is lost and what is left, against the background's score."""
     sweep = stage["sweep"]
     scored = any(row["miou"] is not None for row in sweep)
     keys = ("miou", "fp", "fn") if scored else ("vanished", "foreground")

@@ -23,8 +23,8 @@ STAGES = {
     "pseudo_masks": "Pseudo-masks",
     "segmenter": "Train the segmenter",
     "evaluation": "Evaluate the segmenter",
-    "oracle": "Train on true masks",
-    "oracle_evaluation": "Evaluate that model",
+    "oracle": "Train on ground truth",
+    "oracle_evaluation": "Evaluate the model from ground truth",
 }
 
 

@@ -20,9 +20,9 @@ from maskwright.version import __version__
 # What a method is judged by: key -> (name, what it is).
 SCORES = {
     "tag_map": ("Tag mAP", "mean average precision of the tags on the evaluation split, of the last network"),
-    "seeds_best": ("Seeds, best τ", "mIoU of the seed maps at the best threshold of the sweep, which true masks chose"),
+    "seeds_best": ("Seeds, best τ", "mIoU of the seed maps at the best threshold of the sweep, tuned on ground truth"),
     "pseudo_masks": ("Pseudo-masks", "mIoU of the pseudo-masks at the recipe's threshold"),
-    "pseudo_best": ("…, best τ", "the same at the best threshold of the sweep, which true masks chose"),
+    "pseudo_best": ("…, best τ", "mIoU of the last maps at the best threshold of the sweep, tuned on ground truth"),
     "model": ("Model", "mIoU of the final model on the evaluation split"),
 }
 AFTER_MASKS = ("segmenter", "evaluation")

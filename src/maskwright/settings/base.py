@@ -16,7 +16,7 @@ KernelScale = Annotated[
 
 Autocast = Annotated[
     Literal["none", "bfloat16", "float16"],
-    Field(description="type that the network computes in; bfloat16 on a GPU, or a CPU made for it; float16 on a GPU"),
+    Field(description="number type of the network; none: float32; bfloat16: GPU, or a CPU made for it; float16: GPU"),
 ]
 
 

@@ -21,21 +21,27 @@ class Recipe(Settings):
     # The setting that names a block's method, `networks` or `refine`, by the name of the block.
     method_blocks: ClassVar[dict[str, str]] = {}
 
-    name: str = "custom"
+    name: str = Field("custom", description="also of the run folder, where out is not given")
     supervision: Literal["tags", "masks", "mixed"] = Field(
-        "masks", description="tags: masks only judge; masks: train on masks; mixed: real masks win where they exist"
+        "masks",
+        description="tags: masks only for evaluation; masks: train on masks; mixed: train on a ground-truth mask where "
+        "there is one, else on a pseudo-mask",
     )
-    mixed_list: str | None = Field(None, description="file with the names whose real masks may be trained on (mixed)")
+    mixed_list: str | None = Field(
+        None, description="file with the names of images whose ground-truth masks may be trained on (mixed); none: all"
+    )
     out: str = Field("", description="run folder; default runs/<recipe name>")
-    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, ...")
-    random_seed: int = Field(0, description="of weights that are new, and of the order and the changes of examples")
+    device: str = Field("auto", description="auto, cpu, cuda, cuda:1, mps; auto: a GPU where there is one")
+    random_seed: int = Field(0, description="of new weights, and of the order and augmentation of examples")
     data: DataSettings = DataSettings()
     networks: list[str] = Field(
         ["classifier"], description="networks trained on tags, each from the one before; maps come from the last"
     )
-    classifier: ClassifierSettings = Field(ClassifierSettings(), description="also the trunk of all other networks")
+    classifier: ClassifierSettings = Field(
+        ClassifierSettings(), description="its backbone is also that of the other networks trained on tags"
+    )
     seeds: SeedSettings = SeedSettings()
-    refine: list[str] = Field([], description="what the maps go through, in this order, before masks are made")
+    refine: list[str] = Field([], description="refinements of the maps, in this order, before masks are made")
     pseudo_masks: MaskSettings = MaskSettings()
     model: ModelSettings = ModelSettings()
     loss: LossSettings = LossSettings()
@@ -48,13 +54,15 @@ class Recipe(Settings):
     expected: dict[str, float] = Field(
         default_factory=dict,
         description="published mIoU, 0 to 1: `miou` of the model, by a stage's name (seeds, irn, crf) of its maps; "
-        "other names are only shown; see `maskwright.pipeline.expected`",
+        "other names are only shown",
     )
-    tolerance: float = Field(0.01, ge=0, le=1, description="a score so far below what is expected still agrees with it")
+    tolerance: float = Field(
+        0.01, ge=0, le=1, description="how far below the expected score, 0 to 1, still agrees with it"
+    )
     expected_split: str | None = Field(
         None, description="split whose images the maps' expected scores are for; none: all that get maps"
     )
-    notes: str = ""
+    notes: str = Field("", description="free text, kept with the run")
 
     @model_validator(mode="before")
     @classmethod
@@ -72,7 +80,7 @@ class Recipe(Settings):
         if self.data.masks_are is not None and self.supervision != "masks":
             raise ValueError(
                 f"data.masks_are={self.data.masks_are} trains on such masks and goes with supervision: masks; with "
-                f"supervision: {self.supervision} masks judge, or win as real ones, and must be ground truth"
+                f"supervision: {self.supervision} masks must be ground truth"
             )
         for word in self.unused_blocks():
             if word in self.model_fields_set:

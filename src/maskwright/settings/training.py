@@ -13,37 +13,51 @@ class DataSettings(Settings):
     """Which images, masks and tags; see `maskwright.data.open_dataset`."""
 
     root: str = Field("", description="a folder, or the name of a built-in set, scenes; must be given")
-    layout: str = Field("auto", description="auto, or a reader's name: voc, folder, scenes, ...")
+    layout: str = Field("auto", description="layout of the folder: voc, folder, ...; auto: found out")
     train: str = Field("train", description="split that is labelled and trained on")
     val: str = Field("val", description="split that scores are measured on")
-    masks: str | None = Field(None, description="mask folder, relative to root or absolute")
+    masks: str | None = Field(None, description="folder of ground-truth masks, relative to root or absolute")
     masks_are: Literal["predictions", "pseudo-masks"] | None = Field(
         None,
-        description="what the masks are where they are not ground truth; masks that maskwright wrote are used only if "
-        "this says so, for training, and scores against them are called so",
+        description="what data.masks holds where it is not ground truth; needed to train on masks that maskwright "
+        "wrote, and named beside every score against them",
     )
     classes: str | list[str] | None = Field(None, description="file with one class name per line, or the names")
-    tags: str | None = Field(None, description="CSV, JSON or folder of tags; 'masks' derives them from the masks")
+    tags: str | None = Field(None, description="CSV, JSON or folder of tags; masks: derived from the masks")
     saliency: str | None = Field(
         None, description="folder of saliency maps, or a detector: `maskwright.data.saliency.DETECTORS`"
     )
     objects: bool = Field(False, description="all classes but the background are one, called object")
-    background: str | int | None = Field("auto", description="name or value of the background class; none; auto")
-    ignore_index: int = 255
-    label_map: dict[int, int] | None = Field(None, description="value in the mask file -> label value")
+    background: str | int | None = Field(
+        "auto", description="name or value of the background class; none: there is none; auto: found out"
+    )
+    ignore_index: int = Field(255, description="label value of pixels without a label")
+    label_map: dict[int, int] | None = Field(
+        None, description="label value of every value that occurs in the mask files"
+    )
     options: dict[str, Any] = Field(
-        default_factory=dict, description="what only one reader knows, e.g. count of scenes"
+        default_factory=dict, description="settings of one reader alone, such as count of scenes"
     )
 
 
 class AugmentSettings(Settings):
     """How training examples are varied; sizes are `[height, width]` in pixels."""
 
-    resize: tuple[int, int] | None = Field(None, description="first resize to this size")
-    long_side: tuple[int, int] | None = Field(None, description="first resize the long side to a random value in here")
-    short_side: tuple[int, int] | None = Field(None, description="the same for the short side")
-    scale: tuple[float, float] = Field((1.0, 1.0), description="random scale, uniform in here")
-    crop: tuple[int, int] | None = Field(None, description="random crop, padded with mean colour and ignore")
+    resize: tuple[int, int] | None = Field(
+        None, description="height and width that images are resized to first, in pixels"
+    )
+    long_side: tuple[int, int] | None = Field(
+        None, description="smallest and largest long side that images are resized to first, drawn at random"
+    )
+    short_side: tuple[int, int] | None = Field(
+        None, description="smallest and largest short side that images are resized to first, drawn at random"
+    )
+    scale: tuple[float, float] = Field(
+        (1.0, 1.0), description="smallest and largest factor of the random scale, drawn uniformly"
+    )
+    crop: tuple[int, int] | None = Field(
+        None, description="height and width of a random crop in pixels, padded with mean colour and ignore"
+    )
     class_uniform: float = Field(
         0.0, ge=0, le=1, description="probability of a crop around an evenly drawn class; for training on masks"
     )
@@ -55,80 +69,97 @@ class AugmentSettings(Settings):
 class TrainSettings(Settings):
     """How a network is trained. `batch_size` is the total over all processes."""
 
-    epochs: float | None = Field(None, gt=0)
-    steps: int | None = Field(None, gt=0, description="instead of epochs")
-    batch_size: int = Field(16, gt=0)
-    accumulate: int = Field(1, gt=0, description="optimiser step every this many batches")
+    epochs: float | None = Field(None, gt=0, description="passes over the training images; either epochs or steps")
+    steps: int | None = Field(None, gt=0, description="optimiser steps; either epochs or steps")
+    batch_size: int = Field(16, gt=0, description="images in a batch, over all processes together")
+    accumulate: int = Field(1, gt=0, description="batches whose gradients are added up for one optimiser step")
     optimizer: Literal["sgd", "adamw"] = "sgd"
-    lr: float = Field(0.01, gt=0)
+    lr: float = Field(0.01, gt=0, description="highest learning rate, of parameters without a factor of their own")
     backbone_lr: float = Field(1.0, ge=0, description="factor on lr for the backbone's parameters")
     bias_lr: float = Field(1.0, ge=0, description="factor on lr for biases")
-    momentum: float = Field(0.9, ge=0, lt=1)
-    nesterov: bool = False
-    weight_decay: float = Field(1e-4, ge=0)
+    momentum: float = Field(0.9, ge=0, lt=1, description="of SGD")
+    nesterov: bool = Field(False, description="Nesterov's form of momentum, for SGD")
+    weight_decay: float = Field(1e-4, ge=0, description="in SGD added to the gradient, in AdamW apart from it")
     decay_norm_and_bias: bool = Field(True, description="weight decay also on biases and normalisation")
     schedule: Literal["poly", "onecycle", "constant", "step"] = Field(
-        "poly", description="step: a tenth of lr in the second half"
+        "poly", description="course of the learning rate; step: a tenth of lr in the second half"
     )
-    power: float = Field(0.9, ge=0)
+    power: float = Field(0.9, ge=0, description="exponent of the poly schedule")
     update_every: int = Field(1, gt=0, description="steps between changes of the poly rate; 10 in DeepLab's releases")
-    warmup: int = Field(0, ge=0, description="steps of linear warm-up")
-    warmup_start: float = Field(0.0, ge=0, le=1, description="factor on lr at the first warm-up step")
-    clip: float | None = Field(None, gt=0, description="largest gradient norm")
-    ema: float | None = Field(None, gt=0, lt=1, description="decay of the weight average that is kept as the model")
-    autocast: Literal["none", "bfloat16", "float16"] = "none"
-    channels_last: bool = False
-    compile: bool = False
-    freeze_batchnorm: bool = Field(False, description="running statistics are used and kept, as the weak methods need")
-    sync_batchnorm: bool = Field(False, description="statistics over all processes; CUDA only")
-    deterministic: bool = Field(False, description="refuse operations that vary between runs")
-    seed: int = 0
-    workers: int = Field(2, ge=0, description="loader processes per training process")
-    validate_every: int = Field(0, ge=0, description="epochs between validations; 0: only at the end")
-    checkpoint_seconds: float = Field(60.0, ge=0, description="least time between resume points")
-    log_every: int = Field(10, gt=0, description="steps between log lines")
+    warmup: int = Field(0, ge=0, description="steps over which the learning rate first rises, linearly")
+    warmup_start: float = Field(0.0, ge=0, le=1, description="factor on lr at the first step of a warm-up")
+    clip: float | None = Field(None, gt=0, description="largest norm of the gradient; none: not clipped")
+    ema: float | None = Field(
+        None, gt=0, lt=1, description="decay of an average of the weights, which is then the model; none: no average"
+    )
+    autocast: Literal["none", "bfloat16", "float16"] = Field(
+        "none", description="type that the network is trained in; none: float32"
+    )
+    channels_last: bool = Field(False, description="memory layout NHWC, faster on many devices")
+    compile: bool = Field(False, description="torch.compile, which takes minutes at the start")
+    freeze_batchnorm: bool = Field(
+        False, description="keep the running statistics of batch normalisation, as the weak methods do"
+    )
+    sync_batchnorm: bool = Field(False, description="batch statistics over all processes; CUDA only")
+    deterministic: bool = Field(False, description="refuse operations whose result varies between runs")
+    seed: int = Field(0, description="added to random_seed for this training")
+    workers: int = Field(2, ge=0, description="data-loading processes per training process")
+    validate_every: int = Field(0, ge=0, description="epochs between validations; 0: at the end only")
+    checkpoint_seconds: float = Field(
+        60.0, ge=0, description="least seconds between points that a stopped training resumes from"
+    )
+    log_every: int = Field(10, gt=0, description="steps between lines of the log")
     augment: AugmentSettings = AugmentSettings()
 
 
 class ModelSettings(Settings):
     """The segmenter; see `maskwright.create_model`."""
 
-    name: str = "deeplabv3plus"
-    backbone: str = "resnet18"
+    name: str = Field("deeplabv3plus", description="architecture of the segmenter")
+    backbone: str = Field("resnet18", description="any backbone of timm, or one of ours, such as vgg16 or resnet38")
     pretrained: bool | str = Field(
         False,
-        description="true, a timm tag, a local file, or classifier: the recipe's own tag classifier; the short key "
-        "pretrained= sets it in every network of a recipe with tags, in place of classifier",
+        description="pre-trained weights: true, a timm tag, a local file, or classifier, the recipe's own tag "
+        "classifier; pretrained= sets them in every network of a recipe with tags",
     )
-    output_stride: int | None = 16
-    options: dict[str, Any] = Field(default_factory=dict)
+    output_stride: int | None = Field(16, description="pixels per position of the deepest map; none: its own")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of one architecture alone")
 
 
 class LossSettings(Settings):
     """The segmenter's loss; see `maskwright.losses`."""
 
-    name: str = "cross_entropy"
+    name: str = Field("cross_entropy", description="loss of the main output")
     class_weights: Literal["none", "inverse", "sqrt_inverse"] | list[float] = Field(
-        "none", description="from the frequencies of the training masks, or one number per class"
+        "none", description="from the frequency of each class in the training masks, or one number per class"
     )
-    auxiliary: dict[str, float] = Field(default_factory=dict, description="weight of each auxiliary output's loss")
+    auxiliary: dict[str, float] = Field(
+        default_factory=dict, description="weight of the loss of each auxiliary output, by its name"
+    )
     resize: Literal["logits", "labels"] = Field(
-        "logits", description="what is brought to the other's size: logits bilinearly, or labels by the nearest pixel"
+        "logits",
+        description="logits: enlarged bilinearly to the labels' size; labels: reduced to the logits', nearest pixel",
     )
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of one loss alone")
 
 
 class InferenceSettings(Settings):
     """How a trained segmenter is applied."""
 
-    size: tuple[int, int] | None = Field(None, description="images are resized to this before the network")
-    scales: tuple[Annotated[float, Field(le=16)], ...] = (1.0,)
-    flip: bool = False
-    window: tuple[int, int] | None = Field(None, description="sliding window size; none: whole image")
-    stride: tuple[int, int] | None = Field(None, description="sliding window step; default 2/3 of the window")
-    batch_size: int = Field(8, gt=0)
+    size: tuple[int, int] | None = Field(
+        None, description="height and width that images are resized to before the network; none: native size"
+    )
+    scales: tuple[Annotated[float, Field(le=16)], ...] = Field(
+        (1.0,), description="factors on the image size whose predictions are averaged"
+    )
+    flip: bool = Field(False, description="average the prediction with that of the mirrored image")
+    window: tuple[int, int] | None = Field(
+        None, description="height and width of a sliding window, in pixels; none: whole image"
+    )
+    stride: tuple[int, int] | None = Field(None, description="step of the sliding window, in pixels; none: 2/3 of it")
+    batch_size: int = Field(8, gt=0, description="images or windows that are predicted at once")
     crf: CRFPreset | None = Field(
-        None, description="dense CRF after the network, at the size that it sees; see `weak.dense_crf.PRESETS`"
+        None, description="dense CRF after the network, at its input size; see `maskwright.crf.dense_crf.PRESETS`"
     )
     crf_scale: KernelScale = "image"
     autocast: Autocast = "none"

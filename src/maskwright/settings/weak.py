@@ -14,7 +14,7 @@ FIRST_SIZES = ("resize", "long_side", "short_side")
 
 
 class PaperTraining(Settings):
-    """Settings with a training, of which what is not said is the paper's."""
+    """Settings with a training, whose defaults are the paper's."""
 
     paper: ClassVar[dict[str, Any]] = {}
 
@@ -37,7 +37,7 @@ class PaperTraining(Settings):
 
 
 class PaperTagTraining(PaperTraining):
-    """The same, on tags: a training that never sees a mask."""
+    """Settings with a training on tags, which never sees a mask, with the paper's defaults."""
 
     @model_validator(mode="after")
     def _no_masks_here(self) -> PaperTagTraining:
@@ -56,16 +56,16 @@ class ClassifierSettings(Settings):
         return self
 
     def without_training(self) -> ClassifierSettings:
-        """The trunk alone, for networks that begin without a classifier."""
+        """The backbone alone, for networks that begin without a classifier."""
         return self.model_copy(update={"train": TrainSettings(), "loss": "bce"})
 
-    backbone: str = "resnet50"
-    pretrained: bool | str = Field(False, description="true, a timm tag, or a local file")
-    output_stride: int | None = 16
-    options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
+    backbone: str = Field("resnet50", description="any backbone of timm, or one of ours, such as vgg16 or resnet38")
+    pretrained: bool | str = Field(False, description="pre-trained weights: true, a timm tag, or a local file")
+    output_stride: int | None = Field(16, description="pixels per position of the maps; none: the backbone's")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of one backbone alone")
     loss: Literal["bce", "sce", "sce_single"] = Field(
         "bce",
-        description="the last two are ablations of ReCAM's study; see `weak.networks.recam.first_head_loss`",
+        description="bce: sigmoid; sce: softmax; sce_single: softmax for images with one tag, from ReCAM's ablation",
     )
     train: TrainSettings = TrainSettings()
 
@@ -73,23 +73,29 @@ class ClassifierSettings(Settings):
 class SeedSettings(Settings):
     """How maps are taken from the classifier."""
 
-    method: str = "cam"
-    size: tuple[int, int] | None = Field(None, description="images are resized to this first; none: native size")
-    scales: tuple[float, ...] = (1.0, 0.5, 1.5, 2.0)
-    flip: bool = True
+    method: str = Field("cam", description="how maps are made from the last network")
+    size: tuple[int, int] | None = Field(
+        None, description="height and width that images are resized to first; none: native size"
+    )
+    scales: tuple[float, ...] = Field(
+        (1.0, 0.5, 1.5, 2.0), description="factors on the image size; their maps are added"
+    )
+    flip: bool = Field(True, description="add the maps of the mirrored image")
     autocast: Autocast = "none"
-    options: dict[str, Any] = Field(default_factory=dict)
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of one method alone")
 
 
 class MaskSettings(Settings):
     """How maps become pseudo-masks."""
 
-    threshold: float | Literal["best"] = Field(0.15, description="score of the background; best: tuned on true masks")
-    sweep: tuple[float, float, float] = Field((0.05, 0.6, 0.05), description="first, last, step of the sweep reported")
+    threshold: float | Literal["best"] = Field(0.15, description="score of the background; best: tuned on ground truth")
+    sweep: tuple[float, float, float] = Field(
+        (0.05, 0.6, 0.05), description="first, last and step of the thresholds that are reported"
+    )
     ignore_below: float = Field(
         0.0,
         ge=0,
         le=1,
         serialization_alias="unsure_below",
-        description="pixels of lower confidence become ignore",
+        description="pixels of lower confidence are ignored; 0: none",
     )

@@ -29,7 +29,7 @@ def label_stages(context: RunContext) -> list[Stage]:
     networks = network_stages(context)
     seeds = Stage(
         "seeds",
-        f"maps from the network ({recipe.seeds.method})",
+        f"seed maps from the network ({recipe.seeds.method})",
         partial(make_seeds, context),
         {"seeds": effective(recipe.seeds)},
         (context.seed_network,),
@@ -46,7 +46,7 @@ def label_stages(context: RunContext) -> list[Stage]:
 
 
 def network_stages(context: RunContext) -> list[Stage]:
-    """One stage for each of the recipe's networks; each goes on from the one before."""
+    """One stage for each of the recipe's networks; each starts from the one before."""
     recipe = context.recipe
     stages: list[Stage] = []
     for before, word in zip([None, *recipe.networks], recipe.networks, strict=False):

@@ -24,14 +24,16 @@ from maskwright.weak.seeds.method import SeedMethod
 class EDAMSettings(PaperTagTraining):
     """EDAM: masks of the classes as a layer, learned with attention among the images of a batch.
 
-    Our sources do not say how it is trained: what is not said of `train` is SEAM's.
+    Our sources do not say how it is trained: defaults of `train` are SEAM's.
     """
 
     paper = PAPER_SEAM
 
     width: int = Field(64, gt=0, description="channels of the attention")
-    heads: int = Field(4, gt=0, description="of each class's attention")
-    grid: int = Field(16, gt=0, description="rows and columns of tokens in an image, at most; paper: all positions")
+    heads: int = Field(4, gt=0, description="heads of the attention of each class")
+    grid: int = Field(
+        16, gt=0, description="largest number of rows and columns of tokens per image; all positions in the paper"
+    )
 
 
 def build_attention(settings: EDAMSettings, network: ImageTagClassifier) -> CollaborativeAttention:

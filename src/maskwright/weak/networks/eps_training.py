@@ -31,17 +31,22 @@ PAPER_EPS: dict[str, Any] = {
 class EPSSettings(PaperTagTraining):
     """EPS: the maps of tagged classes together must explain a saliency map; needs `data.saliency`.
 
-    The paper's trunk is a ResNet-38 of stride 8; any other can be had. Its masks are made with a threshold of 0.20.
-    What is not said of `train` is the code's on VOC.
+    The paper's backbone is a ResNet-38 of stride 8; any other can be used. Its masks are made with a threshold of
+    0.20. Defaults of `train` are the code's on VOC.
     """
 
     paper = PAPER_EPS
 
-    weight: float = Field(1.0, ge=0, description="of the saliency loss")
+    weight: float = Field(1.0, ge=0, description="weight of the saliency loss")
     threshold: float = Field(
-        0.5, ge=0, le=1, description="share of a class that is salient, above which it is foreground"
+        0.5, ge=0, le=1, description="share of a class's map that is salient, above which the class is foreground"
     )
-    blend: float = Field(0.5, ge=0, le=1, description="weight of the foreground's estimate beside the background's")
+    blend: float = Field(
+        0.5,
+        ge=0,
+        le=1,
+        description="weight of the saliency that foreground maps give; the background map has the rest",
+    )
 
 
 def train_eps(

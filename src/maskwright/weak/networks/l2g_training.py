@@ -52,8 +52,8 @@ class L2GSettings(PaperTagTraining):
 
     Defaults are the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the
     code has `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. The
-    paper's trunk is a ResNet-38 of stride 8; any other can be had. What is not said of `train` is the code's on VOC;
-    its lr is that of the heads and of PCM.
+    paper's backbone is a ResNet-38 of stride 8; any other can be used. Defaults of `train` are the code's on VOC; its
+    lr is that of the heads and of PCM.
     """
 
     paper = PAPER_L2G
@@ -76,36 +76,41 @@ class L2GSettings(PaperTagTraining):
         return self
 
     form: Literal["code", "paper"] = Field(
-        "code", description="whose defaults the settings below have; any of them can be set by itself"
+        "code", description="defaults of all settings of l2g: those of the released code or of the paper"
     )
     views: int = Field(6, gt=0, description="local views of each image; 4 in the paper")
     sampling: Literal["random", "corners", "corners_random", "uniform"] = Field(
         "corners_random",
-        description="where they lie; random in the paper, see `weak.networks.l2g.draw_corners`",
+        description="where the local views lie; random in the paper; see `weak.networks.l2g.draw_corners`",
     )
     winner_takes_all: bool = Field(True, description="only the highest class attends to a position; not in the paper")
     alignment: Literal["roi", "crop"] = Field(
-        "roi", description="roi: aligned, then softmax; crop: softmax, then cut out exactly, as in the paper"
+        "roi",
+        description="of global maps with a view; roi: align, then softmax; crop: softmax, then cut out (paper)",
     )
     background: Literal["binary", "continuous", "none"] = Field(
-        "binary", description="the background's target with saliency; none: there is none at all, as in the paper"
+        "binary", description="target of the background with saliency; none: without background, as in the paper"
     )
     threshold: float = Field(0.001, ge=0, lt=1, description="attention above it takes the saliency's shape; paper 0.1")
     binary_saliency: bool = Field(False, description="saliency is cut at one half, as in the paper")
     attention_where_empty: bool = Field(
         False, description="attention is the target of a view without any saliency, as in the paper"
     )
-    view_size: tuple[int, int] = Field((320, 320), description="of a local view, height and width in pixels")
-    transfer: Literal["attention", "shape"] = Field("attention", description="shape needs saliency maps")
-    weight: float = Field(10.0, gt=0, description="of the transfer; 30 in the code on COCO")
+    view_size: tuple[int, int] = Field((320, 320), description="height and width of a local view, in pixels")
+    transfer: Literal["attention", "shape"] = Field(
+        "attention", description="what is learned from local views; shape needs saliency maps"
+    )
+    weight: float = Field(10.0, gt=0, description="weight of the transfer's loss; 30 in the code on COCO")
     global_classification: float = Field(
-        0.0, ge=0, description="weight of a tag loss on the global network, which the paper finds to do harm"
+        0.0, ge=0, description="weight of a tag loss on the global network; harmful in the paper"
     )
     shared_backbone: bool = Field(
         False, serialization_alias="shared_trunk", description="one backbone for both networks, which have a head each"
     )
-    pcm: bool = Field(True, description="pixel correlation module on the features of both, as in the code")
-    shuffle: bool = Field(True, description="false: images always in the set's order, as in the code")
+    pcm: bool = Field(
+        True, description="pixel correlation module (PCM) on the features of both networks, as in the code"
+    )
+    shuffle: bool = Field(True, description="false: images always in the order of the data set, as in the code")
 
 
 def train_l2g(

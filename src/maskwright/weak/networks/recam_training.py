@@ -35,7 +35,7 @@ PAPER_RECAM = {
 
 
 class RecamSettings(PaperTagTraining):
-    """ReCAM's training, which goes on from the trained tag classifier; what is not said of `train` is the paper's."""
+    """ReCAM's training, which continues from the trained tag classifier; defaults of `train` are the paper's."""
 
     paper = PAPER_RECAM
 
@@ -54,7 +54,7 @@ class RecamSettings(PaperTagTraining):
         0.0,
         ge=0,
         serialization_alias="eps",
-        description="weight of the saliency loss of a network `eps` before it; 1 for the paper's rows -E",
+        description="weight of the saliency loss where networks has `eps` before recam; 1 for the paper's rows -E",
     )
     train: TrainSettings = Field(
         TrainSettings(), description="lr is the new head's rate, backbone_lr the factor on it for everything else"

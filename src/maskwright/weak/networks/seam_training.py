@@ -35,9 +35,9 @@ PAPER_SEAM: dict[str, Any] = {
 
 
 class SEAMSettings(PaperTagTraining):
-    """SEAM: class activation maps that agree over scales, refined by PCM; what is not said of `train` is the paper's.
+    """SEAM: class activation maps that agree over scales, refined by PCM; defaults of `train` are the paper's.
 
-    The paper's trunk is a ResNet-38 of stride 8; any other can be had.
+    The paper's backbone is a ResNet-38 of stride 8; any other can be used.
     """
 
     paper = PAPER_SEAM

@@ -33,15 +33,17 @@ class CRFSettings(Settings):
 
     preset: CRFPreset = Field("seam", description="kernels and iterations; see `maskwright.crf.dense_crf.PRESETS`")
     background: float | None = Field(
-        None, gt=0, lt=1, description="score of the background; by default pseudo_masks.threshold"
+        None, gt=0, lt=1, description="score of the background; none: pseudo_masks.threshold"
     )
     alpha: float | None = Field(
         None,
         gt=0,
-        description="instead: (1 - highest map) ** alpha; 4 in SEAM, PSA and EPS, whose other values are 24, 32",
+        description="background scores (1 - highest map) ** alpha, not crf.background; 4 in SEAM, PSA, EPS",
     )
     scale: KernelScale = "image"
-    mode: Literal["lattice", "exact", "fast"] = "lattice"
+    mode: Literal["lattice", "exact", "fast"] = Field(
+        "lattice", description="how the CRF is computed; exact: all pairs of pixels, for small images"
+    )
 
 
 def crf_maps(

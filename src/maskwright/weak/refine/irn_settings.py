@@ -34,7 +34,7 @@ class IRNSettings(PaperTraining):
     | `pseudo_masks.threshold`   | 0.25 | 0.28 (VOC; COCO 0.25) | 0.25   |
 
     All three: `pretrained: true` (ImageNet's weights on a ResNet-50, not the classifier's), beta 10, 2^8 steps, radius
-    10 in training and 5 in the walk. What is not said of `train` is the paper's; its lr is the edge branch's.
+    10 in training and 5 in the walk. Defaults of `train` are the paper's; its lr is the edge branch's.
     """
 
     paper = PAPER_IRN
@@ -45,23 +45,31 @@ class IRNSettings(PaperTraining):
             raise ValueError("background_threshold must not be above foreground_threshold")
         return self
 
-    backbone: str = "resnet50"
+    backbone: str = Field("resnet50", description="of IRNet; a ResNet of timm")
     pretrained: bool | str = Field(
         "classifier",
-        description="true, a timm tag, a local file, or classifier: the tag classifier's; never trained; the short key "
-        "pretrained= sets it as well",
+        description="weights of IRNet's backbone, which is not trained: true, a timm tag, a local file, or classifier, "
+        "the recipe's own tag classifier; pretrained= sets them too",
     )
-    output_stride: int | None = 16
-    options: dict[str, Any] = Field(default_factory=dict, description="what only some backbones know")
-    foreground_threshold: float = Field(0.30, ge=0, le=1, description="above it a class is certain")
-    background_threshold: float = Field(0.05, ge=0, le=1, description="where no class is above it, background is")
-    crf: CRFPreset | None = Field("irn", description="dense CRF preset that the IR labels go through, or none")
+    output_stride: int | None = Field(16, description="pixels per position of the deepest map; none: its own")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of one backbone alone")
+    foreground_threshold: float = Field(
+        0.30, ge=0, le=1, description="score above which a pixel is certain to be of its class"
+    )
+    background_threshold: float = Field(
+        0.05, ge=0, le=1, description="score that no class exceeds where background is certain"
+    )
+    crf: CRFPreset | None = Field("irn", description="preset of the dense CRF that IR labels go through; none: no CRF")
     crf_scale: KernelScale = "image"
     displacement_lr: float = Field(10.0, gt=0, description="factor on train.lr for the displacement branch")
-    train_radius: float = Field(10, gt=1, description="pairs of training are nearer than this, in positions")
-    pad_to: int | None = Field(None, gt=0, description="smaller images are padded to this side; none: native size")
+    train_radius: float = Field(10, gt=1, description="distance below which positions are paired in training")
+    pad_to: int | None = Field(
+        None, gt=0, description="side that smaller images are padded to, in pixels; none: native size"
+    )
     cam_power: float = Field(1.0, gt=0, description="exponent of the maps before the walk")
-    radius: float = Field(5, gt=1, description="neighbours of a step of the walk are nearer than this, in positions")
+    radius: float = Field(5, gt=1, description="distance that one step of the walk stays below, in positions")
     beta: float = Field(10.0, gt=0, description="exponent of the affinities")
     exp_times: int = Field(8, ge=0, le=16, description="the walk has 2^exp_times steps")
-    tolerance: float = Field(0.0, ge=0, lt=1, description="above 0: fewer products, see `random_walk`; 1e-7 is safe")
+    tolerance: float = Field(
+        0.0, ge=0, lt=1, description="error allowed for a faster walk; 0: exact, 1e-7: no visible change"
+    )

@@ -32,7 +32,7 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
     classifier, size = context.recipe.classifier, context.recipe.seeds.size
     if irn.pretrained == "classifier" and irn.backbone != classifier.backbone:
         raise RecipeError(
-            "irn.pretrained=classifier takes the tag classifier's backbone as the trunk: set irn.backbone="
+            "irn.pretrained=classifier takes the tag classifier's backbone: set irn.backbone="
             f"{classifier.backbone}, found {irn.backbone}; or give irn.pretrained=true or a file"
         )
     settings = effective(irn)
@@ -72,15 +72,15 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
         refine_folder(context.train, maps, edge_maps, irn, folder / MAPS, context.device, size=size)
 
     return [
-        Stage(labels, "certain pixels from the maps", write_labels, chosen(LABEL_SETTINGS), (source,)),
+        Stage(labels, "IR labels: certain pixels of the maps", write_labels, chosen(LABEL_SETTINGS), (source,)),
         Stage(
             net,
-            "train IRNet on the certain pixels",
+            "train IRNet on the IR labels",
             train,
             {"irn": chosen(NETWORK_SETTINGS), "seed": context.recipe.random_seed},
             (labels, context.seed_network),
         ),
-        Stage(edges, "edges between objects", find_edges, {"pad_to": irn.pad_to, "size": size}, (net,)),
+        Stage(edges, "object boundaries", find_edges, {"pad_to": irn.pad_to, "size": size}, (net,)),
         Stage(walked, "maps refined by a random walk", walk, chosen(WALK_SETTINGS), (source, edges)),
     ]
 

@@ -39,10 +39,16 @@ class SaliencySettings(Settings):
     numbers: they are ours.
     """
 
-    mode: Literal["soft", "hard"] = "soft"
-    threshold: float = Field(0.5, ge=0, le=1, description="saliency from which on a pixel is foreground (hard)")
-    salient: float = Field(0.05, ge=0, le=1, description="score that a class needs there; 0: the highest always wins")
-    elsewhere: float = Field(0.9, ge=0, le=1, description="score that a class needs elsewhere; 1: none ever wins")
+    mode: Literal["soft", "hard"] = Field(
+        "soft", description="score of the background; soft: 1 - saliency; hard: one score where salient, one elsewhere"
+    )
+    threshold: float = Field(0.5, ge=0, le=1, description="saliency from which a pixel counts as salient (hard)")
+    salient: float = Field(
+        0.05, ge=0, le=1, description="score that a class needs at salient pixels (hard); 0: the highest always wins"
+    )
+    elsewhere: float = Field(
+        0.9, ge=0, le=1, description="score that a class needs at other pixels (hard); 1: none ever wins"
+    )
 
 
 def background_score(
@@ -134,7 +140,7 @@ def saliency_stages(context: RunContext, saliency: SaliencySettings, source: str
         saliency_folder(context.train, maps, saliency, folder / MAPS, threshold=threshold, size=size)
 
     settings = {**effective(saliency), "score": threshold, "size": size, **context.saliency_facts}
-    return [Stage(f"saliency{suffix}", "maps overruled by saliency", run, settings, (source,))]
+    return [Stage(f"saliency{suffix}", "maps with saliency as background", run, settings, (source,))]
 
 
 SALIENCY = Refinement("saliency", SaliencySettings, saliency_stages, needs=lambda saliency: ("saliency",))
