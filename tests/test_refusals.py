@@ -70,8 +70,8 @@ def refused(*settings: str, recipe: str = "demo") -> str:
         (["refine=[irn]", "irn.backbone=resnet500"], ["irn.backbone", "'resnet50'"]),
         ([RECAM, "recam.masks=x"], ["recam.soft_masks", "gradcam"]),
         # options of seed methods
-        (["seeds.options={wight: x}"], ["option of seeds cam", "'weight'"]),
-        (["seeds.options={weight: produkt}"], ["seeds.options", "'produkt'"]),
+        (["seeds.options={weight: produkt}"], ["unknown option of seeds cam 'weight'. Known: none"]),
+        ([RECAM, "seeds.method=recam", "seeds.options={wight: product}"], ["option of seeds recam", "'weight'"]),
         ([RECAM, "seeds.method=recam", "seeds.options={weight: produkt}"], ["seeds", "'product'"]),
         (["seeds.method=scorecam", "seeds.options={score: soft}"], ["seeds", "'softmax'"]),
         (["seeds.method=advcam", "seeds.options={steps: 0}"], ["seeds", "steps: 0"]),

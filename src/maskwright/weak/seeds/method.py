@@ -3,9 +3,12 @@
 from __future__ import annotations
 
 import inspect
+import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
 from typing import Any
+
+from torch import Tensor
 
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.settings import ClassifierSettings, SeedSettings
@@ -56,7 +59,12 @@ class SeedMethod:
         """
         if settings.autocast in self.refuses:
             raise RecipeError(f"seeds.autocast={settings.autocast}: {self.refuses[settings.autocast]}")
-        known = list(inspect.signature(self.maps).parameters)[2:]  # after the network and the views
+        types = typing.get_type_hints(self.maps)
+        known = [
+            name
+            for name in list(inspect.signature(self.maps).parameters)[2:]  # after the network and the views
+            if Tensor not in (types.get(name), *typing.get_args(types.get(name)))  # which only Python can give
+        ]
         for name in settings.options:
             if name not in known:
                 raise RecipeError(unknown_name(f"option of seeds {settings.method}", name, known))
