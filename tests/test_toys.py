@@ -3,6 +3,7 @@
 import importlib.util
 from pathlib import Path
 
+import numpy as np
 import pytest
 import yaml
 
@@ -16,9 +17,11 @@ from maskwright.pipeline.run import run
 from maskwright.plan.dryrun import dry_run
 from maskwright.plan.plan import plan
 from maskwright.recipe import dump_recipe, load_recipe, recipe_type
+from maskwright.runs.folder import RunFolder
 from maskwright.weak.networks import NETWORKS
 from maskwright.weak.refine import REFINEMENTS
 from maskwright.weak.seeds import SEED_METHODS
+from maskwright.weak.seeds.extract import load_maps
 
 RECIPE = {
     "supervision": "tags",
@@ -103,6 +106,22 @@ def test_a_toy_seed_method_takes_maps_of_any_network(toys, settings):
         load_recipe("cam", [*settings[1], "seeds.method=plain", "seeds.options={blur: bos}"])
     with pytest.raises(RecipeError, match=r"seeds.method=toy needs a network with background.*networks=\[toy\]"):
         load_recipe("cam", [*settings[1], "seeds.method=toy"])
+
+
+def test_a_toy_seed_method_runs_end_to_end_on_a_network_of_ours(toys, settings, tmp_path):
+    short = "{epochs: null, steps: 1, batch_size: 4, workers: 0, augment: {crop: [32, 32]}}"
+    maps = {}
+    for blur in ("none", "box"):
+        overrides = [
+            *settings[1], f"out={tmp_path / blur}", "backbone=resnet10t", f"classifier.train={short}", f"train={short}",
+            "seeds.method=plain", f"seeds.options={{blur: {blur}}}", "seeds.scales=[1.0]", "seeds.size=[32, 32]",
+        ]  # fmt: skip
+        out = run(load_recipe("cam", overrides), say=lambda line: None)
+        assert read_json(RunFolder(out).provenance)["method"] == "plain"
+        assert "plain" in (out / "report.html").read_text()
+        path = next(RunFolder(out).maps("seeds").glob("*.npz"))
+        maps[blur] = load_maps(path.parent, path.stem)[1]
+    assert not np.array_equal(maps["none"], maps["box"])
 
 
 def test_the_type_of_a_recipe_has_what_there_is(toys):
