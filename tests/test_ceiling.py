@@ -89,7 +89,7 @@ def test_more_dimensions_restore_more():
 
 
 def test_nothing_to_judge():
-    with pytest.raises(DataError, match="no image of the split to judge on has a mask"):
+    with pytest.raises(DataError, match="no image of the split to evaluate on has a mask"):
         measure_ceiling(Scenes([0], masked=False), [basis_of(8, 4)])
 
 

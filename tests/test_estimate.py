@@ -254,7 +254,7 @@ def test_plan_tells_time_memory_and_disk_and_writes_nothing(tmp_path):
     assert [line.split()[0] for line in lines[:7]] == names
     assert lines[3].split()[2:8] == lines[5].split()[2:8]
     assert lines[7].startswith("left to do")
-    assert "estimated on cpu, 1 threads" in lines[8]
+    assert "estimated on cpu, 1 thread" in lines[8]
     assert list(tmp_path.iterdir()) == []
 
 

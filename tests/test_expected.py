@@ -64,7 +64,7 @@ def test_seeds_count_at_their_best_and_refined_maps_at_the_given_threshold(recip
     assert (irn["threshold"], irn["agrees"]) == (0.7, False)
     assert (final["stage"], final["expected"], final["agrees"]) == ("miou", 0.5, True)
     lines = compared_lines([seeds, irn, final], recipe.source)
-    assert lines[0] == "beside a table:"
+    assert lines[0] == "compared with a table:"
     assert "mIoU 1.000  on train (2 images) at threshold 0.5; expected 1.000: agrees" in lines[1]
     assert lines[2].endswith("expected 1.000: 0.233 too low")
     assert lines[3].split()[0] == "model"

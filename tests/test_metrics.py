@@ -169,7 +169,9 @@ def test_label_space_names_and_ignore_value():
 
 @pytest.mark.parametrize("kind", ["uint8", "int64"])
 def test_values_that_are_no_class(kind):
-    with pytest.raises(DataError, match=r"truth holds values that are no class: 9 \(2 pixels\); expected 0..4 or 255"):
+    with pytest.raises(
+        DataError, match=r"ground truth holds values that are no class: 9 \(2 pixels\); expected 0..4 or 255"
+    ):
         counted(np.zeros(3, kind), np.array([9, 9, 255], kind))
     with pytest.raises(DataError, match=r"prediction holds values that are no class: 200 \(1 pixels\); expected 0..4"):
         counted(np.array([200, 77, 1], kind), np.array([1, 255, 1], kind))

@@ -325,7 +325,7 @@ def test_labels_that_a_recipe_needs(nowhere):
     root = folder(nowhere / "photos", masks=False)
     data = [f"data={root}", "device=cpu"]
     for recipe, settings, words in (
-        ("cam", ["tags=tags.csv", "pseudo_masks.threshold=best"], "threshold=best needs true masks"),
+        ("cam", ["tags=tags.csv", "pseudo_masks.threshold=best"], "threshold=best needs ground truth"),
         ("cam", ["tags=tags.csv", "fully_supervised=true"], "fully_supervised=true needs ground-truth masks"),
         ("deeplabv3plus-quick", ["tags=tags.csv"], "has a mask"),
         ("cam", ["tags=tags.csv", "saliency=nowhere"], "nowhere"),

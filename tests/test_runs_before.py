@@ -83,7 +83,7 @@ def test_a_file_that_was_touched_is_another_to_version_0_1(old):
 
 def test_a_stopped_training_is_finished(old):
     said = run("stopped")
-    assert [line for line in said if line.startswith("[1/2]")] == ["[1/2] train the segmenter: going on"]
+    assert [line for line in said if line.startswith("[1/2]")] == ["[1/2] train the segmenter: resuming"]
     assert read_json(old / "stopped/segmenter/stage.json")["finished"] is True
     steps = [line for line in (old / "stopped/segmenter/log.jsonl").read_text().splitlines() if '"step": 12' in line]
     assert steps

@@ -47,7 +47,7 @@ def test_stopped_stage_goes_on_in_its_folder(tmp_path):
     assert states([log.stage("a")], tmp_path)["a"].word == "unfinished"
     said = []
     run_stages([log.stage("a")], tmp_path, said.append)
-    assert said == ["[1/1] make a: going on"]
+    assert said == ["[1/1] make a: resuming"]
     assert [path.name for path in tmp_path.iterdir()] == ["a"]
 
 

@@ -117,7 +117,7 @@ def test_a_stopped_stage_goes_on_with_data_that_moved(there):
     os.rename("photos", "moved")
     said = run("data=moved")
     stages = [line.partition(": ")[2] for line in said if line.startswith("[")]
-    assert stages == ["done already", "going on", "done already"]
+    assert stages == ["done already", "resuming", "done already"]
 
 
 def test_files_are_read_once(tmp_path, monkeypatch):

@@ -19,7 +19,7 @@ class RecipeError(MaskwrightError, ValueError):
 
 
 class TrainingStopped(MaskwrightError, RuntimeError):
-    """Training was stopped because going on could not give a usable model."""
+    """Training was stopped because continuing could not give a usable model."""
 
 
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:

@@ -1,8 +1,8 @@
 """One confusion matrix over the whole set, and every score read off it.
 
-Policy, printed with every result: pixels whose truth is the ignore value are left out; counts are added up over all
-images before any ratio is taken (never a mean of per-image scores); a class that occurs neither in the truth nor in the
-prediction has no score and is left out of every mean; a class that is only predicted has IoU 0.
+Policy, printed with every result: pixels whose ground truth is the ignore value are left out; counts are added up over
+all images before any ratio is taken (never a mean of per-image scores); a class that occurs neither in the ground truth
+nor in the prediction has no score and is left out of every mean; a class that is only predicted has IoU 0.
 """
 
 from __future__ import annotations
@@ -19,7 +19,8 @@ from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 
 POLICY = (
-    "one confusion matrix over the whole set; ignored pixels left out; classes in neither truth nor prediction left out"
+    "one confusion matrix over the whole data set, without ignored pixels and classes in neither ground truth nor "
+    "prediction"
 )
 CACHED_PIXELS = 2**19  # counted at once, so that what is made of them stays in the processor's cache
 
@@ -29,7 +30,7 @@ class ConfusionMatrix:
 
     Args:
         labels: the label space, or just the number of classes (named "0", "1", ... then, without a background).
-        ignore_index: truth value of pixels that do not count; by default the label space's, or 255.
+        ignore_index: label value of pixels that do not count; by default the label space's, or 255.
     """
 
     def __init__(self, labels: LabelSpace | int, ignore_index: int | None = None) -> None:
@@ -46,17 +47,17 @@ class ConfusionMatrix:
         return len(self.names)
 
     def update(self, prediction: Tensor | np.ndarray, target: Tensor | np.ndarray) -> None:
-        """Add the pixels of a prediction and its truth, label values of equal shape, any integer type.
+        """Add the pixels of a prediction and its ground truth, label values of equal shape, any integer type.
 
         Raises:
-            DataError: shapes differ, values are not integers, or a value outside the classes where the truth is not
-                ignored (the message lists the values with their counts).
+            DataError: shapes differ, values are not integers, or a value outside the classes where the ground truth is
+                not ignored (the message lists the values with their counts).
         """
-        predicted, true = _integers(prediction, "prediction"), _integers(target, "truth")
+        predicted, true = _integers(prediction, "prediction"), _integers(target, "ground truth")
         if predicted.shape != true.shape:
             raise DataError(
-                f"prediction {tuple(predicted.shape)} and truth {tuple(true.shape)} must have the same shape: "
-                "label values, after argmax and at the size of the truth"
+                f"prediction {tuple(predicted.shape)} and ground truth {tuple(true.shape)} must have the same shape: "
+                "label values, after argmax and at the size of the ground truth"
             )
         true = true.to(predicted.device)
         counts = _count(predicted.reshape(-1), true.reshape(-1), self.num_classes, self.ignore_index)
@@ -95,8 +96,8 @@ class ConfusionMatrix:
     def rates(self) -> dict[str, np.ndarray]:
         """Per-class ratios, float64 `(C,)` each, NaN where undefined.
 
-        `iou`, `f1`, `precision`, `recall`, and the shares of the union (truth or prediction) that are wrong: `fp_rate`
-        (predicted but not true) and `fn_rate` (true but not predicted); iou + fp_rate + fn_rate = 1.
+        `iou`, `f1`, `precision`, `recall`, and the shares of the union of ground truth and prediction that are wrong:
+        `fp_rate` (predicted but not true) and `fn_rate` (true but not predicted); iou + fp_rate + fn_rate = 1.
         """
         counts = self.matrix.cpu().numpy().astype(np.float64)
         hit, true, predicted = np.diag(counts), counts.sum(1), counts.sum(0)
@@ -115,9 +116,9 @@ class ConfusionMatrix:
 
         Returns:
             `miou`, `pixel_accuracy`, `mean_accuracy` (mean recall), `mean_f1`, `frequency_weighted_iou`, `pixels` (that
-            counted), `per_class` (name: `rates()` and true `pixels`), `absent` (names in neither truth nor prediction),
+            counted), `per_class` (name: `rates()` and ground-truth `pixels`), `absent` (names in neither),
             `policy`; with a background class also `foreground`: mean `fp_rate` and `fn_rate` over the other classes,
-            and `background_share`, the part of the pixels predicted as one of them that is background in truth.
+            and `background_share`, the part of the pixels predicted as one of them that is background in ground truth.
         """
         rates = self.rates()
         counts = self.matrix.cpu().numpy().astype(np.float64)
@@ -157,7 +158,7 @@ def _count(predicted: Tensor, true: Tensor, classes: int, ignore_index: int) -> 
         and int(narrow_predicted.max()) < classes
     ):
         # The ignored pixels land in a row of their own, so nothing is gathered or masked, and two bytes per pixel are
-        # moved; the rows of values that are no class tell whether the truth is in range.
+        # moved; the rows of values that are no class tell whether the ground truth is in range.
         index_type = torch.int16 if 256 * classes <= 2**15 else torch.int32
         counts = torch.zeros(256, classes, dtype=torch.int64, device=true.device)
         at_once = CACHED_PIXELS if true.device.type == "cpu" else true.numel()
@@ -169,7 +170,7 @@ def _count(predicted: Tensor, true: Tensor, classes: int, ignore_index: int) -> 
         if int(beyond.sum()) == 0:
             return counts[:classes]
     counted = true != ignore_index
-    _check_range("truth", true[counted], classes, f"0..{classes - 1} or {ignore_index} (ignored)")
+    _check_range("ground truth", true[counted], classes, f"0..{classes - 1} or {ignore_index} (ignored)")
     _check_range("prediction", predicted[counted], classes, f"0..{classes - 1}")
     spare = classes * classes
     index = torch.where(counted, true.long() * classes + predicted.long(), spare)

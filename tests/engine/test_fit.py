@@ -294,7 +294,7 @@ class TestStops:
     def test_collapse_is_named_and_only_late(self):
         scores = {"predicted_classes": [0], "true_classes": [0, 1, 2]}
         with pytest.raises(
-            TrainingStopped, match="a single class, 'sky', on every validation image, although the truth has 3"
+            TrainingStopped, match="a single class, 'sky', on every validation image, although the ground truth has 3"
         ):
             check_collapse(scores, ["sky", "sea", "sand"], 50, 100)
         check_collapse(scores, ["sky", "sea", "sand"], 49, 100)

@@ -83,7 +83,7 @@ def test_without_true_masks(memory_set, save_all, tmp_path):
     scores = write_pseudo_masks(dataset, tmp_path, SETTINGS, tmp_path / "masks", FACTS)
     assert scores["miou"] is scores["scores"] is scores["best_threshold"] is None
     assert scores["sweep"] == []
-    with pytest.raises(RecipeError, match="needs true masks"):
+    with pytest.raises(RecipeError, match="needs ground truth"):
         write_pseudo_masks(dataset, tmp_path, MaskSettings(threshold="best"), tmp_path / "masks", FACTS)
     with pytest.raises(DataError, match="no image of the set has both"):
         score_masks(dataset, tmp_path / "masks")

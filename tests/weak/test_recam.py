@@ -301,7 +301,7 @@ def test_another_classifier_is_refused(converged, tmp_path):
     other.classifier.backbone = "resnet18"
     with pytest.raises(DataError, match="made with another model"):
         train_recam(other, other.recam, start, data, data, tmp_path, torch.device("cpu"))
-    with pytest.raises(RecipeError, match="goes on from a trained network"):
+    with pytest.raises(RecipeError, match="starts from a trained network"):
         train_recam(r := recipe(), r.recam, None, data, data, tmp_path, torch.device("cpu"))
 
 
@@ -337,7 +337,7 @@ def test_the_stage_stands_between_classifier_and_seeds(tmp_path):
         ({"recam": {"lam": 0.1}}, "add recam to networks"),
         ({"irn": {"beta": 5}}, "add irn to refine"),
         ({"networks": []}, "networks is empty"),
-        ({"networks": ["recam"]}, "goes on from a trained network"),
+        ({"networks": ["recam"]}, "starts from a trained network"),
         ({"networks": ["recam", "classifier"]}, "classifier first"),
         ({"networks": ["classifier", "recam", "recam"]}, "each once"),
     ],

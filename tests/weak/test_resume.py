@@ -109,7 +109,7 @@ def test_a_stopped_stage_makes_only_whole_batches_and_ends_bit_equal(out, stage,
     record = out / stage / "stage.json"
     write_json(record, {**read_json(record), "finished": False})
     said = run(out)
-    assert sum("going on" in line for line in said) == 1
+    assert sum("resuming" in line for line in said) == 1
     assert sum("done already" in line for line in said) == len(FOLDERS) + len(NETWORKS) - 1
     for path in made:
         found = content(path)

@@ -149,7 +149,7 @@ def test_without_true_masks(memory_set, save_all, tmp_path):
     assert all(row["miou"] is None and row["foreground"] > 0 for row in found["sweep"])
     assert found["boundary_agreement"]["images"] == 4
     lines = "\n".join(table(result))
-    assert "0 with a true mask" in lines
+    assert "0 with ground truth" in lines
     assert "IoU 50.0 on 2 images" in lines
     with pytest.raises(RecipeError, match="give a number"):
         evaluate_seeds(dataset, {"seeds": tmp_path}, MaskSettings(threshold="best"), tmp_path)

@@ -20,7 +20,7 @@ def jit(function: Callable) -> Any:
         return numba.njit(**options)(function)
 
 
-# Compiled kernels of other files keep a copy of it on disk: where it changes, their files must be saved anew too.
+# Compiled kernels of other files keep a copy of it on disk: where it changes, their files must be saved again too.
 @jit
 def exponential(x):
     """`exp(x)` of float32 up to 0, NaN for NaN.

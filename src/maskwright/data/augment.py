@@ -167,7 +167,7 @@ def normalise(
 
 
 def prepare(sample: Sample, size: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
-    """One example for evaluation: nothing random, and the truth left as it is.
+    """One example for evaluation: nothing random, and the ground truth left as it is.
 
     Args:
         sample: as a reader gives it.

@@ -103,7 +103,7 @@ def load_index(path: str | Path) -> ClassIndex:
         with np.load(path) as arrays:
             return ClassIndex(*(arrays[name] for name in ClassIndex._fields))
     except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} is no class index ({error}). Fix: delete it, and it is made anew") from error
+        raise DataError(f"{path} is no class index ({error}). Fix: delete it, and it is made again") from error
 
 
 class ClassUniformSet(TrainingSet):

@@ -120,7 +120,7 @@ def _highest_value(
 ) -> int:
     """The highest label value in masks. All are read, since every split must get the same classes.
 
-    `changed` (the time of the latest change, in nanoseconds) makes the cache forget masks that were written anew.
+    `changed` (the time of the latest change, in nanoseconds) makes the cache forget masks that were written again.
     """
 
     def highest(path: str) -> int:

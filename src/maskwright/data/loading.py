@@ -156,7 +156,7 @@ class EpochSampler:
         return [*ends[:-1], self.length]
 
     def _order(self, epoch: int, count: int) -> np.ndarray:
-        """The first `count` indices of an epoch; a further round through a small set goes on counting at `length`."""
+        """The first `count` indices of an epoch; a further round through a small set continues counting at `length`."""
         generator = generator_for(self.seed, epoch)
         rounds = []
         for number in range(-(-count // self.length)):

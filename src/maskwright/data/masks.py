@@ -180,7 +180,7 @@ def _file_values(path: str | Path) -> tuple[np.ndarray, bool]:
                     "mask-jpeg",
                     "mask is a JPEG, whose compression changes label values",
                     "palette or grey PNG",
-                    "save the masks anew as PNG from their source",
+                    "save the masks again as PNG from their source",
                 )
             if picture.mode in ("1", "L", "P"):
                 return np.array(picture, dtype=np.uint8), False

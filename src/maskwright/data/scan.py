@@ -198,7 +198,7 @@ def _inspect_saliency(record: Record, path: str) -> None:
         )
     elif values.min() == values.max():
         problem = f"every pixel of the saliency map is {values.min()}"
-        complain("warning", problem, "0 for background, up to 255 for objects", "make it anew", "saliency-constant")
+        complain("warning", problem, "0 for background, up to 255 for objects", "make it again", "saliency-constant")
     elif values.max() <= 1:
         problem = "the highest value of the saliency map is 1"
         complain("error", problem, "values up to 255", "multiply it by 255", "saliency-range")

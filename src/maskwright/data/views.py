@@ -132,7 +132,7 @@ class WithMasks(View):
         if mask.shape != size:
             raise DataError(
                 f"{path}: pseudo-mask is {mask.shape}, its image {size} (height, width). "
-                "Fix: make the pseudo-masks anew from these images"
+                "Fix: make the pseudo-masks again from these images"
             )
         return mask
 
@@ -250,13 +250,13 @@ def subset(dataset: Dataset, indices: Sequence[int]) -> Subset:
 def with_masks(
     dataset: Dataset, mask_folder: str | Path, real: Collection[str] = (), real_everywhere: bool = False
 ) -> WithMasks:
-    """The same images and tags with masks from a folder of pseudo-masks; a real mask is never used but where allowed.
+    """The same images and tags with pseudo-masks of a folder; a ground-truth mask is used only where allowed.
 
     Args:
-        dataset: images, tags and real masks.
+        dataset: images, tags and ground-truth masks.
         mask_folder: `NAME.png` for each image, values as in `dataset.labels`; images without one have no mask.
-        real: names whose real mask, where there is one, wins.
-        real_everywhere: real masks win wherever there is one.
+        real: names whose ground-truth mask, where there is one, is used.
+        real_everywhere: ground-truth masks are used wherever there is one.
 
     Raises:
         DataError: no such folder, or names in `real` that the set does not have.
@@ -267,7 +267,7 @@ def with_masks(
     strange = sorted(set(real) - set(dataset.names))
     if strange:
         raise DataError(
-            f"{len(strange)} names whose real masks may be used are not in the set: "
+            f"{len(strange)} names whose ground-truth masks may be used are not in the data set: "
             f"{unknown_name('image', strange[0], dataset.names)}"
         )
     return WithMasks(dataset, folder, real, real_everywhere)

@@ -102,7 +102,7 @@ _keeping, _counting = 0, threading.Lock()
 def freed_memory_kept(device: torch.device | str) -> Iterator[None]:
     """Memory that is freed inside the block stays with the process, for steps that need the same blocks again.
 
-    Otherwise large blocks go back to the system and are fetched anew, page by page, at every step: on a CPU a quarter
+    Otherwise large blocks go back to the system and are fetched again, page by page, at every step: on a CPU a quarter
     to a third of a training step (`benchmarks.speed.deeplab`). With glibc only; elsewhere nothing is changed. A block
     inside another one, of any thread, changes nothing: memory goes back when the last one ends.
 

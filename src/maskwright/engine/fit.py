@@ -1,4 +1,4 @@
-"""The training loop. Stop it anywhere and call it again with the same arguments: it goes on where it was.
+"""The training loop. Stop it anywhere and call it again with the same arguments: it resumes where it was.
 
 On the CPU a run that was stopped ends bit-equal to one that was not, for any number of loader processes: the order of
 examples follows from (seed, epoch), what varies an example from (seed, epoch, index), and what the network itself draws
@@ -70,7 +70,7 @@ def fit(
         train_set: gives the examples; its seed also decides their order and what the network draws.
         settings: how to train. `batch_size` counts over all processes; one step is `accumulate` such batches, whose
             losses are averaged; `epochs` may be a fraction; `steps` wins over `epochs`.
-        folder: where there is a resume point in it, training goes on from there.
+        folder: where there is a resume point in it, training resumes from there.
         parameter_groups: as for a torch optimiser; each group's `lr` is its base rate. All parameters by default.
         validate: gives metrics of the model, which is in evaluation mode; called in every process at the end and every
             `settings.validate_every` epochs. `predicted_classes` and `true_classes` among them (counts, or lists of
@@ -89,7 +89,7 @@ def fit(
         RecipeError: settings that cannot be met.
         DataError: the folder's state belongs to another model, other settings or another training set.
         TrainingStopped: loss or weights are not finite, steps or processes log different parts, or the model predicts a
-            single class although the truth has more.
+            single class although the ground truth has more.
         SystemExit: SIGINT or SIGTERM came; the present step was finished and a resume point written.
     """
     device, folder = torch.device(device), Path(folder)

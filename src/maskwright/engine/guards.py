@@ -46,10 +46,10 @@ def check_weights(parameters: Iterable[torch.Tensor], where: str, settings: Trai
 
 
 def check_collapse(metrics: dict[str, Any], names: list[str] | None, step: int, total: int) -> None:
-    """Stop when a model predicts a single class although the truth has more, once half of the training is done.
+    """Stop when a model predicts a single class although the ground truth has more, once half of the training is done.
 
     Before that a single class is normal: most pixels are background, and a network finds that out first. A training of
-    fewer than 100 steps tries out the plumbing and is not judged.
+    fewer than 100 steps tries out the plumbing and is not checked.
 
     Args:
         metrics: `predicted_classes` and, where known, `true_classes`: counts, or lists of class names or label values.
@@ -75,9 +75,9 @@ def check_collapse(metrics: dict[str, Any], names: list[str] | None, step: int, 
         only += f", {names[value] if names and isinstance(value, int) else value!r},"
     raise TrainingStopped(
         f"training stopped at step {step} of {total}: the model predicts {only} on every validation image, "
-        f"although the truth has {'more' if true is None else _count(true)}. Likely causes: too few steps, a learning "
-        "rate that is far too high or too low, or masks that are almost all background or ignore: look at them, "
-        "or try loss.class_weights=sqrt_inverse"
+        f"although the ground truth has {'more' if true is None else _count(true)}. Likely causes: too few steps, a "
+        "learning rate that is far too high or too low, or masks that are almost all background or ignore: look at "
+        "them, or try loss.class_weights=sqrt_inverse"
     )
 
 

@@ -1,4 +1,4 @@
-"""What a person sees while work goes on, and the log that stays: JSON lines, and TensorBoard where it is installed."""
+"""What a person sees during the work, and the log that stays: JSON lines, and TensorBoard where it is installed."""
 
 from __future__ import annotations
 
@@ -122,7 +122,7 @@ class RunLog:
 
     Args:
         folder: where `log.jsonl` is.
-        keep_bytes: length of the log at the point where training goes on.
+        keep_bytes: length of the log at the point where training resumes.
         step: optimiser steps done at that point.
     """
 

@@ -211,7 +211,7 @@ def evaluate(
     world_size: int | None = None,
     workers: int = 2,
 ) -> tuple[ConfusionMatrix, list[dict[str, Any]]]:
-    """Predict a data set, score it against its true masks at their own size, and write the predictions if asked.
+    """Predict a data set, score it against its ground truth at its own size, and write the predictions if asked.
 
     Tags are never read. Every image is predicted exactly once, by one of the processes.
 
@@ -283,7 +283,7 @@ def _predicted(
     settings: InferenceSettings,
     device: torch.device | str,
 ) -> Iterator[tuple[str, np.ndarray, Tensor | None]]:
-    """Name, labels `(H, W)` uint8 at the example's own size, and truth of every image, batch by batch."""
+    """Name, labels `(H, W)` uint8 at the example's own size, and ground truth of every image, batch by batch."""
     bare: Any = inference_copy(_bare(model), half_type(settings.autocast, device))
     for batch in batches:
         examples = [next(loaded).result() for _ in batch]

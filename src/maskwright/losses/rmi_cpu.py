@@ -1,7 +1,7 @@
 """The RMI loss on the CPU by compiled kernels; import it where it is needed.
 
 Both passes over the pixels go from pooling cell to pooling cell: the first reads the logits and leaves a sum and small
-pooled maps, the second reads them again and writes the gradient. Sigmoids are made anew in the second, which costs less
+pooled maps, the second reads them again and writes the gradient. Sigmoids are made twice, which costs less
 than to write and read a map of them. Between the two are products of pooled maps with their shifted selves.
 
 Threads share rows of cells and pairs of image and class: every kernel works from `first` up to `end`.

@@ -107,14 +107,14 @@ def create_model(
                     unknown_name(f"option of {name}", key, [*own, "backbone_options", "auxiliary", "auxiliary_options"])
                 )
     refuse_sources(backbone_options or {})  # `pretrained` among them would be given twice
-    trunk = create_backbone(
+    network = create_backbone(
         backbone,
         pretrained=pretrained,
         output_stride=output_stride,
         in_channels=in_channels,
         **(backbone_options or {}),
     )
-    model = MODELS[name](trunk, num_classes, **options)
+    model = MODELS[name](network, num_classes, **options)
     try:
         model.add_auxiliary(model.own_auxiliary if auxiliary is None else auxiliary, **(auxiliary_options or {}))
     except TypeError as error:

@@ -111,7 +111,7 @@ def create_backbone(
         in_channels: channels of the images; pre-trained stems are adapted.
         dilate: False takes the strides away without dilation: the image-tag classifiers' ResNet-50 of stride 16.
         dilations: ResNets only: one dilation for each of layer1..layer4; the first block of a stage keeps 1. With
-            output stride 8, (1, 1, 2, 2) is the stride-8 trunk of the image-tag papers.
+            output stride 8, (1, 1, 2, 2) is the stride-8 backbone of the image-tag papers.
         pad_to: image sides are padded to a multiple of this; by default what the network needs.
         options: of our own backbones, e.g. `width=0.5`; otherwise passed to timm, e.g. `drop_path_rate=0.1` or
             `img_size=512`.

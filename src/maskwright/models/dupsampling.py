@@ -349,6 +349,6 @@ class DUpsampling(SegmentationModel):
             raise DataError(
                 f"the label basis was fitted for output stride {basis.ratio}, {basis.num_classes} classes and "
                 f"{basis.weight.shape[1]} dimensions; the model has output stride {self.ratio}, {self.num_classes} "
-                f"classes and {self.dim} dimensions. Fit it anew with label_basis=fit"
+                f"classes and {self.dim} dimensions. Fit it again with label_basis=fit"
             )
         self.basis.copy_(self.ratio * torch.from_numpy(basis.weight[:, : self.dim]))

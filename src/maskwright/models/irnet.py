@@ -1,6 +1,6 @@
 """IRNet: class boundaries and displacements to instance centroids, from image tags alone (Ahn et al., CVPR 2019).
 
-Two branches of 1x1 convolutions read every stage of a trunk that is never trained. Which pixels belong together is
+Two branches of 1x1 convolutions read every stage of a backbone that is never trained. Which pixels belong together is
 learnt from seed maps; the losses are in `maskwright.weak.refine.irn_loss`.
 """
 
@@ -26,10 +26,10 @@ COARSE_WIDTH = 256
 
 
 class IRNet(nn.Module):
-    """Edge and displacement heads on a frozen trunk.
+    """Edge and displacement heads on a frozen backbone.
 
     As published on a ResNet-50 of output stride 16; the same heads are built on any backbone with a map of stride 4 (or
-    2, which is then max-pooled as in a ResNet) and coarser ones. The trunk stays in inference mode, also in training.
+    2, which is then max-pooled as in a ResNet) and coarser ones. The backbone stays in inference mode during training.
 
     Args:
         backbone: with weights that mean something: they are never trained.
@@ -97,7 +97,7 @@ class IRNet(nn.Module):
 
     @torch.no_grad()
     def taps(self, images: Tensor) -> list[Tensor]:
-        """What the branches read: every map of the trunk, those finer than stride 4 max-pooled to it."""
+        """What the branches read: every map of the backbone, those finer than stride 4 max-pooled to it."""
         return [
             F.max_pool2d(features, 3, 2, 1) if stride < STRIDE else features
             for features, stride in zip(self.backbone(images), self.backbone.strides)
@@ -116,7 +116,7 @@ class IRNet(nn.Module):
         """Displacements `(B, 2, h, w)` from `taps`.
 
         Args:
-            maps: the trunk's.
+            maps: the backbone's.
             shift: whether `mean_shift` is subtracted; by default in inference mode only.
         """
         size, count = self._size(maps), len(self.fine)

@@ -149,7 +149,7 @@ class OCRNet(SegmentationModel):
     Trained with the region logits as auxiliary output: `loss.auxiliary={"aux": 0.4}`.
 
     Differs from the released networks: bilinear resizing has half-pixel centres (`align_corners` false) throughout, as
-    in NVIDIA's; with a plain trunk the regions come from the same map as the pixels, where the released ResNet form
+    in NVIDIA's; with a plain backbone the regions come from the same map as the pixels, where the released ResNet form
     takes them from the stage before.
 
     Args:

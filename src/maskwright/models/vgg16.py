@@ -115,7 +115,7 @@ def vgg16(
     Args:
         name: as given to `create_backbone`.
         pretrained: a local file of torchvision's or timm's layout, with or without a head; a model saved by maskwright;
-            True or a weight tag for timm's weights. fc6 and fc7 start anew where a file does not have them.
+            True or a weight tag for timm's weights. A file without fc6 and fc7 leaves them random.
         output_stride: 8, 16 or None, which is 8.
         in_channels: channels of the images; pre-trained stems are adapted.
         width: see `VGG16`.

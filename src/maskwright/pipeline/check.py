@@ -43,7 +43,7 @@ class Start:
 
     Args:
         lines: to say.
-        record: for `data_check.json` in the run folder; a run that goes on does not read all images again.
+        record: for `data_check.json` in the run folder; a run that resumes does not read all images again.
     """
 
     lines: list[str] = field(default_factory=list)
@@ -146,7 +146,7 @@ def _check_data(context: RunContext) -> dict[str, Any]:
     if errors:
         more = f"\nand {len(errors) - SHOWN} more errors" if len(errors) > SHOWN else ""
         said = "\n".join(finding.text() for finding in errors[:SHOWN])
-        raise DataError(f"{said}{more}\n`maskwright data check {data.root}` tells of everything; nothing was run")
+        raise DataError(f"{said}{more}\n`maskwright data check {data.root}` lists all; nothing was run")
     warnings = [finding.text() for finding in findings if finding.level == "warning"]
     if len(warnings) > SHOWN:
         warnings = [*warnings[:SHOWN], f"{len(warnings) - SHOWN} more; see `maskwright data check {data.root}`"]
@@ -234,7 +234,7 @@ def _begins(pretrained: bool | str, key: str) -> str:
     if pretrained == "classifier":
         return "the backbone of the tag classifier"
     if not pretrained:
-        return f"FROM SCRATCH, without pre-trained weights; {key}=true or {key}=FILE has them"
+        return f"FROM SCRATCH; for pre-trained weights, give {key}=true or {key}=FILE"
     return "pre-trained weights" + (f" {pretrained}" if isinstance(pretrained, str) else " (timm's default)")
 
 

@@ -72,7 +72,7 @@ def compare(
     images: int = 12,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Run methods, or read their finished runs; write `compare.html` and `compare.json`; goes on where it stopped.
+    """Run methods, or read their finished runs; write `compare.html` and `compare.json`; resumes where it stopped.
 
     Args:
         arguments: methods as `read_method` has them, and `key=value` settings that apply to all; a method's own go
@@ -114,7 +114,7 @@ def compare(
             say(f"== {number}/{len(jobs)}: {job.method.label}, seed {job.recipe.random_seed}")
             others = [*(child for child in sorted(out.iterdir()) if RunFolder(child).recipe.is_file()), *given]
             steps = (partial(_make, job, until, others, say), partial(_judge, job, jobs, out / "judged", say))
-            for step in steps:  # what was made before a failure is judged all the same
+            for step in steps:  # what was made before a failure is still evaluated
                 try:
                     step()
                 except (MaskwrightError, torch.OutOfMemoryError) as error:
@@ -193,7 +193,7 @@ def _jobs(methods: Sequence[Method], overrides: Sequence[str], out: Path, seeds:
 
 
 def _stored(folder: Path, overrides: Sequence[str]) -> Recipe:
-    """Which images a finished run is about, and how its maps are judged."""
+    """Which images a finished run is about, and how its maps are evaluated."""
     import yaml
 
     from maskwright.pipeline.evaluate import recipe_with
@@ -245,7 +245,7 @@ def _complete(context: RunContext, stages: list[Stage], *, whole: bool) -> bool:
 
 
 def _judge(job: Job, jobs: Sequence[Job], folder: Path, say: Callable[[str], None]) -> None:
-    """Judge the maps of a run stage by stage; kept, and made anew only where maps, images or thresholds changed."""
+    """Evaluate the maps of a run stage by stage; again only where maps, images or thresholds changed."""
     from maskwright.engine import distributed
     from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages
 
@@ -273,7 +273,7 @@ def _judge(job: Job, jobs: Sequence[Job], folder: Path, say: Callable[[str], Non
         "settings": effective(settings),
         "data": job.content["train"],
     }
-    run_stages([Stage(job.name, f"judge the maps of {job.method.label}", work, facts)], folder, say)
+    run_stages([Stage(job.name, f"evaluate the maps of {job.method.label}", work, facts)], folder, say)
     job.judged = read_json(folder / job.name / SEED_EVALUATION)
 
 

@@ -1,4 +1,4 @@
-"""Verbs on a finished run: score it on any data set with the same classes, judge its seeds, write its report anew."""
+"""Verbs on a finished run: score it on any data set with the same classes, or its seed maps, write its report."""
 
 from __future__ import annotations
 
@@ -31,7 +31,7 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
         A table as lines of text.
 
     Raises:
-        DataError: other classes than the model's, or no true masks.
+        DataError: other classes than the model's, or no ground truth.
     """
     from maskwright.engine import distributed
     from maskwright.inference.load import load
@@ -70,7 +70,7 @@ def judge_seeds(
     out: str | None = None,
     device: str = "auto",
 ) -> list[str]:
-    """Judge the seed maps of a run stage by stage, or those of one folder; see `weak.seed_evaluation`.
+    """Evaluate the seed maps of a run stage by stage, or those of one folder; see `weak.seed_evaluation`.
 
     Args:
         where: a run folder, a folder of `NAME.npz` maps, or a folder of pseudo-masks.
@@ -87,7 +87,7 @@ def judge_seeds(
         A table as lines of text.
 
     Raises:
-        DataError: nothing to judge there, or maps that do not fit the data.
+        DataError: nothing to evaluate there, or maps that do not fit the data.
         RecipeError: stability without a run, or a threshold that cannot be.
     """
     from maskwright.pipeline.after import seed_evaluation_stage
@@ -129,7 +129,7 @@ def judge_seeds(
 
 
 def _same_but_for_places(recipe: Recipe, own: Recipe) -> bool:
-    """Whether a run's maps are to be judged by its own settings, wherever its images are now."""
+    """Whether a run's maps are to be evaluated by its own settings, wherever its images are now."""
     places = {"root", "masks", "tags", "saliency"}
     data = [one.data.model_dump(exclude=places) for one in (recipe, own)]
     return data[0] == data[1] and recipe.pseudo_masks == own.pseudo_masks
@@ -160,7 +160,7 @@ def _caution(dataset: Dataset) -> list[str]:
 
 
 def score_table(scores: dict[str, Any]) -> list[str]:
-    """Scores as lines: per class, then the means; a class that neither truth nor prediction has is left out."""
+    """Scores as lines: per class, then the means; a class that neither ground truth nor prediction has is left out."""
     lines = [f"{'class':<20}{'IoU':>8}{'F1':>8}{'prec.':>8}{'recall':>8}"]
     for name, row in scores["per_class"].items():
         cells = "".join(
@@ -172,12 +172,12 @@ def score_table(scores: dict[str, Any]) -> list[str]:
         f"{scores['images']} images of split {scores['split']}"
     )
     if scores["absent"]:
-        lines.append(f"not in the set and not predicted, left out of the mean: {', '.join(scores['absent'])}")
+        lines.append(f"neither in the ground truth nor predicted, left out of the mean: {', '.join(scores['absent'])}")
     return lines
 
 
 def report_run(run_folder: Path, overrides: list[str] | None = None) -> Path:
-    """Write a run's report anew.
+    """Write a run's report again.
 
     Args:
         run_folder: of a run.
@@ -221,7 +221,7 @@ def open_run_data(run: RunFolder, context: RunContext, split: str) -> Any:
 
 
 def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:
-    """What of a stored recipe says how to judge, with overrides applied; the rest may be from another version."""
+    """What of a stored recipe says how to evaluate, with overrides applied; the rest may be from another version."""
     stored = with_new_names(fields)
     kept: dict[str, Any] = {key: stored[key] for key in keep if key in stored}
     if "masks_are" in kept.get("data", {}) and any(o.startswith(("masks=", "data.masks=")) for o in overrides):

@@ -1,4 +1,4 @@
-"""What a run found beside what its recipe expects, stage by stage: the published numbers and how far off they are."""
+"""What a run found against what its recipe expects, stage by stage: the published numbers and how far off they are."""
 
 from __future__ import annotations
 
@@ -21,18 +21,18 @@ def compare(
     """Scores of a run's stages beside those that its recipe expects.
 
     Seeds count at the threshold of the sweep where they score best, as papers have it; refined maps at the recipe's
-    own threshold, unless that is chosen by true masks too.
+    own threshold, unless that is tuned on ground truth too.
 
     Args:
         recipe: `expected`, `tolerance`, `pseudo_masks` and `source` are read.
         out: the run folder.
-        dataset: images whose true masks the maps are judged on.
+        dataset: images on whose ground truth the maps are evaluated.
         map_stages: stages of this run that have maps.
-        model: scores of the segmenter, or None; those against masks that are no ground truth are left out.
+        model: scores of the segmenter, or None; those against masks that are not ground truth are left out.
         known: of `evaluate_seeds` on the same images, so that no map need be read again.
 
     Returns:
-        Per stage of `recipe.expected` that the run can judge: `stage`, `found`, `threshold` (None for the model),
+        Per stage of `recipe.expected` that the run can evaluate: `stage`, `found`, `threshold` (None for the model),
         `split`, `images`, `expected`, `agrees` (not more than the tolerance below).
 
     Raises:
@@ -66,7 +66,7 @@ def compare(
 
 def compared_lines(rows: Sequence[dict[str, Any]], source: str) -> list[str]:
     """What `compare` found, in words."""
-    lines = [f"beside {source or 'what the recipe expects'}:"] if rows else []
+    lines = [f"compared with {source or 'what the recipe expects'}:"] if rows else []
     for row in rows:
         name = "model" if row["stage"] == "miou" else row["stage"]
         at = "" if row["threshold"] is None else f" at threshold {row['threshold']:g}"

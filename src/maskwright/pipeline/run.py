@@ -87,7 +87,7 @@ def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:
         lines.append(f"{label:<22} mIoU {model['miou']:.3f}  {measured_on(model)}")
     if oracle and oracle.get("miou") is not None:
         lines.append(
-            f"same, ground truth     mIoU {oracle['miou']:.3f}  on {oracle['split']} ({oracle['images']} images)"
+            f"fully supervised       mIoU {oracle['miou']:.3f}  on {oracle['split']} ({oracle['images']} images)"
         )
     return lines
 

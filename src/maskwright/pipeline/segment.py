@@ -1,4 +1,4 @@
-"""The segmenter's two stages: trained on masks, wherever they came from, and judged on true ones."""
+"""The segmenter's two stages: trained on masks, wherever they came from, and evaluated on ground truth."""
 
 from __future__ import annotations
 
@@ -112,7 +112,7 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
 
 
 def measured_on(scores: dict[str, Any]) -> str:
-    """What scores of `evaluate_to_folder` were measured on, in words, and whether that is no ground truth."""
+    """What scores of `evaluate_to_folder` were measured on, in words, and whether that is not ground truth."""
     said = against(scores.get("source") or {})
     return f"on {scores['split']} ({scores['images']} images)" + (f", {said}" if said else "")
 
@@ -139,7 +139,7 @@ def class_frequencies(dataset: Dataset) -> list[float]:
 def evaluate_to_folder(
     predictor: Predictor, dataset: Dataset, settings: InferenceSettings, folder: Path
 ) -> dict[str, Any] | None:
-    """Predict a whole dataset, score it where it has true masks, and write both.
+    """Predict a whole dataset, score it where it has ground truth, and write both.
 
     Args:
         predictor: what `maskwright.load` gives.
@@ -148,7 +148,7 @@ def evaluate_to_folder(
         folder: gets `metrics.json`, `images.json` and `predictions/`.
 
     Returns:
-        The content of `metrics.json`, or None where no image has a true mask.
+        The content of `metrics.json`, or None where no image has a ground-truth mask.
     """
     made_by = predictor.made_by() if distributed.is_main() else None
     confusion, _ = evaluate(predictor.model, dataset, settings, predictor.device, folder=folder, made_by=made_by)

@@ -1,4 +1,4 @@
-"""The stages of a recipe, in order: tags to masks, the segmenter, its evaluation, the same model from ground truth."""
+"""The stages of a recipe, in order: tags to masks, the segmenter, its evaluation, the same fully supervised."""
 
 from __future__ import annotations
 
@@ -79,14 +79,14 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
         stages += [
             Stage(
                 "oracle",
-                "train the same model on ground truth, for comparison",
+                "train the same model fully supervised, for comparison",
                 partial(_train_oracle, context),
                 on_masks,
                 (recipe.networks[0],) if from_classifier else (),
             ),
             Stage(
                 "oracle_evaluation",
-                "evaluate the same model from ground truth",
+                "evaluate the fully supervised model",
                 partial(_evaluate, context, "oracle"),
                 evaluation,
                 ("oracle",),
@@ -125,7 +125,7 @@ def oracle_images(train: Dataset) -> Dataset:
     """The images that the comparison model is trained on.
 
     Raises:
-        DataError: none has a true mask.
+        DataError: none has a ground-truth mask.
     """
     chosen = [index for index in range(len(train)) if train.has_mask(index)]
     if not chosen:

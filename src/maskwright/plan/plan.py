@@ -17,6 +17,7 @@ import numpy as np
 import torch
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.finding import number_of
 from maskwright.engine.device import choose_device
 from maskwright.pipeline.check_networks import check_words
 from maskwright.pipeline.stages import recipe_stages
@@ -236,7 +237,7 @@ def table(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     total = words(sum(row.seconds or 0 for row in left))
     most = size_words(max(row.memory or 0 for row in left))
     lines.append(f"{'left to do':<{width}}{'':<12}{total:>12}{most:>10}{size_words(needed):>10}")
-    threads = f", {torch.get_num_threads()} threads" if device.type == "cpu" else ""
+    threads = f", {number_of(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     lines.append(
         f"estimated on {device}{threads}, from two steps of each training and a few crops for all other stages; memory "
         "is on top of the program's own"

@@ -130,7 +130,7 @@ def try_stages(
 
         def show(images: int) -> None:
             context.train = context.judged = FewImages(samples[:images], labels, recipe.data.train)
-            # Nothing to judge on: a network of two steps is bound to fail.
+            # Nothing to evaluate on: a network of two steps is bound to fail.
             context.val = FewImages(blind[:images], labels, recipe.data.val)
 
         images = len(samples)
@@ -153,7 +153,7 @@ def try_stages(
             many = _timed(stage, folder, device)
             show(1)
             few = _timed(stage, folder, device)
-            # Two images were done before, and the one of the last call as well; but an evaluation begins anew.
+            # Two images were done before, and the one of the last call as well; but an evaluation starts again.
             again = name == "evaluation"
             each = max(many - few, 0.1 * many) / (images - 1 if again else images - 2)
             begin = max(0.0, few - each if again else few)

@@ -79,7 +79,7 @@ def _tell(old: str, new: str) -> None:
 def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """A recipe by name or file, with overrides such as `data=photos/` or `train.lr=0.02` applied.
 
-    The recipe that a run folder holds goes on in that folder, wherever it was moved to.
+    The recipe that a run folder holds resumes in that folder, wherever it was moved to.
 
     Raises:
         RecipeError: unknown recipe, a file that is not YAML, an unknown key (the message names the nearest), or a value

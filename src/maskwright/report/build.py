@@ -36,7 +36,7 @@ MOST_BYTES = 6_000_000
 PICTURE_SIDES = (448, 320, 224, 144, 96)
 
 # *: refined maps
-COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "from ground truth", *REFERENCES)
+COLUMNS = ("image", "seed", "*", "pseudo-mask", "prediction", "fully supervised", *REFERENCES)
 
 
 def build_report(

@@ -20,7 +20,7 @@ def source_name(run: RunContents, source: str) -> str:
     if source == "pseudo_masks":
         return "Pseudo-masks"
     if source == "oracle":
-        return "Same model, ground truth"
+        return "Fully supervised"
     return {"tags": "Model from tags", "mixed": "Model from tags and masks"}.get(
         run.setting("supervision", ""), "Model from masks"
     )

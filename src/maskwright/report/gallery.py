@@ -90,12 +90,12 @@ def training_rows(
 def validation_rows(
     run: RunContents, dataset: Dataset | None, labels: LabelSpace, items: list[Ranked], side: int
 ) -> list[Row]:
-    """Rows of validation examples: the predictions of the model and of the same model from ground truth, and that."""
+    """Rows of validation examples: the predictions of the model and of the fully supervised one, and ground truth."""
     rows = []
     for item in items:
         masks = {
             "prediction": stored_mask(run.folder.predictions(), item.name),
-            "from ground truth": stored_mask(run.folder.predictions("oracle_evaluation"), item.name),
+            "fully supervised": stored_mask(run.folder.predictions("oracle_evaluation"), item.name),
         }
         rows.append(picture_row(item, dataset, labels, masks, {}, side))
     return rows

@@ -128,7 +128,7 @@ def training_charts(run: RunContents) -> list[dict[str, Any]]:
     titles = {
         "classifier": "Tag classifier",
         "segmenter": source_name(run, "segmenter"),
-        "oracle": "Same model, ground truth",
+        "oracle": "Fully supervised model",
     }
     found = []
     for name, log in run.logs.items():

@@ -23,8 +23,8 @@ STAGES = {
     "pseudo_masks": "Pseudo-masks",
     "segmenter": "Train the segmenter",
     "evaluation": "Evaluate the segmenter",
-    "oracle": "Train on ground truth",
-    "oracle_evaluation": "Evaluate the model from ground truth",
+    "oracle": "Train the fully supervised model",
+    "oracle_evaluation": "Evaluate the fully supervised model",
 }
 
 

@@ -49,7 +49,7 @@ class RunContext:
 
     @cached_property
     def judged(self) -> Dataset:
-        """The images that maps are evaluated on beside published numbers."""
+        """The images that maps are evaluated on to compare with published numbers."""
         split = self.recipe.expected_split
         if split is None:
             return self.train
@@ -64,7 +64,7 @@ class RunContext:
 
     @cached_property
     def real(self) -> list[str]:
-        """Names whose real masks may be trained on beside pseudo-masks."""
+        """Names whose ground-truth masks may be trained on beside pseudo-masks."""
         if self.recipe.supervision != "mixed":
             return []
         have = [name for index, name in enumerate(self.train.names) if self.train.has_mask(index)]

@@ -35,13 +35,13 @@ class Job:
 
     Args:
         method: which.
-        recipe: of the run; of a finished one only what says which images it is about and how its maps are judged.
+        recipe: of the run; of a finished one only what says which images it is about and how its maps are evaluated.
         folder: the run folder.
         done: stages whose results belong to the recipe.
         error: why the run, or reading it, failed.
         judged: of `weak.seed_evaluation.evaluate_seeds`; empty without maps.
-        train: images that maps are judged on.
-        val: images that models are judged on.
+        train: images that maps are evaluated on.
+        val: images that models are evaluated on.
         content: "train", "val" -> what tells these images and their labels from others.
     """
 

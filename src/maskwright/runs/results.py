@@ -17,7 +17,7 @@ from maskwright.runs.stages import flat
 from maskwright.settings.old_names import with_new_names
 from maskwright.version import __version__
 
-# What a method is judged by: key -> (name, what it is).
+# What a method is evaluated by: key -> (name, what it is).
 SCORES = {
     "tag_map": ("Tag mAP", "mean average precision of the tags on the evaluation split, of the last network"),
     "seeds_best": ("Seeds, best τ", "mIoU of the seed maps at the best threshold of the sweep, tuned on ground truth"),
@@ -52,7 +52,7 @@ def summary(jobs: Sequence[Job], methods: Sequence[Method], until: str | None) -
     """Everything that `compare.json` says, but for the pictures.
 
     Args:
-        jobs: all runs, made and judged.
+        jobs: all runs, made and evaluated.
         methods: in the order of the page; the others are measured against the first.
         until: the last stage that was asked for.
 

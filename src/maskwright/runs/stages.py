@@ -1,8 +1,8 @@
-"""Stages of a run: each has a folder, a fingerprint of all it depends on, and is done, resumed or made anew.
+"""Stages of a run: each has a folder, a fingerprint of all it depends on, and is done, resumed or made again.
 
 A stage whose fingerprint is unchanged is skipped when it is finished and resumed when it is not. One whose inputs
-changed is stale: its folder is set aside, never deleted, and the stage is made anew, unless a folder that was set aside
-before has what is wanted now. No time of a file decides anything.
+changed is stale: its folder is set aside, never deleted, and the stage is made again, unless a folder that was set
+aside before has what is wanted now. No time of a file decides anything.
 """
 
 from __future__ import annotations
@@ -41,7 +41,7 @@ class Stage:
     Args:
         name: also the name of its folder in the run folder.
         title: what it does, in words, for the person who waits.
-        run: called with the stage's folder; must be able to go on where an earlier call was stopped.
+        run: called with the stage's folder; must be able to resume where an earlier call was stopped.
         settings: JSON-able settings that its result depends on.
         needs: names of the stages whose results it reads.
         label: how a report calls its maps, where they stand between seeds and pseudo-masks.
@@ -253,7 +253,7 @@ def _begin(stages: list[Stage], number: int, run: RunFolder, say: Callable[[str]
             kept = run.set_aside(stage.name)
             head += f": {_what_changed(kept, stage)}; the old result is kept in {kept.name}"
         elif word == "unfinished":
-            head += ": going on"
+            head += ": resuming"
         elif word == "finished" and state.aside is None:
             head += ": done already"
         say(head)
@@ -350,7 +350,7 @@ def _read(path: Path) -> dict[str, Any]:
     record = read_json(path) if path.is_file() else {}
     missing = [key for key in ("fingerprint", "finished", "seconds", "settings") if key not in record]
     if path.is_file() and missing:
-        raise DataError(f"{path} does not say {', '.join(missing)}; delete {path.parent} to have it made anew")
+        raise DataError(f"{path} does not say {', '.join(missing)}; delete {path.parent} to have it made again")
     return record
 
 
@@ -382,7 +382,7 @@ def _what_changed(kept: Path, stage: Stage) -> str:
         key=len,
     )
     if not changed:
-        return "an earlier stage was made anew"
+        return "an earlier stage was made again"
     return (
         "changed since it was made: "
         + ", ".join(changed[:3])

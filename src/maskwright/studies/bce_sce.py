@@ -173,13 +173,13 @@ def measure(network: Any, dataset: OneOf, recipe: Recipe, device: torch.device) 
 
     Args:
         network: in inference mode, on `device`.
-        dataset: what to judge on.
+        dataset: what to evaluate on.
         recipe: `seeds.size`, `seeds.scales`, `seeds.flip` and `pseudo_masks` are read; seeds are plain CAM.
         device: where to compute.
 
     Returns:
-        `accuracy` (of the highest logit), and on the images with a true mask `seed_miou` at the recipe's threshold
-        (None for "best") and `seed_best` at `seed_best_threshold`; None without true masks. mIoU is over the classes
+        `accuracy` (of the highest logit), and on the images with ground truth `seed_miou` at the recipe's threshold
+        (None for "best") and `seed_best` at `seed_best_threshold`; None without ground truth. mIoU is over the classes
         and the background.
     """
     scores = tag_scores(network, dataset, recipe.seeds.size, device)
@@ -223,7 +223,7 @@ def bce_sce(
     images: int = 200,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Train with both losses, measure after every epoch, write `study.json` and `study.png`; goes on where it stopped.
+    """Train with both losses, measure after every epoch, write `study.json` and `study.png`; resumes where it stopped.
 
     Args:
         recipe: `data`, `classifier`, `seeds`, `pseudo_masks`, `seed`, `device` and `out` are read.
@@ -265,7 +265,7 @@ def bce_sce(
         values = sorted({train.labels.value(name) for name in classes or choose_classes(pairs or [])})
         learned, judged = _one_of(train, values), _one_of(val, values, images)
         names = learned.labels.tag_names
-        say(f"classes: {', '.join(names)}; {len(learned)} images to learn from, {len(judged)} to judge on")
+        say(f"classes: {', '.join(names)}; {len(learned)} images to train on, {len(judged)} to evaluate on")
         jobs = [(recipe.random_seed + repeat, loss) for repeat in range(repeats) for loss in LOSSES]
         stages = [_training(recipe, learned, judged, data, loss, seed) for seed, loss in jobs]
         run_stages(stages, out, say)

@@ -48,7 +48,7 @@ def verdicts(runs: dict[str, list[dict[str, Any]]], classes: int) -> list[dict[s
 
     Returns:
         `claim`, `bce` and `sce` (one number per repeat), `holds` (repeats in which SCE's is the larger), `repeats`, and
-        `text`. Seeds are left out where there are no true masks.
+        `text`. Seeds are left out where there is no ground truth.
     """
 
     def over_training(epochs: Sequence[dict[str, Any]]) -> float:
@@ -91,7 +91,7 @@ def table(result: dict[str, Any]) -> list[str]:
     epochs = result["runs"]["bce"][0]["epochs"][-1]["epoch"]
     lines = [
         f"BCE against SCE on {', '.join(result['classes'])}: {images['learned']} images of split "
-        f"{result['splits']['learned']}, {epochs:g} epochs each; judged on {images['judged']} of "
+        f"{result['splits']['learned']}, {epochs:g} epochs each; evaluated on {images['judged']} of "
         f"{result['splits']['judged']}"
     ]
     if result["confusable_pairs"]:
@@ -141,7 +141,7 @@ def plot(result: dict[str, Any], path: Path) -> None:
                     axes.fill_between(x, y.min(0), y.max(0), color=COLOURS[loss], alpha=0.15, linewidth=0)
         axes.set(xlabel="epoch", title=words[0].upper() + words[1:])
         if not axes.lines:
-            axes.text(0.5, 0.5, "no true masks", transform=axes.transAxes, ha="center", color="0.4")
+            axes.text(0.5, 0.5, "no ground truth", transform=axes.transAxes, ha="center", color="0.4")
         else:
             axes.legend(fontsize=9, edgecolor="none", framealpha=0.85)
         if not share:
@@ -149,5 +149,5 @@ def plot(result: dict[str, Any], path: Path) -> None:
         axes.spines[["top", "right"]].set_visible(False)
         axes.grid(color="0.92")
         axes.set_axisbelow(True)
-    figure.suptitle(f"BCE against SCE: {', '.join(result['classes'])}; judged on split {result['splits']['judged']}")
+    figure.suptitle(f"BCE against SCE: {', '.join(result['classes'])}; evaluated on split {result['splits']['judged']}")
     figure.savefig(path, dpi=130)

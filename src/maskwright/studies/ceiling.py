@@ -1,7 +1,7 @@
-"""The best mIoU that upsampling allows (mIoU*): true masks through a coarse grid and back, by each kind of upsampling.
+"""The best mIoU that upsampling allows (mIoU*): ground truth through a coarse grid and back, by each upsampling.
 
 The experiment of DUpsampling (Tian et al., CVPR 2019) without a network: what a perfect one would say on the coarse
-grid is computed from the true mask. For bilinear upsampling that is the share of each class in each cell, one number
+grid is computed from the ground truth. For bilinear upsampling that is the share of each class in each cell, one number
 for each class; for DUpsampling the coordinates of the cell in a basis fitted to the training masks, usually many more
 numbers. The paper trains an autoencoder in their place, so its numbers are not the same.
 """
@@ -48,7 +48,7 @@ def through_bilinear(labels: torch.Tensor, num_classes: int, ratio: int, ignore_
 
 
 def measure_ceiling(
-    judged: Dataset, bases: Sequence[LabelBasis], title: str = "judging"
+    judged: Dataset, bases: Sequence[LabelBasis], title: str = "evaluating"
 ) -> dict[int, dict[str, dict[str, Any]]]:
     """Scores of both kinds of upsampling for each basis's ratio.
 
@@ -61,11 +61,11 @@ def measure_ceiling(
         ratio -> "bilinear" and "dupsampling" -> `ConfusionMatrix.scores()`.
 
     Raises:
-        DataError: no mask to judge on.
+        DataError: no mask to evaluate on.
     """
     labels = judged.labels
     if not any(judged.has_mask(index) for index in range(len(judged))):
-        raise DataError("no image of the split to judge on has a mask; choose another with split=")
+        raise DataError("no image of the split to evaluate on has a mask; choose another with split=")
     counts = {basis.ratio: {name: ConfusionMatrix(labels) for name in NAMES} for basis in bases}
     weights = [torch.from_numpy(basis.weight).float() for basis in bases]
     for mask in masks_of(judged, title):
@@ -87,10 +87,10 @@ def ceiling(
     max_patches: int = 50_000,
     out: str | None = None,
 ) -> list[str]:
-    """Fit a basis per ratio to the training split, judge both kinds of upsampling on the validation split.
+    """Fit a basis per ratio to the training split, evaluate both kinds of upsampling on the validation split.
 
     Args:
-        data: the set; `train` is fitted to, `val` is judged on.
+        data: the set; `train` is fitted to, `val` is evaluated on.
         ratio: one or several output strides.
         dim: dimensions of the basis; fewer where a cell has fewer.
         max_patches: the most cells of several classes that each basis is fitted to.

@@ -137,7 +137,7 @@ def threshold_counts(
 ) -> np.ndarray:
     """Confusion counts of one image's `seed_labels` at every threshold, for the price of one.
 
-    Which map is highest does not depend on the threshold, so pixels are counted once, by truth, winner, and the number
+    Which map is highest does not depend on the threshold, so pixels are counted once, by label, winner, and the number
     of thresholds that lie below the winner's score; cumulative sums give the rest. Exact.
 
     Args:
@@ -148,10 +148,10 @@ def threshold_counts(
         labels: classes.
 
     Returns:
-        `(T, C, C)` int64, rows are the truth.
+        `(T, C, C)` int64, rows are the ground truth.
 
     Raises:
-        DataError: maps and truth differ in size, or the truth holds values that are no class.
+        DataError: maps and ground truth differ in size, or it holds values that are no class.
     """
     if high_res.shape[1:] != truth.shape:
         raise DataError(
@@ -172,7 +172,7 @@ def count_above(
     thresholds: np.ndarray,
     labels: LabelSpace,
 ) -> tuple[np.ndarray, np.ndarray]:
-    """Pixels of one image where a map is the highest and above each threshold, by truth, from one count of them.
+    """Pixels of one image where a map is the highest and above each threshold, by label, from one count of them.
 
     Args:
         best: the first of `best_two`, `(H, W)`; None without maps.
@@ -183,10 +183,10 @@ def count_above(
         labels: classes.
 
     Returns:
-        `(256, n, T)` int64, and all pixels by truth `(256,)`; without truth `(1, n, T)` and `(1,)`.
+        `(256, n, T)` int64, and all pixels by label `(256,)`; without ground truth `(1, n, T)` and `(1,)`.
 
     Raises:
-        DataError: the truth holds values that are no class.
+        DataError: the ground truth holds values that are no class.
     """
     rows, steps = (1, len(thresholds)) if truth is None else (256, len(thresholds))
     if truth is not None:
@@ -212,10 +212,10 @@ def count_above(
 def add_confusion(
     result: np.ndarray, above: np.ndarray, total: np.ndarray, keys: Sequence[int] | np.ndarray, labels: LabelSpace
 ) -> None:
-    """Add what `count_above` found with a truth to confusion counts.
+    """Add what `count_above` found with ground truth to confusion counts.
 
     Args:
-        result: `(T, C, C)` int64, rows are the truth; changed in place.
+        result: `(T, C, C)` int64, rows are the ground truth; changed in place.
         above: as `count_above` gives it.
         total: as `count_above` gives it.
         keys: tag position of each map, `(n,)`.
@@ -228,7 +228,7 @@ def add_confusion(
 
 
 def _check_truth(total: np.ndarray, labels: LabelSpace) -> None:
-    """Refuse a truth that holds values `(256,)` which are neither a class nor ignored."""
+    """Refuse ground truth that holds values `(256,)` which are neither a class nor ignored."""
     beyond = total.copy()
     beyond[: labels.num_classes] = 0
     if 0 <= labels.ignore_index < len(beyond):
@@ -236,7 +236,7 @@ def _check_truth(total: np.ndarray, labels: LabelSpace) -> None:
     if beyond.any():
         wrong = ", ".join(f"{value} ({beyond[value]} pixels)" for value in np.flatnonzero(beyond))
         raise DataError(
-            f"truth holds values that are no class: {wrong}; expected 0..{labels.num_classes - 1} or "
+            f"ground truth holds values that are no class: {wrong}; expected 0..{labels.num_classes - 1} or "
             f"{labels.ignore_index} (ignored)"
         )
 
@@ -244,7 +244,7 @@ def _check_truth(total: np.ndarray, labels: LabelSpace) -> None:
 def sweep(dataset: Dataset, folder: str | Path, thresholds: Sequence[float]) -> list[dict[str, Any]]:
     """Score the seed masks of a whole set at every threshold, in one pass over the maps.
 
-    Images without a true mask, or of which nobody said what they show, are left out.
+    Images without ground truth, or of which nobody said what they show, are left out.
 
     Args:
         dataset: masks and tags.
@@ -254,7 +254,7 @@ def sweep(dataset: Dataset, folder: str | Path, thresholds: Sequence[float]) -> 
     Returns:
         Per threshold, ascending: `threshold`, `miou`, the mean `fp` and `fn` of the foreground classes (shares of the
         union, AdvCAM's report), `background_fp`, `background_fn`, and `background_share`, the part of the pixels called
-        foreground that is background in truth (ReCAM's). None where undefined; an empty list without any true mask.
+        foreground that is background in ground truth (ReCAM's). None where undefined; an empty list without any.
 
     Raises:
         DataError: a tagged image has no maps, or maps and masks do not fit.

@@ -77,7 +77,7 @@ def check_methods(recipe: Recipe) -> None:
         for need in network.needs(settings):
             if need == "network" and place == 0:
                 raise RecipeError(
-                    f"networks: {word} goes on from a trained network; write networks=[classifier, {word}]"
+                    f"networks: {word} starts from a trained network; write networks=[classifier, {word}]"
                 )
             if need not in ("network", "saliency"):
                 _check_part(f"{chain}: {word}", need, parts, after=word)

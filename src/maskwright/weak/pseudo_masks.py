@@ -2,11 +2,11 @@
 
 A folder in PASCAL VOC layout, so that any tool that trains on VOC masks can use it, and so can `with_masks`:
 
-    SegmentationClass/NAME.png   label values in the palette of the classes; unsure pixels have the ignore value
+    SegmentationClass/NAME.png   label values in the palette of the classes; uncertain pixels have the ignore value
     Confidence/NAME.png          8-bit grey: 255 times the confidence of `seeds.labels_and_confidence`
     ImageSets/Segmentation/SPLIT.txt, classes.txt
     provenance.json              how they were made, and what else than tags had a part in it
-    scores.json                  against true masks where there are any; tagged classes that vanished
+    scores.json                  against ground truth where there is any; tagged classes that vanished
 """
 
 from __future__ import annotations
@@ -35,7 +35,7 @@ from maskwright.weak.labels import labels_and_confidence, sweep
 from maskwright.weak.seeds.extract import load_maps
 
 FORMAT = "maskwright pseudo-masks 1"
-NO_TRUTH = "pseudo_masks.threshold=best needs true masks in the split that is labelled, found none; give a number"
+NO_TRUTH = "pseudo_masks.threshold=best needs ground truth in the split that is labelled, found none; give a number"
 
 # What must be known of a pseudo-mask before its score may stand beside another: how it was made, and whether anything
 # but tags had a part in it.
@@ -50,27 +50,27 @@ def write_pseudo_masks(
     folder: str | Path,
     provenance: dict[str, Any],
 ) -> dict[str, Any]:
-    """Turn the maps of every image whose tags are known into pseudo-masks; goes on where it was stopped.
+    """Turn the maps of every image whose tags are known into pseudo-masks; resumes where it was stopped.
 
-    True masks, where there are any, only judge, unless `settings.threshold` is "best"; then they choose the threshold
-    and the record says so. Images without tags become background. Call it in one process.
+    Ground truth, where there is any, is only scored against, unless `settings.threshold` is "best": it then
+    chooses the threshold, and the record says so. Images without tags become background. Call it in one process.
 
     Args:
-        dataset: names, tags and, for the scores, true masks.
+        dataset: names, tags and, for the scores, ground truth.
         maps_folder: of `NAME.npz` maps.
-        settings: threshold, sweep, and what counts as unsure.
-        folder: gets the artefact; masks that another threshold or other maps gave are written anew.
+        settings: threshold, sweep, and what counts as uncertain.
+        folder: gets the artefact; masks that another threshold or other maps gave are written again.
         provenance: at least `method`, `weights` (their hash), and `saliency`, `crf`, `pretrained` (false, a name, or a
             file); `tag_source` is taken from the dataset where it is not given.
 
     Returns:
-        What is written to `scores.json`: `split`, `threshold`, `miou` and `scores` (None without true masks; unsure
-        pixels left out, their share is `unsure_share`), `sweep`, `best_threshold`, `vanished_tags` (class name: images
-        whose mask lost the tagged class, images tagged with it), `images`.
+        What is written to `scores.json`: `split`, `threshold`, `miou` and `scores` (None without ground truth;
+        uncertain pixels left out, their share is `unsure_share`), `sweep`, `best_threshold`, `vanished_tags` (class
+        name: images whose mask lost the tagged class, images tagged with it), `images`.
 
     Raises:
         DataError: facts missing from `provenance`, maps missing, or masks that do not fit them.
-        RecipeError: threshold "best" without true masks, or a sweep that has no steps.
+        RecipeError: threshold "best" without ground truth, or a sweep that has no steps.
     """
     folder, labels = Path(folder), dataset.labels
     rows = sweep(dataset, maps_folder, sweep_thresholds(settings))
@@ -115,7 +115,7 @@ def check_thresholds(dataset: Any, settings: MaskSettings) -> None:
     """What `write_pseudo_masks` refuses of its settings, before there are maps.
 
     Raises:
-        RecipeError: threshold "best" without true masks, or a sweep that has no steps.
+        RecipeError: threshold "best" without ground truth, or a sweep that has no steps.
     """
     sweep_thresholds(settings)
     known = (index for index in range(len(dataset)) if dataset.has_mask(index))
@@ -155,10 +155,10 @@ def read_provenance(folder: str | Path) -> dict[str, Any]:
 
 
 def score_masks(dataset: Dataset, folder: str | Path) -> ConfusionMatrix:
-    """Judge a folder of pseudo-masks against true masks; pixels where either has no label are left out.
+    """Score a folder of pseudo-masks against ground truth; pixels where either has no label are left out.
 
     Args:
-        dataset: true masks; images without one, or without a pseudo-mask, are left out.
+        dataset: ground truth; images without a mask, or without a pseudo-mask, are left out.
         folder: of the artefact.
 
     Raises:
@@ -172,13 +172,13 @@ def score_masks(dataset: Dataset, folder: str | Path) -> ConfusionMatrix:
             judged += 1
             judge_mask(confusion, read_mask(path), truth, name)
     if not judged:
-        raise DataError(f"no image of the set has both a true mask and a pseudo-mask in {folder}")
+        raise DataError(f"no image of the set has both a ground-truth mask and a pseudo-mask in {folder}")
     return confusion
 
 
 @dataclass
 class _Result:
-    """What one written mask says: counts against the truth or None, tagged classes that vanished, unsure pixels."""
+    """What one written mask says: counts against ground truth or None, vanished tags, uncertain pixels."""
 
     confusion: ConfusionMatrix | None
     vanished: list[int]
@@ -264,7 +264,8 @@ def judge_mask(confusion: ConfusionMatrix, mask: np.ndarray, truth: np.ndarray, 
     """
     if mask.shape != truth.shape:
         raise DataError(
-            f"{name}: pseudo-mask {mask.shape} and true mask {truth.shape} differ in size; make the maps at image size"
+            f"{name}: pseudo-mask {mask.shape} and ground truth {truth.shape} differ in size; make the maps at "
+            "image size"
         )
     unsure = mask == confusion.ignore_index
     confusion.update(mask, np.where(unsure, mask, truth) if unsure.any() else truth)

@@ -1,6 +1,6 @@
-"""How good maps and masks are, stage by stage: against true masks where there are any, and by their own signs.
+"""How good maps and masks are, stage by stage: against ground truth where there is any, and by their own signs.
 
-Of each image every stage's file is read once, and one count of its pixels gives every threshold. With true masks:
+Of each image every stage's file is read once, and one count of its pixels gives every threshold. With ground truth:
 threshold curves, false positives and negatives per class, single-label against multi-label images (ReCAM, figure 6b).
 Without: tags that vanished, boundaries, areas; `DEFINITIONS` says what each number is. Such signs do not find a class
 that is wrong everywhere in the same way.
@@ -44,10 +44,11 @@ MOST_OUTLIERS = 100  # that the file names of each stage
 GROUPS = ("untagged", "single_label", "multi_label")
 
 DEFINITIONS = {
-    "miou": "one confusion matrix over the set, background included; null without true masks",
-    "fp, fn": "shares of the union of truth and mask that are mask alone and truth alone; iou + fp + fn = 1",
+    "miou": "one confusion matrix over the set, background included; null without ground truth",
+    "fp, fn": "shares of the union of ground truth and mask that are mask alone and ground truth alone; "
+    "iou + fp + fn = 1",
     "single_label, multi_label": "images with exactly one tag and with more; miou_common is over the classes that the "
-    "truth has in both groups",
+    "ground truth has in both groups",
     "tag_consistency": "kept: share of the tags whose class has a pixel; extra: share of the classes with a pixel that "
     "are no tag of the image; exact: share of images that show their tags and nothing else",
     "vanished_tags": "images whose mask lost the class, images tagged with it",
@@ -64,10 +65,10 @@ DEFINITIONS = {
 def evaluate_seeds(
     dataset: Dataset, stages: dict[str, Path], settings: MaskSettings, folder: str | Path, **extra: Any
 ) -> dict[str, Any]:
-    """Judge every stage's maps or masks and write `seed_evaluation.json`. Call it in one process.
+    """Evaluate every stage's maps or masks and write `seed_evaluation.json`. Call it in one process.
 
     Args:
-        dataset: images and tags, and true masks where there are any; images of which nobody said what they show are
+        dataset: images and tags, and ground truth where there is any; images of which nobody said what they show are
             left out.
         stages: stage name -> folder of `NAME.npz` maps, or the pseudo-mask artefact's, in the order they were made.
         settings: the default threshold, and the sweep. With "best" the maps of the last stage are read once more.
@@ -76,18 +77,19 @@ def evaluate_seeds(
 
     Returns:
         What is written: `split`, `images`, `images_judged`, `threshold`, `threshold_from`, `definitions`, and `stages`,
-        for each of which `kind` (maps or masks), `sweep` (rows as of `seeds.sweep`, None without true masks, with
+        for each of which `kind` (maps or masks), `sweep` (rows as of `seeds.sweep`, None without ground truth, with
         `vanished`, the share of the tags without a pixel, and `foreground`), `best_threshold`, `default` and `best`
-        (scores at that threshold: those of a row, `per_class`, `single_label`, `multi_label`; None without true masks),
-        and, at the default threshold, `tag_consistency`, `vanished_tags`, `boundary_agreement`, `area`, `outliers`.
+        (scores at that threshold: those of a row, `per_class`, `single_label`, `multi_label`; None without ground
+        truth), and, at the default threshold, `tag_consistency`, `vanished_tags`, `boundary_agreement`, `area`,
+        `outliers`.
 
     Raises:
         DataError: maps or masks are missing or do not fit, or no image has known tags.
-        RecipeError: threshold "best" without true masks or maps, or a sweep that has no steps.
+        RecipeError: threshold "best" without ground truth or maps, or a sweep that has no steps.
     """
     chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     if not chosen:
-        raise DataError("seeds are judged on images whose tags are known, found none; give tags=FILE (CSV or JSON)")
+        raise DataError("seeds are evaluated on images whose tags are known, found none; give tags=FILE (CSV or JSON)")
     swept = sweep_thresholds(settings)
     default = _default_threshold(dataset, stages, settings, swept)
     thresholds = np.unique(np.asarray([*swept, default], np.float64))
@@ -100,7 +102,7 @@ def evaluate_seeds(
         return [_look(Path(where), sample.name, truth, edges, tables[name]) for name, where in stages.items()]
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        done = track(pool.map(work, chosen), title="judging seeds", total=len(chosen))
+        done = track(pool.map(work, chosen), title="evaluating seeds", total=len(chosen))
         for index, found in zip(chosen, done, strict=True):
             for table, entry in zip(tables.values(), found, strict=True):
                 table.add(index, entry)
@@ -128,7 +130,7 @@ def _default_threshold(
     maps = [where for where in stages.values() if not _is_masks(Path(where))]
     rows = [row for row in sweep(dataset, maps[-1], swept) if row["miou"] is not None] if maps else []
     if not rows:
-        raise RecipeError("pseudo_masks.threshold=best needs maps and true masks, found none; give a number")
+        raise RecipeError("pseudo_masks.threshold=best needs maps and ground truth, found none; give a number")
     return max(rows, key=lambda row: row["miou"])["threshold"]
 
 
@@ -142,7 +144,7 @@ class _Found:
 
     Args:
         keys: tag position of each map, `(n,)`.
-        above: of `count_above`, all truth together `(n, T)`; None for a mask.
+        above: of `count_above`, all ground truth together `(n, T)`; None for a mask.
         counts: confusion counts that are not zero anyway, as `count_above` gives them; `(C, C)` for a mask; or None.
         areas: pixels of each class at the default threshold, `(C,)`.
         pixels: that have a label.
@@ -320,7 +322,7 @@ def _check_size(name: str, found: tuple[int, ...], image: tuple[int, ...]) -> No
     if tuple(found) != tuple(image):
         raise DataError(
             f"{name}: maps or mask {tuple(found)} and image {tuple(image)} differ in size (height, width); make the "
-            "maps anew from these images"
+            "maps again from these images"
         )
 
 
@@ -386,9 +388,10 @@ def table(result: dict[str, Any]) -> list[str]:
             (str(odd), 11),
         ]
         lines.append(f"{name:<14}" + "".join(f"{text:>{width}}" for text, width in cells))
-    kind = f"a mask of {result['masks_are']}" if result.get("masks_are") else "a true mask"
+    kind = f"a mask of {result['masks_are']}" if result.get("masks_are") else "ground truth"
     where = f"{result['images']} images of split {result['split']}, {result['images_judged']} with {kind}"
-    lines.append(f"at threshold {result['threshold']:g} ({result['threshold_from']}); {where}; numbers but edges in %")
+    chosen = f"tuned on {result.get('masks_are') or 'ground truth'}" if result["threshold_from"] != "given" else "given"
+    lines.append(f"at threshold {result['threshold']:g} ({chosen}); {where}; numbers but edges in %")
     last = list(result["stages"].values())[-1]
     lost = {name: pair for name, pair in last["vanished_tags"].items() if pair[0]}
     if lost:

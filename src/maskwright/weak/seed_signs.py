@@ -1,4 +1,4 @@
-"""Signs of good and bad seeds that need no true masks: boundaries on image edges, plausible areas, stable views."""
+"""Signs of good and bad seeds that need no ground truth: boundaries on image edges, plausible areas, stable views."""
 
 from __future__ import annotations
 

@@ -17,7 +17,7 @@ from maskwright.data.readers.official import (
 )
 from maskwright.settings import DataSettings
 
-# Classes that are judged: name, id in *_labelIds.png, colour. The order is that of the training ids.
+# Classes that are evaluated: name, id in *_labelIds.png, colour. The order is that of the training ids.
 CLASSES = (
     ("road", 7, (128, 64, 128)),
     ("sidewalk", 8, (244, 35, 232)),
@@ -59,7 +59,7 @@ SPLITS = {
 
 
 def label_map(ignore_index: int = 255) -> dict[int, int]:
-    """Id in `*_labelIds.png` -> label value; ids that are not judged are ignored."""
+    """Id in `*_labelIds.png` -> label value; ids that are not evaluated are ignored."""
     train_ids = {identity: value for value, (_, identity, _) in enumerate(CLASSES)}
     return {identity: train_ids.get(identity, ignore_index) for identity in range(LAST_ID + 1)}
 

@@ -147,7 +147,7 @@ def _only_ours(settings: DataSettings, masks: Path, complain: Complain) -> bool:
         complain(
             Finding(
                 "warning",
-                "nothing but masks that maskwright wrote, which are no ground truth: passed over",
+                "nothing but masks that maskwright wrote, which are not ground truth: passed over",
                 [str(masks)],
                 len(found),
                 fix="write predictions somewhere else, or say what they are with masks_are=",

@@ -110,10 +110,10 @@ def train_classifier(
 
 
 def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **parts: Any) -> ImageTagClassifier:
-    """A network with further parts that goes on from the one before it, or from the recipe's trunk.
+    """A network with further parts that starts from the one before it, or from the recipe's backbone.
 
     Args:
-        recipe: `classifier` says the trunk, its weights where there is no `start`, and what is frozen.
+        recipe: `classifier` says the backbone, its weights where there is no `start`, and what is frozen.
         start: `model.safetensors` of the network before; parts that it does not have are new.
         num_tags: number of classes that an image can be tagged with.
         **parts: of `ImageTagClassifier`, such as `recam_head=True`.

@@ -69,7 +69,7 @@ def train_edam(
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Train trunk and masks through the attention; resumes where it was stopped.
+    """Train backbone and masks through the attention; resumes where it was stopped.
 
     The plain head, which EDAM does not have, learns beside it from features without gradient: the method is not
     touched, and the network gives tag logits and class activation maps as all others do.

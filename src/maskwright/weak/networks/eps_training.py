@@ -58,7 +58,7 @@ def train_eps(
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Train trunk, head and background on tags and saliency maps; resumes where it was stopped.
+    """Train backbone, head and background on tags and saliency maps; resumes where it was stopped.
 
     Args:
         recipe: `classifier`, `seeds.size` and `seed` are read.

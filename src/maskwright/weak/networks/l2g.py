@@ -233,7 +233,7 @@ def view_maps(
             cut out exactly. By default it is at 0, as in the code: every sample then is the mean of 2 x 2 neighbours.
 
     Returns:
-        `(B * N, C, *size)`, at least float32; beyond the border its value goes on.
+        `(B * N, C, *size)`, at least float32; beyond the border its value is repeated.
     """
     wide = torch.promote_types(maps.dtype, torch.float32)
     shift = 0.5 if half_pixel else 0.0

@@ -19,7 +19,7 @@ from maskwright.weak.networks.l2g import check_sampling, cut_views, draw_corners
 from maskwright.weak.networks.network import Network
 from maskwright.weak.seeds.method import SeedMethod
 
-# The released code's on VOC: weights of the trunk at 1e-3, its biases at twice that, new layers at ten times these.
+# The released code's on VOC: weights of the backbone at 1e-3, its biases at twice that, new layers at ten times these.
 PAPER_L2G: dict[str, Any] = {
     "epochs": 10,
     "batch_size": 3,
@@ -124,7 +124,7 @@ def train_l2g(
 ) -> dict[str, Any]:
     """Train both networks side by side and keep the global one; resumes where it was stopped, with both.
 
-    Where nothing comes before it, the two begin from different random numbers, or from the same pre-trained trunk.
+    Without a network before it, the two start from different random numbers, or the same pre-trained backbone.
 
     Args:
         recipe: `classifier`, `seeds.size` and `seed` are read.

@@ -1,4 +1,4 @@
-"""ReCAM (Chen et al., CVPR 2022): a converged tag classifier goes on learning together with a second head.
+"""ReCAM (Chen et al., CVPR 2022): a converged tag classifier is trained on together with a second head.
 
 The second head sees one class at a time: the features under the soft mask of a class that the image shows, averaged,
 must be told to be that class, with a softmax over all classes. Features of a class are `mean_u M[k,u] f[:,u]`, which is

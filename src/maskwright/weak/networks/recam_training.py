@@ -78,11 +78,11 @@ def train_recam(
 ) -> dict[str, Any]:
     """Train backbone, first head and a new second head on `L_bce + lam * L_sce`; resumes where it was stopped.
 
-    With `recam.saliency_weight` the loss of a network `eps` goes on beside it: the rows -E of the paper's table 4,
+    With `recam.saliency_weight` the loss of a network `eps` continues beside it: the rows -E of the paper's table 4,
     whose code was not released; this composition of it is ours.
 
     Args:
-        recipe: `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss goes on.
+        recipe: `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss continues.
         settings: of the network.
         start: `model.safetensors` of the trained network before it.
         train: dataset with tags; with `recam.saliency_weight` also with saliency maps.
@@ -100,7 +100,7 @@ def train_recam(
         DataError: no image has a tag, or the file holds another model than the recipe's classifier.
     """
     if start is None:
-        raise RecipeError("recam goes on from a trained network; write networks=[classifier, recam]")
+        raise RecipeError("recam starts from a trained network; write networks=[classifier, recam]")
     if settings.soft_masks not in SOFT_MASKS:
         raise RecipeError(unknown_name("recam.soft_masks", settings.soft_masks, SOFT_MASKS))
     masks = masks or SOFT_MASKS[settings.soft_masks]

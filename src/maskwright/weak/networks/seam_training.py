@@ -19,7 +19,7 @@ from maskwright.weak.networks.seam import seam_loss, seam_maps
 from maskwright.weak.seeds.classes import weight_needs
 from maskwright.weak.seeds.method import SeedMethod
 
-# As the released code has it: weights of the trunk at 0.01, its biases at twice that, new layers at ten times these.
+# As the released code has it: weights of the backbone at 0.01, its biases at twice that, new layers at ten times these.
 PAPER_SEAM: dict[str, Any] = {
     "epochs": 8,
     "batch_size": 8,
@@ -54,7 +54,7 @@ def train_seam(
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Train trunk, head and PCM on an image and its small version; resumes where it was stopped.
+    """Train backbone, head and PCM on an image and its small version; resumes where it was stopped.
 
     Args:
         recipe: `classifier`, `seeds.size` and `seed` are read.

@@ -113,10 +113,10 @@ def write_ir_labels(
     scale: float | str = 1.0,
     device: torch.device | str = "cpu",
 ) -> dict[str, int]:
-    """IR labels of every image that has maps, as palette PNG in the data set's values; goes on where it was stopped.
+    """IR labels of every image that has maps, as palette PNG in the data set's values; resumes where it was stopped.
 
     Args:
-        dataset: images and labels; true masks are never read.
+        dataset: images and labels; ground truth is never read.
         maps_folder: of `NAME.npz` maps.
         folder: gets `NAME.png`: background, classes, and the ignore value where undecided.
         foreground_threshold: see `ir_labels`.

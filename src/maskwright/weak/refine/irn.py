@@ -63,11 +63,11 @@ def train_irnet(
     Args:
         recipe: `seed` is read.
         settings: of the network.
-        dataset: images; their true masks are not read.
+        dataset: images; their ground truth is not read.
         labels_folder: `NAME.png` with IR labels: values of `dataset.labels`, its ignore value where undecided.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
         device: where to train.
-        classifier: file of the tag classifier, whose backbone is the trunk where `irn.pretrained` is "classifier".
+        classifier: file of the tag classifier, whose backbone is used where `irn.pretrained` is "classifier".
 
     Returns:
         What `fit` returns: the last numbers of the log.
@@ -110,7 +110,7 @@ def build_irnet(settings: IRNSettings, seed: int = 0, classifier: str | Path | N
     """The network as it is before training.
 
     Raises:
-        RecipeError: as `create_irnet`; or the trunk should be the classifier's, but none is given.
+        RecipeError: as `create_irnet`; or the backbone should be the classifier's, but none is given.
     """
     pretrained = settings.pretrained
     if pretrained == "classifier":
