@@ -72,6 +72,7 @@ def refused(*settings: str, recipe: str = "demo") -> str:
         # options of seed methods
         (["seeds.options={weight: produkt}"], ["unknown option of seeds cam 'weight'. Known: none"]),
         ([RECAM, "seeds.method=recam", "seeds.options={wight: product}"], ["option of seeds recam", "'weight'"]),
+        ([RECAM, "seeds.method=advcam", "seeds.options={wight: product}"], ["option of seeds advcam", "'weight'"]),
         ([RECAM, "seeds.method=recam", "seeds.options={weight: produkt}"], ["seeds", "'product'"]),
         (["seeds.method=scorecam", "seeds.options={score: soft}"], ["seeds", "'softmax'"]),
         (["seeds.method=advcam", "seeds.options={steps: 0}"], ["seeds", "steps: 0"]),

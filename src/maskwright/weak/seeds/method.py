@@ -6,6 +6,7 @@ import inspect
 import typing
 from collections.abc import Callable, Mapping
 from dataclasses import dataclass, field
+from types import NoneType
 from typing import Any
 
 from torch import Tensor
@@ -63,7 +64,7 @@ class SeedMethod:
         known = [
             name
             for name in list(inspect.signature(self.maps).parameters)[2:]  # after the network and the views
-            if Tensor not in (types.get(name), *typing.get_args(types.get(name)))  # which only Python can give
+            if not set(typing.get_args(types.get(name)) or [types.get(name)]) <= {Tensor, NoneType}  # of Python alone
         ]
         for name in settings.options:
             if name not in known:
