@@ -573,7 +573,7 @@ class TestPseudoMasks:
         with pytest.raises(DataError, match="no such folder"):
             with_masks(plain, tmp_path / "none")
         (tmp_path / "made").mkdir()
-        with pytest.raises(DataError, match="1 names whose real masks"):
+        with pytest.raises(DataError, match="1 names whose ground-truth masks"):
             with_masks(plain, tmp_path / "made", real=["aa"])
         write_mask(tmp_path / "made" / "a.png", np.ones((4, 4), np.uint8), LABELS)
         with pytest.raises(DataError, match=r"a\.png: pseudo-mask is \(4, 4\)"):

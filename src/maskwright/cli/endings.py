@@ -1,4 +1,4 @@
-"""How the process ends: a mistake that the user can mend is one line, a stop says how to go on, a bug shows where."""
+"""How the process ends: a mistake that the user can fix is one line, a stop says how to resume, a bug shows where."""
 
 from __future__ import annotations
 

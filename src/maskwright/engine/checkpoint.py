@@ -242,7 +242,7 @@ def check_unchanged(path: str | Path) -> None:
     if written is not None and (found := file_hash(_existing(path))) != written:
         raise DataError(
             f"{path} is not the file that training wrote: its hash is {found}, {record} says {written}. It is damaged "
-            f"or was replaced. Put the file back, or delete {record.parent} and run again to train it again"
+            f"or was replaced. Put the file back, or delete {record.parent} and run again"
         )
 
 

@@ -57,7 +57,7 @@ def fit(
     trainable_extra: Iterable[nn.Module] = (),
     shuffle: bool = True,
 ) -> dict[str, Any]:
-    """Train a model; leaves `model.safetensors` (the result), `log.jsonl` and `state.pt` (where to go on) in a folder.
+    """Train a model; leaves `model.safetensors` (the result), `log.jsonl` and `state.pt` (to resume from) in a folder.
 
     With more than one process (`torchrun`) each takes its part of every batch, and all must see the same folder. When
     it returns, `model` holds the weights that were saved: the running average where `settings.ema` asks for one.

@@ -1,4 +1,4 @@
-"""What makes a stopped run go on as if it had not been stopped."""
+"""What makes a stopped run resume as if it had not been stopped."""
 
 from __future__ import annotations
 
@@ -58,7 +58,7 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
     if changed:
         raise DataError(
             f"{path} belongs to another training: {'; '.join(changed)}. "
-            "Give the same settings to go on with it, or choose another folder"
+            "Give the same settings to resume it, or choose another folder"
         )
     return state
 

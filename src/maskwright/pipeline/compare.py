@@ -213,7 +213,7 @@ def _make(job: Job, until: str | None, others: Sequence[Path], say: Callable[[st
     if job.method.folders:
         job.done = {name for name, record in job.folder.records().items() if record["finished"]}
         if not job.done:
-            raise DataError(f"{job.folder} has no finished stage; go on with it: maskwright run {job.folder.recipe}")
+            raise DataError(f"{job.folder} has no finished stage; resume it: maskwright run {job.folder.recipe}")
     else:
         context = RunContext(job.recipe, job.folder, _silent)
         stages, asked = recipe_stages(context), recipe_stages(context, until)

@@ -26,7 +26,7 @@ from maskwright.settings import Recipe
 
 
 def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] = print) -> Path:
-    """Run a recipe, or go on with it where it was stopped.
+    """Run a recipe, or resume it where it was stopped.
 
     Args:
         recipe: what to do.

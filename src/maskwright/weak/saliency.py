@@ -22,7 +22,7 @@ from maskwright.weak.seeds.folders import claim
 
 
 def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier", device: str = "auto") -> int:
-    """Write `NAME.png` for every image of the set's two splits, and go on where it was stopped.
+    """Write `NAME.png` for every image of the set's two splits; resumes where it was stopped.
 
     Args:
         data: images; masks and tags are not read.

@@ -94,7 +94,7 @@ def crf_folder(
     background: float,
     size: tuple[int, int] | None = None,
 ) -> None:
-    """Write maps `NAME.npz` after the CRF, and go on where it was stopped; shared by all processes.
+    """Write maps `NAME.npz` after the CRF; resumes where it was stopped; shared by all processes.
 
     Args:
         dataset: images, names, tags and sizes.

@@ -192,7 +192,7 @@ def write_instances(
     size: tuple[int, int] | None = None,
     threshold: float = 0.25,
 ) -> None:
-    """Write the instances of every image with tags, and go on where it was stopped; shared by all processes.
+    """Write the instances of every image with tags; resumes where it was stopped; shared by all processes.
 
     Args:
         dataset: names, tags and sizes; images are not opened.

@@ -201,7 +201,7 @@ def extract_edges(
     displacement: bool = False,
     batch_pixels: int | None = None,
 ) -> None:
-    """Write the edges of every tagged image, `NAME.npz`, and go on where it was stopped; shared by all processes.
+    """Write the edges of every tagged image, `NAME.npz`; resumes where it was stopped; shared by all processes.
 
     Args:
         dataset: images and tags.
@@ -252,7 +252,7 @@ def refine_folder(
     size: tuple[int, int] | None = None,
     batch: int = 8,
 ) -> None:
-    """Write refined maps `NAME.npz` in the form of seed maps, and go on where it was stopped; shared by all processes.
+    """Write refined maps `NAME.npz` in the form of seed maps; resumes where it was stopped; shared by all processes.
 
     Maps of one image are divided by one maximum over its classes, not by each class's own; thresholds of the paper
     (0.25; 0.28 in ReCAM on VOC) are meant for that.

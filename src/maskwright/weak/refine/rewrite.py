@@ -33,7 +33,7 @@ def rewrite_maps(
     batch: int = 1,
     title: str,
 ) -> None:
-    """Write refined maps `NAME.npz`, and go on where it was stopped; shared by all processes.
+    """Write refined maps `NAME.npz`; resumes where it was stopped; shared by all processes.
 
     Args:
         dataset: images, names, tags and sizes.

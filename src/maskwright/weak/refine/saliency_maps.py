@@ -100,7 +100,7 @@ def saliency_folder(
     threshold: float,
     size: tuple[int, int] | None = None,
 ) -> None:
-    """Write maps `NAME.npz` that saliency overruled, and go on where it was stopped; shared by all processes.
+    """Write maps `NAME.npz` that saliency overruled; resumes where it was stopped; shared by all processes.
 
     Args:
         dataset: images with saliency maps, names, tags and sizes.

@@ -151,7 +151,7 @@ def extract_folder(
     options: dict[str, Any] | None = None,
     batch_pixels: int | None = None,
 ) -> None:
-    """Write seed maps of every image whose tags are known, one file `NAME.npz` each, and go on where it was stopped.
+    """Write seed maps of every image whose tags are known, one file `NAME.npz` each; resumes where it was stopped.
 
     Images of equal size go through the network together; reading, resizing and writing happen beside it. Images without
     any tag get a file without maps; images of which nobody said what they show get none. The work is shared by all
