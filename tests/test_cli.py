@@ -105,7 +105,7 @@ def test_settings_options_and_paths_in_any_order(tmp_path, monkeypatch):
         (["ceiling", "scenes", "dimm=3"], "Did you mean 'dim'"),
         (["ceiling"], "DATA is missing"),
         (["saliency", "scenes", "detektor=x"], "Did you mean 'detector'"),
-        (["compare", "cam", "sedes=1"], "Did you mean 'seeds'"),
+        (["compare", "cam", "random_sedes=1"], "Did you mean 'random_seeds'"),
         (["study", "bce-sce", "repeat=2"], "Did you mean 'repeats'"),
         (["data", "check", "photos", "tag=x"], "Did you mean 'tags'"),
         (["data", "check", "photos", "tags.csv", "more"], "one name too many"),

@@ -14,6 +14,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
+from maskwright.cli.words import read
 from maskwright.errors import RecipeError
 from maskwright.files import read_json
 from maskwright.pipeline.compare import Method, compare, read_method
@@ -108,9 +109,20 @@ def test_mistakes_are_said_before_anything_is_run(arguments, words, tmp_path):
     assert not (tmp_path / "out").exists()
 
 
+@pytest.mark.parametrize("setting", ["random_seed=1", "seed=1", "out=elsewhere"])
+def test_what_is_for_all_methods_is_no_setting_of_one(setting):
+    with pytest.raises(RecipeError, match="give out= and random_seeds= for all methods together"):
+        read_method(f"cam {setting}")
+
+
+def test_the_old_name_of_random_seeds_works(capsys):
+    assert read("compare", ["cam", "seeds=0,1"]).options["random_seeds"] == "0,1"
+    assert "seeds is now called random_seeds" in capsys.readouterr().err
+
+
 def test_seeds_are_numbers(tmp_path):
-    with pytest.raises(RecipeError, match="seeds=0,1,2"):
-        compare(["cam"], out=tmp_path / "out", seeds="0;1")
+    with pytest.raises(RecipeError, match="random_seeds=0,1,2"):
+        compare(["cam"], out=tmp_path / "out", random_seeds="0;1")
 
 
 # What is made.
@@ -203,7 +215,7 @@ def test_seeds_masks_alone_and_no_truth(tmp_path):
     result = compare(
         ["demo", "strict: demo pseudo_masks.threshold=0.6", *settings, *data],
         out=tmp_path / "out",
-        seeds="0,1",
+        random_seeds="0,1",
         until="pseudo_masks",
         say=str,
     )

@@ -74,6 +74,7 @@ def refused(*settings: str, recipe: str = "demo") -> str:
         ([RECAM, "seeds.method=recam", "seeds.options={wight: product}"], ["option of seeds recam", "'weight'"]),
         ([RECAM, "seeds.method=advcam", "seeds.options={wight: product}"], ["option of seeds advcam", "'weight'"]),
         ([RECAM, "seeds.method=recam", "seeds.options={weight: produkt}"], ["seeds", "'product'"]),
+        (["seeds.method=advcam", "seeds.options={weight: produkt}"], ["seeds.options.weight", "'product'"]),
         (["seeds.method=scorecam", "seeds.options={score: soft}"], ["seeds", "'softmax'"]),
         (["seeds.method=advcam", "seeds.options={steps: 0}"], ["seeds", "steps: 0"]),
         (["seeds.method=advcam", "seeds.options={form: released_}"], ["seeds", "'released'"]),

@@ -14,6 +14,9 @@ from maskwright.errors import RecipeError, unknown_name
 # A path with `=` in its name has a separator before it: `./a=b.jpg`. Spaces are in paths and in compare's methods only.
 SETTING = re.compile(r"([\w.-]+)=(.*)", re.DOTALL)
 
+# Options of verbs that had other names: (verb, old) -> new.
+OLD_OPTIONS = {("compare", "seeds"): "random_seeds"}
+
 EVERY = ("*",)  # any setting of a recipe
 DATA = ("data",)
 
@@ -119,7 +122,7 @@ VERBS = {
         ("METHODS...",),
         {
             "out": Option("runs/compare", "folder to write to"),
-            "seeds": Option(None, "random seeds, separated by commas; each method runs once per seed"),
+            "random_seeds": Option(None, "random seeds, separated by commas; each method runs once per seed"),
             "until": Option(None, "last stage to run, such as pseudo_masks"),
             "images": Option(12, "number of images shown, of the training and of the validation split each", _whole),
         },
@@ -200,13 +203,21 @@ def read(name: str, words: Sequence[str] | None) -> Given:
         found = SETTING.fullmatch(_flag(name, verb, word) if word.startswith("-") else word)
         if found is None:
             given.names.append(word)
-        elif found[1] in verb.options:
-            given.options[found[1]] = verb.options[found[1]].read(found[1], found[2])
+        elif (key := _spelled(name, found[1])) in verb.options:
+            given.options[key] = verb.options[key].read(key, found[2])
         else:
             _check_setting(name, verb, found[1], word)
             given.settings.append(word)
     _check_names(name, verb, given.names)
     return given
+
+
+def _spelled(verb: str, key: str) -> str:
+    """An option as it is called now; an old name still works, with a line that says the new one."""
+    if (verb, key) not in OLD_OPTIONS:
+        return key
+    print(f"{key} is now called {OLD_OPTIONS[verb, key]}; the old name still works", file=sys.stderr)
+    return OLD_OPTIONS[verb, key]
 
 
 def _flag(name: str, verb: Verb, word: str) -> str:

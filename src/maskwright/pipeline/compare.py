@@ -28,6 +28,7 @@ from maskwright.runs.folder import SEED_EVALUATION, RunFolder
 from maskwright.runs.methods import Job, Method, folder_name
 from maskwright.runs.stages import Stage, effective, making, run_lock, run_stages, share_stages, states
 from maskwright.settings import Recipe
+from maskwright.settings.old_names import new_name
 
 SETTING = re.compile(r"[\w.]+=")
 LABEL = re.compile(r"([^={\[]*?):\s+(.*)", re.DOTALL)
@@ -48,8 +49,8 @@ def read_method(text: str) -> Method:
     label, rest = (found[1].strip(), found[2]) if found else ("", text.strip())
     source, *settings = re.split(r"\s+(?=[\w.]+=)", rest.strip())
     if source in recipe_names() or source.endswith((".yaml", ".yml")):
-        if refused := [setting for setting in settings if setting.startswith(("out=", "seed="))]:
-            raise RecipeError(f"{refused[0]} of {text!r}: give out= and seeds= for all methods together")
+        if refused := [one for one in settings if new_name(one.partition("=")[0]) in ("out", "random_seed")]:
+            raise RecipeError(f"{refused[0]} of {text!r}: give out= and random_seeds= for all methods together")
         named = source if source in recipe_names() else Path(source).stem
         return Method(label or " ".join([named, *settings]), source, tuple(settings))
     folders = sorted(map(Path, glob.glob(source))) if glob.has_magic(source) else [Path(source)]
@@ -67,7 +68,7 @@ def compare(
     arguments: Sequence[str],
     *,
     out: str | Path = "runs/compare",
-    seeds: str | Sequence[int] | None = None,
+    random_seeds: str | Sequence[int] | None = None,
     until: str | None = None,
     images: int = 12,
     say: Callable[[str], None] = print,
@@ -78,7 +79,7 @@ def compare(
         arguments: methods as `read_method` has them, and `key=value` settings that apply to all; a method's own go
             before them. Of finished runs only `data` can be set, to say where their images are now.
         out: folder; each run gets one of its own in it.
-        seeds: of the generator, with commas between or as numbers: one run of each recipe for each; by default the
+        random_seeds: with commas between or as numbers: one run of each recipe for each; by default the
             recipe's own.
         until: the last stage to run, such as `pseudo_masks`; all by default.
         images: number of training and of validation images that are shown.
@@ -102,7 +103,7 @@ def compare(
     methods = [read_method(argument) for argument in arguments if not SETTING.match(argument)]
     _check(methods)
     out = Path(out)
-    jobs = _jobs(methods, overrides, out, _seeds(seeds))
+    jobs = _jobs(methods, overrides, out, _whole_numbers(random_seeds))
     distributed.initialise(jobs[0].recipe.device)
     main = distributed.is_main()
     say = say if main else _silent
@@ -129,13 +130,13 @@ def compare(
     return result
 
 
-def _seeds(seeds: str | Sequence[int] | None) -> list[int]:
-    given = seeds.split(",") if isinstance(seeds, str) else seeds or []
+def _whole_numbers(random_seeds: str | Sequence[int] | None) -> list[int]:
+    given = random_seeds.split(",") if isinstance(random_seeds, str) else random_seeds or []
     try:
         return list(dict.fromkeys(map(int, given)))
     except ValueError:
         raise RecipeError(
-            f"seeds must be whole numbers with commas between, as in seeds=0,1,2; found {seeds}"
+            f"random_seeds must be whole numbers with commas between, as in random_seeds=0,1,2; found {random_seeds}"
         ) from None
 
 

@@ -319,7 +319,7 @@ def _cautions(jobs: Sequence[Job], runs: dict[str, RunContents], result: dict[st
             note("fact" if everyone else "warn", head, text)
     counts = [score["runs"] for row in result["methods"] for score in row["scores"].values()]
     if counts and max(counts) == 1:
-        text = "Differences of a point or two may be chance; seeds=0,1,2 gives intervals."
+        text = "Differences of a point or two may be chance; random_seeds=0,1,2 gives intervals."
         note("warn", "One run of each", text)
     elif counts:
         text = "± is half the 95 % confidence interval over the runs (Student's t); gains are paired by random seed."

@@ -31,5 +31,7 @@ def check_values(build: Callable[..., Any], options: Mapping[str, Any], where: s
         try:
             TypeAdapter(types.get(name, Any), config=ANY_TYPE).validate_python(value)
         except ValidationError as error:
-            said = error.errors()[0]["msg"]
+            # Of several types, those that a recipe cannot give would say nothing of what it can.
+            problems = sorted(error.errors(), key=lambda problem: problem["type"] == "is_instance_of")
+            said = problems[0]["msg"]
             raise RecipeError(f"{where}.{name}: {said}, found {value!r}") from None
