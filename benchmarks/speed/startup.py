@@ -55,9 +55,10 @@ def saved(folder: Path, backbone: str) -> Path:
     torch.manual_seed(0)
     built: dict[str, Any] = {"backbone": backbone, "num_classes": len(LABELS.names), "output_stride": 16}
     described = {"name": "deeplabv3plus", **built, "options": {}}
-    facts = {"labels": LABELS.to_dict(), "preprocessing": {}, "recipe": {}, "maskwright": __version__}
-    path = folder / "model.safetensors"
-    save_model(path, create_model("deeplabv3plus", **built), {"kind": "segmenter", "model": described, **facts})
+    model, path = create_model("deeplabv3plus", **built), folder / "model.safetensors"
+    preprocessing = {"mean": list(model.mean), "std": list(model.std)}
+    facts = {"labels": LABELS.to_dict(), "preprocessing": preprocessing, "recipe": {}, "maskwright": __version__}
+    save_model(path, model, {"kind": "segmenter", "model": described, **facts})
     return path
 
 
