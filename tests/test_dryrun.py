@@ -104,7 +104,7 @@ def test_expected_number_and_weights_that_cannot_be_had(monkeypatch):
 
 
 def test_weights_that_are_a_file_of_ones_own_are_asked_for(monkeypatch):
-    monkeypatch.setattr(backbones, "find_weights", lambda *_: None)
+    monkeypatch.setattr(backbones, "find_weights", lambda *_: ({}, None, None))
     trunk, segmenter = dryrun.weights_lines(load_recipe("voc-l2g"))
     assert "no weights of resnet38 to download" in trunk
     assert segmenter == "weights    resnet101, pretrained=tv_in1k: can be had; not loaded now"

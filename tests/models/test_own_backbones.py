@@ -158,12 +158,18 @@ def test_vgg16_takes_timms_weights_where_they_can_be_had(monkeypatch):
         def state_dict(self):
             return public(given, "head.fc.weight")
 
-    asked = []
-    monkeypatch.setattr(
-        inspect.getmodule(vgg16), "find_weights", lambda *args: (asked.append(args[1:]) or {"a": 1}, None)
-    )
+    asked, finished = [], []
+
+    def find(timm, *arguments):
+        asked.append(arguments)
+        return {"a": 1}, {"name": "timm's"}, finished.append
+
+    monkeypatch.setattr(inspect.getmodule(vgg16), "find_weights", find)
     monkeypatch.setattr(timm, "create_model", lambda name, **options: asked.append((name, options)) or Full())
-    loaded = create_backbone("vgg16", **SMALL, pretrained=True).state_dict()
+    backbone = create_backbone("vgg16", **SMALL, pretrained=True)
+    loaded = backbone.state_dict()
+    assert isinstance(finished[0], Full)
+    assert backbone.pretrained_weights == {"name": "timm's"}
     assert asked == [("vgg16", "", True), ("vgg16", {"a": 1})]
     assert all(torch.equal(value, given.state_dict()[key]) for key, value in loaded.items())
 

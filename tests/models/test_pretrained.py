@@ -130,7 +130,7 @@ def test_a_file_that_would_run_code_is_refused_in_our_words(tmp_path, careless_t
 
 def test_code_in_a_hub_repository_is_refused_in_our_words(tmp_path, monkeypatch):
     path = code_file(tmp_path / "pytorch_model.bin", tmp_path / "ran")
-    monkeypatch.setattr(pretrained, "_require_download", lambda *_, **__: None)
+    monkeypatch.setattr(pretrained, "_why_not", lambda *_: "")
     hub = sys.modules["timm.models._hub"]
     monkeypatch.setattr(hub, "hf_hub_download", lambda *_, **__: path)
     monkeypatch.setattr(hub, "_get_safe_alternatives", lambda *_: [])

@@ -227,7 +227,8 @@ def test_what_tuned_what_is_said(fake_run):
     page, _ = build(fake_run)
     for words in (
         "Threshold tuned on ground truth", "Tags derived from ground truth", "Saliency maps used", "Dense CRF",
-        "Pre-trained weights", "with CRF", "3 scales averaged, with flip, sliding window 512×512",
+        "Pre-trained weights", "classifier: timm default.", "with CRF",
+        "3 scales averaged, with flip, sliding window 512×512",
     ):  # fmt: skip
         assert words in page.text, words
 

@@ -22,6 +22,7 @@ from maskwright.version import __version__
 MODEL = "model.safetensors"  # the name of a trained model in its folder
 RECORD = "stage.json"  # the name of what is known of a stage of a run, in its folder
 HEADER_KEY = "maskwright"
+PRETRAINED = "pretrained_weights"  # in the header, and in the record of pseudo-masks: what the network began with
 
 # What a model file may hold, and what each kind's description calls the number of its outputs.
 KINDS = {"segmenter": "num_classes", "classifier": "num_tags", "irnet": None}
@@ -43,7 +44,8 @@ def describe(kind: str, model: dict[str, Any], network: Any, labels: LabelSpace,
     Args:
         kind: one of `KINDS`.
         model: what the network is built from: `backbone`, `output_stride`, `options`, and what its kind needs.
-        network: has `mean` and `std`, which images are normalised with.
+        network: has `mean` and `std`, which images are normalised with, and a `backbone` that knows which pre-trained
+            weights it began with.
         labels: what it was trained on.
         recipe: what it was trained by.
     """
@@ -52,6 +54,7 @@ def describe(kind: str, model: dict[str, Any], network: Any, labels: LabelSpace,
         "model": model,
         "labels": labels.to_dict(),
         "preprocessing": {"mean": list(network.mean), "std": list(network.std)},
+        PRETRAINED: network.backbone.pretrained_weights,
         "recipe": recipe.model_dump(mode="json"),
         "maskwright": __version__,
     }
@@ -222,13 +225,18 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
     return weights
 
 
-def file_hash(path: str | Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 over a file's bytes."""
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 over a file's bytes, 64 hexadecimal digits."""
     digest = hashlib.sha256()
     with open(path, "rb") as stream:
         while block := stream.read(1 << 20):
             digest.update(block)
-    return digest.hexdigest()[:16]
+    return digest.hexdigest()
+
+
+def file_hash(path: str | Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 over a file's bytes."""
+    return file_sha256(path)[:16]
 
 
 def check_unchanged(path: str | Path) -> None:

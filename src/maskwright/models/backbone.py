@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from collections.abc import Sequence
+from typing import Any
 
 from torch import Tensor, nn
 
@@ -17,6 +18,9 @@ class Backbone(nn.Module):
         mean: what images are normalised with, one number per channel, 0 to 1.
         std: the same.
         in_channels: channels of the images; where `mean` and `std` have another number, each gets their mean.
+
+    Attributes:
+        pretrained_weights: the record of the weights that it began with, as `weights_record` makes it; None: none.
     """
 
     def __init__(
@@ -38,6 +42,7 @@ class Backbone(nn.Module):
         self.strides = list(strides)
         self.mean = tuple(mean)
         self.std = tuple(std)
+        self.pretrained_weights: dict[str, Any] | None = None
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps, fine to coarse.

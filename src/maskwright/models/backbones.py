@@ -17,7 +17,7 @@ from torch import Tensor, nn
 
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.models.backbone import Backbone
-from maskwright.models.pretrained import find_weights, refuse_sources, weights_file, why_unreadable
+from maskwright.models.pretrained import file_record, find_weights, refuse_sources, weights_file, why_unreadable
 
 # Names that timm does not know -> function(name, *, pretrained, output_stride, in_channels, **options) -> Backbone.
 BACKBONES: dict[str, Callable[..., Backbone]] = {}
@@ -103,9 +103,9 @@ def create_backbone(
     Args:
         name: e.g. "resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "hrnet_w48"; also with timm's weight tag
             ("resnet50.a1_in1k"). Ours are "resnet38" and "vgg16".
-        pretrained: True for timm's default weights, a timm weight tag, "hf-hub:owner/repository", or a local file
-            (.pth, .pt, .bin, .safetensors; wrapped in "state_dict" or "model" and with "module." prefixes too; or a
-            model saved by maskwright).
+        pretrained: True for timm's default weights, or a timm weight tag: from its cache or hub, else from an installed
+            package that has them; "hf-hub:owner/repository"; or a local file (.pth, .pt, .bin, .safetensors; wrapped in
+            "state_dict" or "model" and with "module." prefixes too; or a model saved by maskwright).
         output_stride: stride of the coarsest map; None keeps the network's own. Strides are taken away from the last
             stages and, as in DeepLab, replaced by dilation.
         in_channels: channels of the images; pre-trained stems are adapted.
@@ -132,7 +132,7 @@ def create_backbone(
     check_name(name)
     timm = import_timm()
     architecture, _, tag = name.partition(".")
-    weights, finish = find_weights(timm, architecture, tag, pretrained)
+    weights, record, finish = find_weights(timm, architecture, tag, pretrained)
     if architecture.startswith("hrnet"):
         options = {"feature_location": "", **options}
     network = _build(timm, architecture, output_stride, {**weights, "in_chans": in_channels, **options})
@@ -144,25 +144,31 @@ def create_backbone(
     if pad_to is None:
         _find_multiple(backbone)
     finish(backbone)
+    backbone.pretrained_weights = record
     return backbone
 
 
-def check_weights(name: str, pretrained: bool | str) -> None:
-    """Refuse weights of a backbone that cannot be had; nothing is downloaded, and a file is only looked for.
+def check_weights(name: str, pretrained: bool | str) -> dict[str, Any] | None:
+    """Refuse weights of a backbone that cannot be had; nothing is downloaded.
 
     Args:
         name: as for `create_backbone`.
         pretrained: as for `create_backbone`.
 
+    Returns:
+        The record of the weights that the backbone would begin with, as `weights_record` makes it; None: of none.
+
     Raises:
         RecipeError: no such backbone, file, tag or weights, or a download that cannot work.
     """
-    if pretrained and name in BACKBONES:
-        weights_file(name, pretrained)
-    elif pretrained:
-        architecture, _, tag = name.partition(".")
-        check_name(name)
-        find_weights(import_timm(), architecture, tag, pretrained)
+    if not pretrained:
+        return None
+    timm = import_timm()
+    if name in BACKBONES and not timm.is_model(name):  # our vgg16 takes the weights of timm's
+        return file_record(weights_file(name, pretrained))
+    check_name(name)
+    architecture, _, tag = name.partition(".")
+    return find_weights(timm, architecture, tag, pretrained)[1]
 
 
 def check_name(name: str, kind: str = "backbone") -> None:

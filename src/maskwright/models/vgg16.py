@@ -134,7 +134,9 @@ def vgg16(
         load_local(import_timm(), backbone, pretrained, stem=FIRST, optional=NEW)
     elif pretrained:
         timm = import_timm()
-        weights, _ = find_weights(timm, "vgg16", "", pretrained)
-        state = timm.create_model("vgg16", **weights).state_dict()
-        load_tensors(timm, backbone, state, "timm's vgg16", stem=FIRST, optional=NEW)
+        weights, record, finish = find_weights(timm, "vgg16", "", pretrained)
+        network = timm.create_model("vgg16", **weights)
+        finish(network)
+        load_tensors(timm, backbone, network.state_dict(), "timm's vgg16", stem=FIRST, optional=NEW)
+        backbone.pretrained_weights = record
     return backbone

@@ -21,8 +21,10 @@ import torch
 from maskwright.data.check import SplitSummary, examine
 from maskwright.data.finding import number_of
 from maskwright.engine import distributed
+from maskwright.engine.weights import weights_words
 from maskwright.errors import DataError, MaskwrightError, RecipeError
 from maskwright.files import read_json
+from maskwright.models.backbones import check_weights
 from maskwright.pipeline.check_networks import Need, check_networks, check_words
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.runs.context import RunContext
@@ -218,24 +220,27 @@ def weights_lines(recipe: Recipe, left: Iterable[str]) -> Iterator[str]:
     before = None
     for word in recipe.networks if recipe.supervision != "masks" else []:
         if word in left:
-            begins = _begins(made.pretrained, "classifier.pretrained") if before is None else f"from {before}"
+            begins = f"from {before}" if before else _begins(made.backbone, made.pretrained, "classifier.pretrained")
             yield f"weights    {word} on {made.backbone}: {begins}"
         before = word
     for word in recipe.refine if recipe.supervision != "masks" else []:
         stage, block = REFINEMENTS[word].network, getattr(recipe, word)
         if stage and any(name.partition("-")[0] == stage for name in left):
-            yield f"weights    {stage} on {block.backbone}: {_begins(block.pretrained, f'{word}.pretrained')}"
+            begins = _begins(block.backbone, block.pretrained, f"{word}.pretrained")
+            yield f"weights    {stage} on {block.backbone}: {begins}"
     if "segmenter" in left:
-        begins = _begins(recipe.model.pretrained, "model.pretrained")
-        yield f"weights    segmenter {recipe.model.name} on {recipe.model.backbone}: {begins}"
+        model = recipe.model
+        begins = _begins(model.backbone, model.pretrained, "model.pretrained")
+        yield f"weights    segmenter {model.name} on {model.backbone}: {begins}"
 
 
-def _begins(pretrained: bool | str, key: str) -> str:
+def _begins(backbone: str, pretrained: bool | str, key: str) -> str:
     if pretrained == "classifier":
         return "the backbone of the tag classifier"
-    if not pretrained:
+    record = check_weights(backbone, pretrained)
+    if record is None:
         return f"FROM SCRATCH; for pre-trained weights, give {key}=true or {key}=FILE"
-    return "pre-trained weights" + (f" {pretrained}" if isinstance(pretrained, str) else " (timm's default)")
+    return f"pre-trained: {weights_words(record)}"
 
 
 def _disk(context: RunContext, left: Mapping[str, str], needs: dict[str, Need]) -> list[str]:

@@ -7,6 +7,8 @@ from typing import Any
 
 from maskwright.data.provenance import against
 from maskwright.data.tags import TAGS_FROM_MASKS
+from maskwright.engine.checkpoint import PRETRAINED
+from maskwright.engine.weights import weights_words
 from maskwright.report.charts import number
 from maskwright.runs.contents import STAGES, RunContents
 
@@ -186,15 +188,8 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         where = run.provenance["crf"]
         text = "The pseudo-masks" if where is True else f"Part of making the pseudo-masks ({where})"
         note("fact", "Dense CRF", f"{text} went through a dense CRF; its settings belong to the score.")
-    pretrained = {
-        name: run.setting(f"{part}.pretrained")
-        for name, part in (("classifier", "classifier"), ("IRNet", "irn"), ("model", "model"))
-        if run.setting(f"{part}.pretrained") not in (None, False, "classifier") and (weak or part == "model")
-    }
-    if run.provenance.get("pretrained"):
-        pretrained["classifier"] = run.provenance["pretrained"]
-    if pretrained:
-        named = ", ".join(f"{name}: {'timm default' if kept is True else kept}" for name, kept in pretrained.items())
+    if pretrained := pretrained_words(run):
+        named = "; ".join(f"{name}: {words}" for name, words in pretrained.items())
         text = f"{named}. What those weights had seen is part of the result."
         note("warn", "Pre-trained weights", text)
     elif run.recipe:
@@ -238,6 +233,27 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
     return sorted(notes, key=lambda entry: order[entry["kind"]])
 
 
+def pretrained_words(run: RunContents) -> dict[str, str]:
+    """Networks that begin with pre-trained weights from outside the run, and with which; older runs do not say more
+    than their recipe."""
+    weak = run.setting("supervision") in ("tags", "mixed")
+    first = (run.setting("networks") or ["classifier"])[0]
+    found = {}
+    for name, part, stage in (
+        ("classifier", "classifier", first),
+        ("IRNet", "irn", "irnet"),
+        ("model", "model", "segmenter"),
+    ):
+        kept = run.setting(f"{part}.pretrained") if weak or part == "model" else None
+        record = run.weights.get(stage)
+        if part == "classifier":
+            kept = run.provenance.get("pretrained") or kept
+            record = record or run.provenance.get(PRETRAINED)
+        if kept not in (None, False, "classifier"):
+            found[name] = weights_words(record) if record else "timm default" if kept is True else str(kept)
+    return found
+
+
 def stage_rows(run: RunContents) -> list[dict[str, Any]]:
     """Stages with their times, in order; `share` is of the longest one."""
     longest = max((float(stage.get("seconds") or 0) for stage in run.stages.values()), default=0) or 1
@@ -262,6 +278,7 @@ def facts(run: RunContents) -> list[tuple[str, str]]:
     rows += [(str(key).capitalize(), _text(value)) for key, value in pairs]
     if run.facts.get("processes", 1) != 1:
         rows.append(("Processes", _text(run.facts["processes"])))
+    rows += [(f"Weights of {name}", words) for name, words in pretrained_words(run).items()]
     return [(key, text) for key, text in rows if text]
 
 

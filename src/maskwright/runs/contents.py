@@ -12,6 +12,7 @@ import yaml
 from PIL import Image
 
 from maskwright.data.sample import LabelSpace
+from maskwright.engine.weights import weights_of
 from maskwright.files import read_json
 from maskwright.runs.folder import RunFolder
 from maskwright.settings.old_names import with_new_names
@@ -42,6 +43,7 @@ class RunContents:
         provenance: pseudo_masks/provenance.json.
         scores: "pseudo_masks", "segmenter", "oracle" -> its scores with "split" and "source".
         expected: rows of `maskwright.pipeline.expected.compare`.
+        weights: network folder -> the record of the pre-trained weights that its model began with.
         image_scores: "evaluation", "oracle_evaluation" -> sample name -> its line of images.json.
     """
 
@@ -55,6 +57,7 @@ class RunContents:
     provenance: dict[str, Any]
     scores: dict[str, dict[str, Any]]
     expected: list[dict[str, Any]]
+    weights: dict[str, dict[str, Any]]
     image_scores: dict[str, dict[str, dict[str, Any]]]
 
     def setting(self, path: str, default: Any = None) -> Any:
@@ -109,6 +112,7 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
         provenance=_json(folder.provenance),
         scores={name: score for name, score in scores.items() if score.get("miou") is not None},
         expected=metrics.get("expected") or [],
+        weights={name: record for name in stages if (record := weights_of(folder.model(name)))},
         image_scores={
             name: {line["name"]: line for line in _list(folder.image_scores(name))}
             for name in ("evaluation", "oracle_evaluation")

@@ -6,7 +6,8 @@ from functools import partial
 from pathlib import Path
 
 from maskwright.engine import distributed
-from maskwright.engine.checkpoint import weights_hash
+from maskwright.engine.checkpoint import PRETRAINED, weights_hash
+from maskwright.engine.weights import weights_of
 from maskwright.models.classifier import load_classifier
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage, effective
@@ -86,6 +87,7 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
         "classifier": recipe.classifier.backbone,
         "weights": weights_hash(context.out.model(context.seed_network)),
         "pretrained": recipe.classifier.pretrained,
+        PRETRAINED: weights_of(context.out.model(context.seed_network)),
         "saliency": recipe.data.saliency,
         "networks": recipe.networks,
         "crf": ", ".join(crf_facts(recipe)) or False,

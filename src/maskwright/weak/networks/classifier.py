@@ -16,7 +16,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
-from maskwright.engine.checkpoint import describe, load_into, load_metadata, load_weights
+from maskwright.engine.checkpoint import PRETRAINED, describe, load_into, load_metadata, load_weights
 from maskwright.engine.fit import Step, Validate, fit
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier, layers
@@ -125,7 +125,8 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
     """
     torch.manual_seed(recipe.random_seed)
     made = recipe.classifier
-    had = made.options if start is None else {**made.options, **load_metadata(start)["model"]}
+    before = {} if start is None else load_metadata(start)
+    had = {**made.options, **before.get("model", {})}
     had = {name: had[name] for name in PARTS if had.get(name)}
     for name in parts.keys() & had.keys():
         if parts[name] != had[name]:
@@ -147,6 +148,7 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
         weights, own = load_weights(start), network.state_dict()
         fresh = {name: own[name] for name in own if name not in weights and name.split(".")[0] in PARTS}
         load_into(network, {**weights, **fresh}, start)
+        network.backbone.pretrained_weights = before.get(PRETRAINED)
     return network
 
 
