@@ -23,6 +23,8 @@ class Backbone(nn.Module):
         pretrained_weights: the record of the weights that it began with, as `weights_record` makes it; None: none.
     """
 
+    pooled = True  # whether the coarsest map is the one that a classifier pools
+
     def __init__(
         self,
         name: str,

@@ -5,6 +5,7 @@ timm (https://github.com/huggingface/pytorch-image-models) is imported when the 
 
 from __future__ import annotations
 
+import functools
 import gc
 import inspect
 import math
@@ -18,6 +19,7 @@ from torch import Tensor, nn
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.models.backbone import Backbone
 from maskwright.models.pretrained import file_record, find_weights, refuse_sources, weights_file, why_unreadable
+from maskwright.models.probe import probe, weights_behind
 
 # Names that timm does not know -> function(name, *, pretrained, output_stride, in_channels, **options) -> Backbone.
 BACKBONES: dict[str, Callable[..., Backbone]] = {}
@@ -28,18 +30,20 @@ class TimmBackbone(Backbone):
 
     Args:
         name: timm's name.
-        network: what timm gives for `features_only`.
+        network: what timm gives for `features_only`; or the whole network, as `_whole_network` leaves it: then the last
+            map is the one that timm's own classifier pools.
         in_channels: channels of the images.
         multiple: image sides are padded on the right and at the bottom, with the mean colour, to a multiple of this;
             the feature maps are cut back.
     """
 
     def __init__(self, name: str, network: nn.Module, *, in_channels: int = 3, multiple: int = 1) -> None:
-        info: Any = network.feature_info
+        info: Any = _taps(network)
         settings: dict[str, Any] = getattr(network, "pretrained_cfg", None) or network.model.pretrained_cfg  # type: ignore
         mean, std = settings["mean"], settings["std"]
         super().__init__(name, info.channels(), info.reduction(), mean, std, in_channels=in_channels)
         self.network = network
+        self.pooled = hasattr(network, "pooled_taps")
         self.settings = settings
         self.multiple = multiple
         self.image_size: tuple[int, ...] | None = None
@@ -57,8 +61,8 @@ class TimmBackbone(Backbone):
         below, right = -height % self.multiple, -width % self.multiple
         if below or right:
             images = F.pad(images, (0, right, 0, below))
-        features = self.network(images)
-        if self.channels_last:
+        features = self._pooled(images) if self.pooled else self.network(images)
+        if self.channels_last and not self.pooled:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
         if below or right:
             features = [
@@ -67,14 +71,53 @@ class TimmBackbone(Backbone):
             ]
         return features
 
+    def _pooled(self, images: Tensor) -> list[Tensor]:
+        """The maps that are tapped, the last of them as it is before timm's own classifier pools it."""
+        network: Any = self.network
+        last, features = network.forward_intermediates(images, indices=network.pooled_taps.out_indices)
+        if not isinstance(last, Tensor):
+            raise ValueError(f"{self.name} pools several maps")
+        if last.ndim == 3:  # tokens, those of no place in the image first
+            height, width = features[-1].shape[-2:]
+            last = last[:, -height * width :].transpose(1, 2).unflatten(2, (height, width))
+        elif self.channels_last:
+            last = last.permute(0, 3, 1, 2)
+        return [*features[:-1], last]
+
     def chain(self) -> list[tuple[str, nn.Module, int | None]]:
-        taps = list(getattr(self.network, "return_layers", ()))
-        strides = dict(zip(taps, self.strides)) if taps else {}
-        return [(name, module, strides.get(name)) for name, module in self.network.named_children() if taps]
+        network: Any = self.network
+        if not self.pooled:
+            taps = list(getattr(network, "return_layers", ()))
+            steps = dict(network.named_children())
+        else:
+            taps = network.pooled_taps.module_name()
+            steps = {}
+            for name, module in network.named_children():
+                opened = network.pooled_opened and isinstance(module, nn.Sequential)
+                steps |= {f"{name}.{key}": part for key, part in module.named_children()} if opened else {name: module}
+        if not taps or not set(taps) <= set(steps):
+            return []
+        strides = dict(zip(taps, self.strides))
+        names = list(steps)[: list(steps).index(taps[-1]) + 1]
+        return [(name, steps[name], strides.get(name)) for name in names]
+
+    def _load_from_state_dict(self, state_dict: Any, prefix: str, *args: Any) -> None:
+        """Take the weights of the same network in its other form too, whose modules have other names."""
+        prefix += "network."
+        own = {_flat(name): name for name in self.network.state_dict()}
+        given = {name: _flat(name.removeprefix(prefix)) for name in state_dict if name.startswith(prefix)}
+        if given.keys() != {prefix + name for name in own.values()}:
+            parts = {_flat(name.removeprefix("model.").partition(".")[0]) for name in own.values()}
+            for name, flat in given.items():
+                if flat in own:
+                    state_dict[prefix + own[flat]] = state_dict.pop(name)
+                elif not self.pooled and not flat.startswith(tuple(f"{part}_" for part in parts)):
+                    del state_dict[name]  # of modules after the last map, which only the whole network has
+        super()._load_from_state_dict(state_dict, prefix.removesuffix("network."), *args)
 
     def use_only(self, indices: Sequence[int]) -> None:
         stage = getattr(self.network, "stage4", None)
-        if stage is None or not hasattr(stage[-1], "fuse_layers"):
+        if self.pooled or stage is None or not hasattr(stage[-1], "fuse_layers"):
             return
         # HRNet's last fusion makes every branch; weights for one that nobody reads would never get a gradient, which
         # distributed training refuses. Map 0 is the stem, map i + 1 branch i.
@@ -92,13 +135,15 @@ def create_backbone(
     dilate: bool = True,
     dilations: Sequence[int] | None = None,
     pad_to: int | None = None,
+    pooled: bool = False,
     **options: Any,
 ) -> Backbone:
     """A backbone by name: one of `BACKBONES`, or any timm model that gives feature maps.
 
-    ResNets give [stem before its max-pool, layer1, ..., layer4], HRNets [stem, the four raw branches], plain vision
-    transformers four evenly spaced blocks at one stride. Our own have their dilations built in; of the settings below
-    they take `pretrained`, `output_stride`, `in_channels` and options of their own.
+    ResNets give [stem before its max-pool, layer1, ..., layer4], HRNets [stem, the four raw branches] (`pooled`: the
+    branches widened, the last with all of them in it), plain vision transformers four evenly spaced blocks at one
+    stride. Our own have their dilations built in; of the settings below they take `pretrained`, `output_stride`,
+    `in_channels` and options of their own.
 
     Args:
         name: e.g. "resnet50", "convnext_tiny", "swin_tiny_patch4_window7_224", "hrnet_w48"; also with timm's weight tag
@@ -113,6 +158,9 @@ def create_backbone(
         dilations: ResNets only: one dilation for each of layer1..layer4; the first block of a stage keeps 1. With
             output stride 8, (1, 1, 2, 2) is the stride-8 backbone of the image-tag papers.
         pad_to: image sides are padded to a multiple of this; by default what the network needs.
+        pooled: the coarsest map is the one that timm's own classifier pools (its `forward_features`): after the last
+            convolution of an EfficientNet or HRNet, and after the last norm of a transformer, its patches alone. False:
+            timm's `features_only`, which ends before these. No difference in ResNets and in ours.
         options: of our own backbones, e.g. `width=0.5`; otherwise passed to timm, e.g. `drop_path_rate=0.1` or
             `img_size=512`.
 
@@ -133,9 +181,10 @@ def create_backbone(
     timm = import_timm()
     architecture, _, tag = name.partition(".")
     weights, record, finish = find_weights(timm, architecture, tag, pretrained)
-    if architecture.startswith("hrnet"):
+    if architecture.startswith("hrnet") and not pooled:
         options = {"feature_location": "", **options}
-    network = _build(timm, architecture, output_stride, {**weights, "in_chans": in_channels, **options})
+    given = {**weights, "in_chans": in_channels, **options, **({"feature_cls": _whole_network()} if pooled else {})}
+    network = _build(timm, architecture, output_stride, given)
     if dilations is not None or not dilate:
         _set_dilations(name, network, dilations)
     if "out_indices" not in options:
@@ -143,6 +192,8 @@ def create_backbone(
     backbone = TimmBackbone(name, network, in_channels=in_channels, multiple=pad_to or 1)
     if pad_to is None:
         _find_multiple(backbone)
+    if pooled:
+        _drop_unused(backbone)
     finish(backbone)
     backbone.pretrained_weights = record
     return backbone
@@ -202,19 +253,19 @@ def import_timm() -> Any:
 def _build(timm: Any, architecture: str, output_stride: int | None, options: dict[str, Any]) -> nn.Module:
     """The timm network for feature maps, of any image size where timm can do that, of the wanted output stride."""
     network = _try_build(timm, architecture, output_stride, options)
-    if network is not None and output_stride in (None, network.feature_info.reduction()[-1]):
+    if network is not None and output_stride in (None, _taps(network).reduction()[-1]):
         return network
     if output_stride is not None:
         # Networks without the setting are right as they are where their own stride is the wanted one.
         network = _try_build(timm, architecture, None, options)
-        if network is not None and network.feature_info.reduction()[-1] == output_stride:
+        if network is not None and _taps(network).reduction()[-1] == output_stride:
             return network
     if network is None:
         raise RecipeError(f"timm's {architecture} does not give feature maps; take another backbone")
-    own = network.feature_info.reduction()[-1]
+    own = _taps(network).reduction()[-1]
     options = {**options, "pretrained": False}
     built = {stride: _try_build(timm, architecture, stride, options) for stride in (8, 16, 32)}
-    possible = {s for s, network in built.items() if network is not None and network.feature_info.reduction()[-1] == s}
+    possible = {s for s, network in built.items() if network is not None and _taps(network).reduction()[-1] == s}
     strides = ", ".join(map(str, sorted(possible | {own})))
     raise RecipeError(
         f"{architecture} cannot have output stride {output_stride}, only {strides}. "
@@ -229,7 +280,8 @@ def _try_build(timm: Any, architecture: str, output_stride: int | None, options:
         RecipeError: an option that the network does not have, or weights that do not fit it.
     """
     sizes: list[dict[str, Any]] = [{}]
-    if timm.models.get_pretrained_cfg(architecture).fixed_input_size and "img_size" not in options:
+    settings = timm.models.get_pretrained_cfg(architecture)  # none of some names of old
+    if settings is not None and settings.fixed_input_size and "img_size" not in options:
         # Windowed and plain transformers have a setting each that lets them take images of any size.
         sizes = [{"strict_img_size": False}, {"dynamic_img_size": True}, {}]
     stride = {} if output_stride is None else {"output_stride": output_stride}
@@ -241,7 +293,7 @@ def _try_build(timm: Any, architecture: str, output_stride: int | None, options:
             if any(key in text for key in size):
                 continue
             if "output_stride" in text:
-                return None
+                return _with_strided_stages(timm, architecture, output_stride, options)
             refused = next((key for key in options if f"'{key}'" in text), None)
             if refused is None:
                 raise
@@ -255,6 +307,23 @@ def _try_build(timm: Any, architecture: str, output_stride: int | None, options:
                 raise
             raise RecipeError(f"the weights do not fit {architecture}: {why_unreadable(error)}") from error
     return None
+
+
+def _with_strided_stages(timm: Any, architecture: str, output_stride: int | None, options: dict[str, Any]) -> Any:
+    """A whole network that has no output stride, with the stages of its feature form, which has one (MobileNetV3);
+    None where there is no such form."""
+    options = dict(options)
+    stages = _try_build(timm, architecture, output_stride, options) if options.pop("feature_cls", None) else None
+    if stages is None:
+        return None
+    whole = _try_build(timm, architecture, None, {**options, "feature_cls": _whole_network()})
+    if not stages.state_dict().keys() <= whole.state_dict().keys():
+        return None
+    for name, module in stages.named_children():
+        if type(module) is type(getattr(whole, name, None)):  # others differ in an activation that is apart in one form
+            setattr(whole, name, module)
+    whole.pooled_taps = stages.feature_info
+    return whole
 
 
 def _set_dilations(name: str, network: nn.Module, dilations: Sequence[int] | None) -> None:
@@ -285,12 +354,52 @@ def _set_dilations(name: str, network: nn.Module, dilations: Sequence[int] | Non
 
 def _spread_taps(network: Any) -> None:
     """Tap a network of one stride (a plain transformer) after each quarter of its blocks, not after its last few."""
-    depth = len(network.feature_info.info)
-    if not hasattr(network, "out_indices") or len({entry["reduction"] for entry in network.feature_info.info}) > 1:
+    entries = _taps(network).info
+    getter = hasattr(network, "out_indices") or hasattr(network, "pooled_taps")
+    if not getter or len({entry["reduction"] for entry in entries}) > 1:
         return
-    taps = sorted({max(0, depth * quarter // 4 - 1) for quarter in (1, 2, 3, 4)})
-    network.feature_info = network.feature_info.from_other(taps)
-    network.out_indices = taps
+    indices = sorted({max(0, len(entries) * quarter // 4 - 1) for quarter in (1, 2, 3, 4)})
+    taps = _taps(network).from_other(indices)
+    if hasattr(network, "pooled_taps"):
+        network.pooled_taps = taps
+    else:
+        network.feature_info, network.out_indices = taps, indices
+
+
+def _taps(network: Any) -> Any:
+    """timm's description of the maps that a network for features gives."""
+    return getattr(network, "pooled_taps", None) or network.feature_info
+
+
+@functools.cache
+def _whole_network() -> type:
+    """A class for timm's `feature_cls` that leaves the network as it is, and says in it where it is to be tapped."""
+    timm = import_timm()
+
+    class WholeNetwork(timm.models.FeatureListNet):  # type: ignore[name-defined]  # timm asks what it is
+        def __new__(cls, network: Any, out_indices: Any, *, flatten_sequential: bool = False, **unused: Any) -> Any:
+            network.pooled_taps = timm.models.FeatureInfo(network.feature_info, out_indices)
+            network.pooled_opened = flatten_sequential  # whether taps may lie in a sequence of modules
+            return network
+
+    return WholeNetwork
+
+
+def _flat(name: str) -> str:
+    """The name of a weight as it is in every form of a timm network: some have `stages_0` for `stages.0`."""
+    return name.removeprefix("model.").replace(".", "_")
+
+
+def _drop_unused(backbone: TimmBackbone) -> None:
+    """Take away what only timm's own classifier needs; where it is within other modules, it is not trained."""
+    network, maps = backbone.network, probe(backbone)
+    backbone.channels, used = [feature.shape[1] for feature in maps], weights_behind(maps)
+    for name, module in list(network.named_children()):
+        weights = list(module.parameters())
+        if weights and used.isdisjoint(weights):
+            setattr(network, name, nn.Identity())
+    for weight in network.parameters():
+        weight.requires_grad_(weight in used)
 
 
 @torch.no_grad()
@@ -325,6 +434,8 @@ def _find_multiple(backbone: TimmBackbone) -> None:
                 backbone.image_size = size
             backbone.train(training)
             return
+    instead = " or, in a tag classifier, options={pooled: false}, which reads timm's last feature map"
     raise RecipeError(
         f"the feature maps of {backbone.name} do not lie on grids of strides {backbone.strides}; take another backbone"
+        + (instead if backbone.pooled else "")
     )

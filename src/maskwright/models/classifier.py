@@ -16,6 +16,7 @@ from maskwright.models import layers
 from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import create_backbone
 from maskwright.models.pcm import PCM, seam_input
+from maskwright.models.probe import is_signed
 
 
 def _outputs(channels: int, count: int, std: float | None = None) -> nn.Conv2d:
@@ -37,7 +38,7 @@ PARTS: dict[str, Callable[[Backbone, int, Any], nn.Module]] = {
 
 
 class ImageTagClassifier(nn.Module):
-    """Tag logits z_k = GAP(w_k . f): a 1x1 convolution without bias on the mean of the last feature map.
+    """Tag logits z_k = GAP(w_k . f): a 1x1 convolution without bias on the mean of the backbone's coarsest map.
 
     Because there is no bias, pooling before or after the convolution gives the same logits, and the unpooled map is the
     class activation map. Negative evidence counts: there is no ReLU before the pooling.
@@ -86,6 +87,11 @@ class ImageTagClassifier(nn.Module):
         """What it has beside backbone and head, as `create_classifier` takes it."""
         found = {name: getattr(self, name) for name in PARTS}
         return {name: getattr(part, "kind", True) for name, part in found.items() if part is not None}
+
+    @property
+    def signed_map(self) -> bool:
+        """Whether the map that the heads read can be negative: not after a ReLU, but after a norm, SiLU or GELU."""
+        return is_signed(self.backbone)
 
     @property
     def mean(self) -> tuple[float, ...]:
@@ -215,6 +221,7 @@ def create_classifier(
     dilate: bool = False,
     freeze_stem: bool | None = None,
     stop_grad_after_layer2: bool = False,
+    pooled: bool = True,
     **options: Any,
 ) -> ImageTagClassifier:
     """An image-tag classifier on a new backbone, by default the ResNet-50 of the image-tag papers.
@@ -230,6 +237,8 @@ def create_classifier(
         freeze_stem: the stem keeps its weights, as in the papers; by default where they are pre-trained.
         stop_grad_after_layer2: nothing up to and including stride 8 is trained, as in IRN's released code (AdvCAM's and
             ReCAM's train it).
+        pooled: as for `create_backbone`; class activation maps are defined on the map that is pooled. False: on timm's
+            last feature map, as in older model files.
         options: parts of `ImageTagClassifier`, such as `recam_head=True`; all else is passed to `create_backbone`.
 
     Raises:
@@ -245,6 +254,7 @@ def create_classifier(
         output_stride=output_stride,
         in_channels=in_channels,
         dilate=dilate,
+        pooled=pooled,
         **options,
     )
     if freeze_stem or (freeze_stem is None and pretrained and layers.has_stem(trunk)):
@@ -252,6 +262,11 @@ def create_classifier(
     if stop_grad_after_layer2:
         layers.freeze_stages(trunk, stride=8)
     return ImageTagClassifier(trunk, num_tags, **parts)
+
+
+def map_of(made: dict[str, Any]) -> dict[str, bool]:
+    """What a model file's description says of the map that the heads read, as `create_classifier` takes it."""
+    return {"pooled": made.get("pooled", False) is True}  # nothing, where it is older than the choice
 
 
 def load_classifier(path: str | Path) -> ImageTagClassifier:
@@ -269,7 +284,7 @@ def load_classifier(path: str | Path) -> ImageTagClassifier:
             backbone=made["backbone"],
             num_tags=made["num_tags"],
             output_stride=made["output_stride"],
-            **{**made["options"], **{name: made[name] for name in PARTS if name in made}},
+            **{**made["options"], **{name: made[name] for name in PARTS if name in made}, **map_of(made)},
         )
 
     return load_model(path, "classifier", create)[0]

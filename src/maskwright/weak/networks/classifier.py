@@ -21,7 +21,7 @@ from maskwright.engine.fit import Step, Validate, fit
 from maskwright.errors import DataError, RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
-from maskwright.models.classifier import PARTS
+from maskwright.models.classifier import PARTS, map_of
 from maskwright.settings import ClassifierSettings, Recipe, TrainSettings
 from maskwright.weak.networks.network import Network
 from maskwright.weak.networks.recam import first_head_loss
@@ -140,7 +140,7 @@ def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **part
         num_tags=num_tags,
         pretrained=made.pretrained if start is None else False,
         output_stride=made.output_stride,
-        **{**made.options, **parts},
+        **{**made.options, **parts, **(map_of(before["model"]) if before else {})},
     )
     if start is not None:
         if made.options.get("freeze_stem") is None and made.pretrained and layers.has_stem(network.backbone):
@@ -258,6 +258,7 @@ def fit_tags(
         **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "loss", "train"}),
         "num_tags": len(train.labels.foreground),
         **network.parts,
+        "pooled": network.backbone.pooled,
     }
     augment = Augment(settings.augment, train.labels, mean=network.mean)
     return fit(
