@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import copy
+import hashlib
 import json
 import os
 import resource
@@ -14,7 +15,7 @@ import torch
 from safetensors.torch import save_file
 
 from maskwright.data.sample import LabelSpace
-from maskwright.engine.checkpoint import HEADER_KEY, describe, load_metadata, save_model
+from maskwright.engine.checkpoint import HEADER_KEY, describe, file_sha256, load_metadata, save_model
 from maskwright.errors import DataError
 from maskwright.inference.load import load
 from maskwright.models import create_model
@@ -58,6 +59,22 @@ def test_what_describe_writes_is_read(network, described, tmp_path):
     path = written(tmp_path / "model.safetensors", network, json.dumps(described))
     assert load_metadata(path) == load_metadata(path, "segmenter") == described
     assert load(path, device="cpu").labels == LABELS
+
+
+def test_loading_gives_every_weight_and_draws_no_random_number(network, described, tmp_path):
+    path = written(tmp_path / "model.safetensors", network, json.dumps(described))
+    before = torch.get_rng_state()
+    loaded = load(path, device="cpu").model.state_dict()
+    assert torch.equal(torch.get_rng_state(), before)
+    assert loaded.keys() == network.state_dict().keys()
+    assert all(torch.equal(loaded[name], value) for name, value in network.state_dict().items())
+
+
+def test_a_file_is_hashed_again_when_it_changes(network, described, tmp_path):
+    path = written(tmp_path / "model.safetensors", network, json.dumps(described))
+    first = file_sha256(path)
+    path.write_bytes(path.read_bytes()[:-1] + b"\x01")
+    assert file_sha256(path) == hashlib.sha256(path.read_bytes()).hexdigest() != first
 
 
 @pytest.mark.parametrize("header", ["{", "null", "[]", '"text"', "3", "[" * 100_000])

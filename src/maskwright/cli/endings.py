@@ -57,6 +57,7 @@ def main() -> None:
     """
     if MAIN_PROCESS:  # the others may wait for this one inside of a call that no signal interrupts
         signal.signal(signal.SIGTERM, _terminate)
+    gc.set_threshold(50_000, 20, 20)  # what imports make stays: to look through it as often as usual takes 0.1 seconds
     try:
         app(prog_name="maskwright")
     except Ended as ended:

@@ -230,10 +230,11 @@ def explain(given: Given) -> None:
 def _predictor(given: Given) -> Any:
     """The model that is named first, on the device and with the settings that were given."""
     from maskwright.inference.load import load
-    from maskwright.pipeline.evaluate import recipe_with
 
     predictor = load(given.names[0], device=given.options.pop("device"))
     if given.settings:
+        from maskwright.pipeline.evaluate import recipe_with
+
         predictor.settings = recipe_with(predictor.metadata["recipe"], given.settings, ("inference",)).inference
     return predictor
 
