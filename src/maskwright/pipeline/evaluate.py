@@ -217,7 +217,8 @@ def open_run_data(run: RunFolder, context: RunContext, split: str) -> Any:
         root = Path(context.recipe.data.root)
         if root.exists():
             raise
-        raise DataError(f"{error}. The images of {run} were in {root}; say where they are now: data=FOLDER") from error
+        said = str(error).rstrip(".")
+        raise DataError(f"{said}. The images of {run} were in {root}; say where they are now: data=FOLDER") from error
 
 
 def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:
