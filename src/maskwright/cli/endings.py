@@ -7,13 +7,11 @@ import gc
 import os
 import signal
 import sys
-import traceback
 from types import FrameType
 
 from maskwright.cli.verbs import Ended, app
 from maskwright.cli.words import VERBS
 from maskwright.errors import MaskwrightError
-from maskwright.files import TEMPORARY
 from maskwright.version import __version__
 
 FULL = "the disk is full, or a quota is used up; make room and give the same command again"
@@ -57,7 +55,6 @@ def main() -> None:
     """
     if MAIN_PROCESS:  # the others may wait for this one inside of a call that no signal interrupts
         signal.signal(signal.SIGTERM, _terminate)
-    gc.set_threshold(50_000, 20, 20)  # what imports make stays: to look through it as often as usual takes 0.1 seconds
     try:
         app(prog_name="maskwright")
     except Ended as ended:
@@ -81,6 +78,8 @@ def _end(error: BaseException) -> int:
         return 128 + (signal.SIGTERM if isinstance(error, Terminated) else signal.SIGINT)
     text = in_words(error)
     if text is None:
+        import traceback  # here, as what only errors need would be a tenth of the time of --help
+
         traceback.print_exception(error)
         text = (
             f"this is a bug in maskwright {__version__}, not a mistake of yours; please report it with the command and "
@@ -120,5 +119,7 @@ def _path(error: OSError) -> str:
     """The file that an error is about, by the name that it would have had."""
     if not isinstance(error.filename, str):
         return ""
+    from maskwright.files import TEMPORARY
+
     folder, name = os.path.split(error.filename)
     return f"{os.path.join(folder, TEMPORARY.sub(lambda found: found[1] + (found[3] or ''), name))}: "

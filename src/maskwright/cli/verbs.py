@@ -9,7 +9,6 @@ from typing import TYPE_CHECKING, Annotated, Any
 import typer
 from typer.core import TyperCommand, TyperGroup
 
-from maskwright.cli.completion import complete
 from maskwright.cli.words import EVERY, VERBS, Given, read
 from maskwright.errors import MaskwrightError, RecipeError
 from maskwright.version import __version__
@@ -73,6 +72,8 @@ def verb(group: typer.Typer, name: str) -> Callable[[Callable[[Given], None]], C
     """Make a function of what was given the verb `name` of `cli.words.VERBS`; its docstring is the help."""
 
     def completed(ctx: typer.Context, incomplete: str) -> list[str]:
+        from maskwright.cli.completion import complete
+
         return complete(name, ctx.params.get("words") or [], incomplete)
 
     words = typer.Argument(metavar=VERBS[name].usage, autocompletion=completed, hidden=True)

@@ -35,7 +35,7 @@ def build_segmenter(
     """The recipe's network, as it is before training, and the step that trains it with the recipe's loss.
 
     Args:
-        recipe: `model`, `loss` and `seed` are read.
+        recipe: `model`, `loss` and `random_seed` are read.
         labels: what the masks mean.
         device: where the step will run.
         class_frequencies: `(C,)`, where the loss weighs classes by how often they occur.

@@ -34,7 +34,7 @@ def build_classifier(recipe: Recipe, labels: LabelSpace, watch: Watch | None = N
     """The recipe's classifier, as it is before training, and the step that trains it with `classifier.loss`.
 
     Args:
-        recipe: `classifier` and `seed` are read.
+        recipe: `classifier` and `random_seed` are read.
         labels: gives the tags.
         watch: more numbers for the log of each step, from logits without gradient.
 
@@ -225,7 +225,7 @@ def fit_tags(
     Args:
         network: trained in place.
         step: as for `fit`.
-        recipe: `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `random_seed` are read.
         settings: how to train.
         train: as for `train_classifier`.
         val: as for `train_classifier`.

@@ -75,7 +75,7 @@ def train_edam(
     touched, and the network gives tag logits and class activation maps as all others do.
 
     Args:
-        recipe: `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `random_seed` are read.
         settings: of the network.
         start: `model.safetensors` of the network before it, or None.
         train: dataset with tags.

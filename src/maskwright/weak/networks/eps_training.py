@@ -61,7 +61,7 @@ def train_eps(
     """Train backbone, head and background on tags and saliency maps; resumes where it was stopped.
 
     Args:
-        recipe: `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `random_seed` are read.
         settings: of the network.
         start: `model.safetensors` of the network before it, or None.
         train: dataset with tags and saliency maps.

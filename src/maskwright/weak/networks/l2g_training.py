@@ -127,7 +127,7 @@ def train_l2g(
     Without a network before it, the two start from different random numbers, or the same pre-trained backbone.
 
     Args:
-        recipe: `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `random_seed` are read.
         settings: of the network.
         start: `model.safetensors` of the network before it, from which both go on, or None.
         train: dataset with tags; for shape transfer also with saliency maps.
@@ -219,7 +219,7 @@ def build_l2g(
     Both have a background; that of the local one gets no gradient and stays as it is, as in the released code.
 
     Args:
-        recipe: `classifier` and `seed` are read.
+        recipe: `classifier` and `random_seed` are read.
         settings: of the network.
         start: as for `train_l2g`.
         num_tags: number of classes that an image can be tagged with.

@@ -82,7 +82,7 @@ def train_recam(
     whose code was not released; this composition of it is ours.
 
     Args:
-        recipe: `classifier`, `seeds.size` and `seed` are read, and `eps` where its loss continues.
+        recipe: `classifier`, `seeds.size` and `random_seed` are read, and `eps` where its loss continues.
         settings: of the network.
         start: `model.safetensors` of the trained network before it.
         train: dataset with tags; with `recam.saliency_weight` also with saliency maps.

@@ -57,7 +57,7 @@ def train_seam(
     """Train backbone, head and PCM on an image and its small version; resumes where it was stopped.
 
     Args:
-        recipe: `classifier`, `seeds.size` and `seed` are read.
+        recipe: `classifier`, `seeds.size` and `random_seed` are read.
         settings: of the network.
         start: `model.safetensors` of the network before it, or None.
         train: dataset with tags.

@@ -61,7 +61,7 @@ def train_irnet(
     are then free of it. IRN's code takes the mean of batch means; here every image counts alike.
 
     Args:
-        recipe: `seed` is read.
+        recipe: `random_seed` is read.
         settings: of the network.
         dataset: images; their ground truth is not read.
         labels_folder: `NAME.png` with IR labels: values of `dataset.labels`, its ignore value where undecided.
