@@ -14,8 +14,10 @@ import torch
 from PIL import Image
 
 from maskwright.data.check import check, examine
+from maskwright.engine.checkpoint import describe, save_model
 from maskwright.errors import DataError, MaskwrightError, RecipeError
 from maskwright.files import read_json
+from maskwright.models import create_classifier
 from maskwright.pipeline import check as checks
 from maskwright.pipeline import run as pipeline
 from maskwright.pipeline.check import check_run
@@ -34,6 +36,7 @@ SMALL = [
     "train.augment.crop=[64, 64]",
 ]
 RECAM = "networks=[classifier, recam]"
+SIGNED = ["classifier.backbone=convnext_atto", "classifier.options={}", "model.pretrained=false"]
 TITLE = "[1/"  # how the first line of the first stage begins
 
 
@@ -105,6 +108,8 @@ def refused(*settings: str, recipe: str = "demo") -> str:
         (["networks=[eps]"], ["networks=[eps]", "saliency=FOLDER"]),
         (["networks=[l2g]", "l2g.transfer=shape"], ["networks=[l2g]", "saliency=FOLDER"]),
         ([RECAM, "recam.eps=1"], ["recam needs a network with background", "networks=[eps, recam]"]),
+        ([RECAM, "seeds.method=recam", *SIGNED], ["convnext_atto can be", "Write seeds.options.weight=agree"]),
+        ([RECAM, "seeds.method=advcam", "seeds.options={weight: product}", *SIGNED], ["seeds.method=advcam"]),
         (["networks=[l2g]", "l2g.sampling=corners", "l2g.views=5"], ["l2g.views=5", "4"]),
         (["networks=[l2g]", "l2g.view_size=[33, 33]"], ["l2g.view_size", "16"]),
         (["networks=[edam]", "edam.heads=5"], ["edam.heads=5"]),
@@ -247,6 +252,22 @@ def test_recipes_that_come_with_the_package_are_not_refused(name, tmp_path):
     needs = check_networks(context, {stage.name.partition("-")[0] for stage in recipe_stages(context)})
     assert set(needs) == {*recipe.networks, "segmenter", *(["irnet"] if "irn" in recipe.refine else [])}
     assert all(need.memory > 4 * need.weights / 2 > 2**20 for need in needs.values())
+
+
+def test_the_product_is_refused_on_the_map_that_seeds_will_be_taken_from(tmp_path):
+    for name in ("recam", "recam-irn"):
+        assert load_recipe(name).seeds.options == {"weight": "agree"}
+    asked = [*SMALL, RECAM, "seeds.method=recam"]
+    agree = load_recipe("demo", [*asked, *SIGNED, "seeds.options={weight: agree}"])
+    check_networks(RunContext(agree, tmp_path, print), {"classifier", "recam", "seeds"})
+    # Networks that are trained already have the map of their file, whatever the recipe would build now.
+    context = RunContext(load_recipe("demo", asked), tmp_path, print)
+    made = {"backbone": "convnext_atto", "output_stride": 16, "num_tags": 10, "options": {}, "pooled": True}
+    network, labels = create_classifier(backbone="convnext_atto", num_tags=10), context.train.labels
+    save_model(context.out.model("classifier"), network, describe("classifier", made, network, labels, agree))
+    check_networks(context, {"classifier", "recam", "seeds"})
+    with pytest.raises(RecipeError, match="never negative"):
+        check_networks(context, {"recam", "seeds"})
 
 
 # What is wrong with data.

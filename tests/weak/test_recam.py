@@ -23,7 +23,7 @@ from maskwright.weak.networks.classifier import build_classifier, train_classifi
 from maskwright.weak.networks.recam import class_features, first_head_loss, recam_loss, recam_maps, sce_loss, soft_masks
 from maskwright.weak.networks.recam_training import train_recam
 from maskwright.weak.seeds.cam import class_activation_maps
-from maskwright.weak.seeds.classes import class_weight, network_weight, positive_classes
+from maskwright.weak.seeds.classes import WEIGHT_OPTIONS, class_weight, network_weight, positive_classes
 
 from .contract import picture, trained_like, views_of
 
@@ -192,6 +192,9 @@ def test_weight_options():
     expected = {"w1": w1, "w2": w2, "sum": w1 + w2, "product": w1 * w2}
     for option, weight in expected.items():
         assert torch.equal(class_weight(w1, w2, option), weight)
+    w1, w2 = torch.tensor([[2.0, -2, 2, -2, 0]]), torch.tensor([[3.0, -3, -3, 3, -3]])
+    assert class_weight(w1, w2, "agree").tolist() == class_weight(w2, w1, "agree").tolist() == [[6, -6, 0, 0, 0]]
+    assert set(WEIGHT_OPTIONS) == {*expected, "agree"}
     with pytest.raises(RecipeError, match="Did you mean 'product'"):
         class_weight(w1, w2, "produkt")
 
@@ -200,7 +203,7 @@ def test_seed_method_uses_the_weight_asked_for():
     network = trained_like("resnet10t")
     views = views_of([picture()], [(0, 2)])
     assert NETWORKS["recam"].maps.maps is recam_maps
-    found = {option: recam_maps(network, views, weight=option)[0].high_res for option in ("w1", "w2", "sum", "product")}
+    found = {option: recam_maps(network, views, weight=option)[0].high_res for option in WEIGHT_OPTIONS}
     assert torch.equal(found["w1"], class_activation_maps(network, views)[0].high_res)
     assert torch.equal(found["product"], recam_maps(network, views)[0].high_res)
     for option, maps in found.items():

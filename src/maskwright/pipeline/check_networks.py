@@ -32,7 +32,7 @@ from maskwright.losses import LOSSES, create_loss
 from maskwright.models import MODELS, ImageTagClassifier, create_classifier
 from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import check_name, check_weights
-from maskwright.models.classifier import PARTS
+from maskwright.models.classifier import PARTS, load_classifier
 from maskwright.pipeline.segment import build_segmenter
 from maskwright.pipeline.stages import oracle_images, with_mask_only
 from maskwright.runs.context import RunContext
@@ -132,6 +132,7 @@ def _check_labelling(context: RunContext, left: set[str]) -> dict[str, Need]:
         check_scales(recipe.seeds.scales, "seeds.scales")
         _check_saliency(context, f"seeds.method={recipe.seeds.method}", seed_method(recipe.seeds.method), recipe.seeds)
         check_seed_options(recipe, parts)
+        _check_signs(context, left, parts)
     others = {*recipe.networks, "seeds", "segmenter", "evaluation", "oracle", "oracle_evaluation"}
     for word in dict.fromkeys(recipe.refine) if left - others else ():
         refinement, settings = REFINEMENTS[word], getattr(recipe, word)
@@ -156,12 +157,39 @@ def _check_saliency(
         check_saliency(context.train, who)
 
 
+def _check_signs(context: RunContext, left: set[str], parts: dict[str, Any]) -> None:
+    """Refuse seeds that need a feature map that is never negative, where that of the last network can be."""
+    recipe = context.recipe
+    if "unsigned_map" not in seed_method(recipe.seeds.method).needs(recipe.seeds):
+        return
+    trained = [word for word in recipe.networks if word not in left]  # a network keeps the map of the one before it
+    if trained:
+        signed = load_classifier(context.out.model(trained[-1])).signed_map
+    else:
+        signed = _build_network(context, parts, False).signed_map
+    if signed:
+        raise RecipeError(
+            f"seeds.method={recipe.seeds.method} with weight: product needs features that are never negative; those of "
+            f"classifier.backbone={recipe.classifier.backbone} can be, and there the product of both heads says "
+            "nothing of a class. Write seeds.options.weight=agree, which keeps the signs"
+        )
+
+
 def _check_network(context: RunContext, word: str, parts: dict[str, Any]) -> Need:
     """One network of the chain, with the parts that it and those before it have."""
     recipe, network = context.recipe, NETWORKS[word]
-    made, settings = recipe.classifier, getattr(recipe, word)
+    settings = getattr(recipe, word)
     check_training(context, f"{word}.train", settings.train)
     _check_saliency(context, f"networks=[{word}]", network, settings)
+    found = _build_network(context, parts, recipe.classifier.pretrained if word == recipe.networks[0] else False)
+    if network.check is not None:
+        network.check(settings, found)
+    return step_forward(context, found, settings.train, f"{word}.train")[0]
+
+
+def _build_network(context: RunContext, parts: dict[str, Any], pretrained: bool | str) -> ImageTagClassifier:
+    """The recipe's tag classifier with some parts, as `build` makes it."""
+    made = context.recipe.classifier
     make = partial(
         create_classifier,
         backbone=made.backbone,
@@ -170,14 +198,7 @@ def _check_network(context: RunContext, word: str, parts: dict[str, Any]) -> Nee
         **{**made.options, **parts},
     )
     with setting("classifier", made.options):
-        found = build(
-            lambda pretrained: make(pretrained=pretrained),
-            made.backbone,
-            made.pretrained if word == recipe.networks[0] else False,
-        )
-    if network.check is not None:
-        network.check(settings, found)
-    return step_forward(context, found, settings.train, f"{word}.train")[0]
+        return build(lambda pretrained: make(pretrained=pretrained), made.backbone, pretrained)
 
 
 def _check_segmenter(context: RunContext, left: set[str]) -> Need:

@@ -1,7 +1,8 @@
 """What a recipe's methods are and need: seed methods by name, and whether the networks give what is asked of them.
 
 A method's `needs` are words: `saliency`, a saliency map of every image; `network`, a trained network before this one;
-or a part of the network that it looks at, by its name in `models.classifier.PARTS`: `background`, `pcm=cam` for a kind.
+`unsigned_map`, a feature map that is never negative; or a part of the network that it looks at, by its name in
+`models.classifier.PARTS`: `background`, `pcm=cam` for a kind.
 """
 
 from __future__ import annotations
@@ -14,6 +15,9 @@ from maskwright.settings import Recipe
 from maskwright.weak.networks import NETWORKS
 from maskwright.weak.refine import REFINEMENTS
 from maskwright.weak.seeds import SEED_METHODS, SeedMethod
+
+# Needs that the recipe alone does not show to be met: images and networks do.
+OF_DATA_AND_NETWORKS = ("saliency", "unsigned_map")
 
 
 def seed_methods() -> dict[str, SeedMethod]:
@@ -63,7 +67,7 @@ def method_needs(recipe: Recipe) -> list[tuple[str, str]]:
 def check_methods(recipe: Recipe) -> None:
     """Refuse what can be known to fail from the recipe alone: words, options, and parts of networks that are missing.
 
-    Whether there are saliency maps is for those who have the data: see `method_needs`.
+    What images and networks must be asked for is left to those who have them: see `method_needs`.
 
     Raises:
         RecipeError: the first that is found.
@@ -79,7 +83,7 @@ def check_methods(recipe: Recipe) -> None:
                 raise RecipeError(
                     f"networks: {word} starts from a trained network; write networks=[classifier, {word}]"
                 )
-            if need not in ("network", "saliency"):
+            if need not in ("network", *OF_DATA_AND_NETWORKS):
                 _check_part(f"{chain}: {word}", need, parts, after=word)
         own = network.parts(settings)
         for name in own.keys() & parts.keys():
@@ -90,7 +94,7 @@ def check_methods(recipe: Recipe) -> None:
                 )
         parts |= own
     for who, need in method_needs(recipe):
-        if need != "saliency" and not who.startswith("networks"):
+        if need not in OF_DATA_AND_NETWORKS and not who.startswith("networks"):
             _check_part(who, need, parts)
 
 

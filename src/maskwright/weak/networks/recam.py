@@ -134,7 +134,7 @@ def recam_maps(network: Any, views: Views, *, weight: str = "product") -> list[S
     Args:
         network: has `features`, `classifier.weight` and `recam_head.weight`.
         views: of B images.
-        weight: see `class_weight`.
+        weight: see `class_weight`; `product` as in the released code, on maps that are never negative.
 
     Returns:
         One entry per image.

@@ -11,8 +11,8 @@ from maskwright.errors import RecipeError, unknown_name
 
 NO_CLASS = -1
 
-# The paper's w, w'', their sum and their elementwise product.
-Weight = Literal["w1", "w2", "sum", "product"]
+# The paper's w, w'', their sum and their elementwise product; and the product with the sign that both agree on, ours.
+Weight = Literal["w1", "w2", "sum", "product", "agree"]
 WEIGHT_OPTIONS = get_args(Weight)
 
 
@@ -33,10 +33,12 @@ def positive_classes(tags: Tensor) -> Tensor:
 
 
 def class_weight(w1: Tensor, w2: Tensor, option: str) -> Tensor:
-    """What the maps are taken with after training: one of the heads, their sum, or their elementwise product.
+    """What the maps are taken with after training: one of the heads, their sum, or what both of them say.
 
     The heads' scale matters for `sum` alone, since every map is divided by its maximum; as in the paper nothing is
-    rescaled. Where both heads are negative in a channel, `product` makes it speak for the class.
+    rescaled. Where both heads are negative in a channel, `product` makes it speak for the class. `agree` is
+    `sign(w1) * |w1 * w2|` where the signs are the same and 0 where they are not: the product where both are positive,
+    but evidence against a class stays that.
 
     Args:
         w1: of the first head.
@@ -48,7 +50,14 @@ def class_weight(w1: Tensor, w2: Tensor, option: str) -> Tensor:
     """
     if option not in WEIGHT_OPTIONS:
         raise RecipeError(unknown_name("weight option", option, WEIGHT_OPTIONS))
-    return {"w1": lambda: w1, "w2": lambda: w2, "sum": lambda: w1 + w2, "product": lambda: w1 * w2}[option]()
+    options = {
+        "w1": lambda: w1,
+        "w2": lambda: w2,
+        "sum": lambda: w1 + w2,
+        "product": lambda: w1 * w2,
+        "agree": lambda: w1.sign() * (w1 * w2).clamp(min=0),
+    }
+    return options[option]()
 
 
 def network_weight(network: Any, option: str) -> Tensor:
@@ -71,5 +80,11 @@ def network_weight(network: Any, option: str) -> Tensor:
 
 
 def weight_needs(option: str | None) -> tuple[str, ...]:
-    """What `network_weight` must find in a network, as `SeedMethod.needs` says it."""
-    return () if option in (None, "w1") else ("recam_head",)
+    """What `network_weight` must find in a network, as `SeedMethod.needs` says it.
+
+    `product` is for features that are never negative, as the released code's: where both heads are negative it turns
+    the sign around, and on features with signs of their own nothing of the class is left.
+    """
+    if option in (None, "w1"):
+        return ()
+    return ("recam_head", "unsigned_map") if option == "product" else ("recam_head",)

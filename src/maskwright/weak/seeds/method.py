@@ -36,7 +36,8 @@ class SeedMethod:
         maps: called as `maps(network, views, **options)`; gives one `SeedMaps` per image. What it takes by keyword are
             the method's options, and their annotations say which values they can have.
         needs: called with the recipe's `seeds`; what must be there beside a tag classifier, in the words of
-            `maskwright.weak.methods`: `saliency`, or a part of the network, as `recam_head` or `pcm=cam`.
+            `maskwright.weak.methods`: `saliency`, `unsigned_map`, or a part of the network, as `recam_head` or
+            `pcm=cam`.
         refuses: types of `seeds.autocast` that it cannot work in, each with why.
         cheap: called with `seeds` and `classifier`; options for a plan's trial, and the share of the work on an image
             that they leave. None where its own options take seconds.
