@@ -70,6 +70,19 @@ def test_seeds_count_at_their_best_and_refined_maps_at_the_given_threshold(recip
     assert lines[3].split()[0] == "model"
 
 
+def test_a_best_threshold_at_the_end_of_the_sweep_is_said(recipe, tmp_path):
+    write_maps(tmp_path / "seeds" / "maps", Scored(), 1.0)
+    recipe.pseudo_masks.sweep = (0.1, 0.5, 0.1)
+    (row,) = compare(recipe, RunFolder(tmp_path), Scored(), ["seeds"], None)
+    assert "at threshold 0.5, the last that was tried; expected" in compared_lines([row], "")[1]
+    rows = [{"threshold": 0.5, "miou": 0.9}, {"threshold": 0.6, "miou": 0.8}]
+    known = {"stages": {"seeds": {"best": rows[0], "sweep": rows}}}
+    (row,) = compare(recipe, RunFolder(tmp_path), Scored(), ["seeds"], None, known)
+    assert row["end"] == "the first that was tried"
+    before = {key: value for key, value in row.items() if key != "end"}  # as version 0.2 wrote it
+    assert "at threshold 0.5; expected" in compared_lines([before], "")[1]
+
+
 def test_only_what_was_judged_is_compared(recipe, tmp_path):
     class Blind(Scored):
         def has_mask(self, index):

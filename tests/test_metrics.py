@@ -11,7 +11,7 @@ from numpy.testing import assert_allclose, assert_array_equal
 
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
-from maskwright.metrics import ConfusionMatrix
+from maskwright.metrics import ConfusionMatrix, end_of_sweep
 
 LABELS = LabelSpace(("background", "cat", "dog"))
 
@@ -214,3 +214,22 @@ def test_all_reduce(tmp_path):
     confusion.update(np.array([1]), np.array([1]))
     assert_array_equal(confusion.all_reduce().matrix, np.diag([0, 1, 0]))
     torch.multiprocessing.start_processes(_reduce, args=(str(tmp_path),), nprocs=2, start_method="fork")
+
+
+@pytest.mark.parametrize(
+    ("mious", "best", "words"),
+    [
+        ([0.3, 0.2, 0.1], 0.1, "the first that was tried"),
+        ([0.1, 0.2, 0.3], 0.3, "the last that was tried"),
+        ([0.1, 0.3, 0.2], 0.2, ""),
+        ([None, 0.3, 0.2], 0.2, "the first that was tried"),
+        ([0.3, 0.3, 0.1], 0.1, ""),  # nothing says that it falls off
+        ([0.3], 0.1, ""),
+        ([None, None], None, ""),
+        ([], None, ""),
+    ],
+)
+def test_a_best_threshold_at_the_end_of_its_sweep(mious, best, words):
+    rows = [{"threshold": 0.1 * (place + 1), "miou": miou} for place, miou in enumerate(mious)]
+    found = next((row["threshold"] for row in rows if best is not None and abs(row["threshold"] - best) < 1e-9), None)
+    assert end_of_sweep(rows, found) == words

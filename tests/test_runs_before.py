@@ -20,7 +20,8 @@ from maskwright.plan.plan import plan
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
-from maskwright.runs.stages import states
+from maskwright.runs.stages import share_stages, states
+from maskwright.settings import MaskSettings
 
 CHANGED = 1_700_000_000
 
@@ -68,6 +69,31 @@ def test_a_changed_setting_concerns_only_what_depends_on_it(old):
     said = run("tags", "inference.flip=true")
     assert sum("done already" in line for line in said) == 4
     assert any("inference.flip absent -> true" in line for line in said)
+
+
+def test_a_sweep_that_was_the_default_is_no_change(old):
+    """Their `recipe.yaml` says it, and the recipe that they were made with says nothing."""
+    assert "- 0.6\n" in (old / "tags/recipe.yaml").read_text()
+    assert MaskSettings().sweep == (0.05, 0.95, 0.05)
+    for sweep in ("[0.05, 0.95, 0.05]", "[0.05, 0.6, 0.05]"):
+        assert sum("done already" in line for line in run("tags", f"pseudo_masks.sweep={sweep}")) == 5
+    context = RunContext(load_recipe("tags/recipe.yaml", ["pseudo_masks.sweep=[0.05, 0.9, 0.05]"]), old / "tags", print)
+    found = states(recipe_stages(context), old / "tags")
+    assert (found["seeds"].word, found["pseudo_masks"].word) == ("finished", "stale")
+
+
+def test_a_best_threshold_at_the_end_of_the_sweep_is_said(old):
+    said: list[str] = []
+    for out, sweep in (("narrow", "[0.05, 0.6, 0.05]"), ("wide", "[0.05, 0.95, 0.05]")):
+        recipe = load_recipe(
+            "tags/recipe.yaml", [f"pseudo_masks.sweep={sweep}", f"out={out}", "pseudo_masks.threshold=0.2"]
+        )
+        share_stages(recipe_stages(RunContext(recipe, out, print)), out, [old / "tags"], said.append)
+        pipeline.run(recipe, until="pseudo_masks", say=said.append)
+    found = [line.partition("at threshold ")[2] for line in said if "pseudo-masks: mIoU" in line]
+    best = read_json("wide/pseudo_masks/scores.json")["best_threshold"]
+    assert found == ["0.20 (best 0.60, the last that was tried)", f"0.20 (best {best:.2f})"]
+    assert 0.6 < best < 0.95
 
 
 def test_the_places_may_be_spelled_in_another_way(old):

@@ -7,6 +7,7 @@ nor in the prediction has no score and is left out of every mean; a class that i
 
 from __future__ import annotations
 
+from collections.abc import Mapping, Sequence
 from typing import Any
 
 import numpy as np
@@ -201,6 +202,24 @@ def _bytes(values: Tensor) -> Tensor | None:
         return values
     low, high = torch.aminmax(values)
     return values.to(torch.uint8) if int(low) >= 0 and int(high) < 256 else None
+
+
+def end_of_sweep(rows: Sequence[Mapping[str, Any]], best: float | None) -> str:
+    """At which end of a sweep over thresholds its best lies, in words: beyond that end there may be a better one.
+
+    Args:
+        rows: `threshold` and `miou` (None where there is no ground truth), thresholds ascending.
+        best: the threshold of the highest.
+
+    Returns:
+        "the first that was tried" or "the last that was tried"; empty where the scores fall to both sides.
+    """
+    scored = [row for row in rows if row.get("miou") is not None]
+    ends = [("first", scored[:2]), ("last", scored[:-3:-1])]
+    for word, pair in ends:
+        if len(pair) == 2 and pair[0]["threshold"] == best and pair[0]["miou"] > pair[1]["miou"]:
+            return f"the {word} that was tried"
+    return ""
 
 
 def _check_range(what: str, values: Tensor, classes: int, expected: str) -> None:

@@ -254,6 +254,24 @@ def test_curves_and_marks(fake_run):
     assert "37.5 % of cat &amp; &lt;dog&gt; is predicted as tree" in text
 
 
+@pytest.mark.parametrize(("best", "end"), [(0.05, "the first that was tried"), (0.6, "the last that was tried")])
+def test_a_best_threshold_at_the_end_of_the_sweep_is_said(fake_run, best, end):
+    path = fake_run.folder / "pseudo_masks/scores.json"
+    scores = json.loads(path.read_text())
+    for row in scores["sweep"]:
+        row["miou"] = 0.9 - abs(row["threshold"] - best)
+    path.write_text(json.dumps({**scores, "best_threshold": best}))
+    page, _ = build(fake_run)
+    assert f"best {best}, {end}" in page.text
+    assert f"The best on ground truth would have been {best}, {end} ({percent(0.9)} mIoU)." in page.text
+    path.write_text(json.dumps({**scores, "best_threshold": best, "threshold": best}))
+    record = fake_run.folder / "pseudo_masks/provenance.json"
+    record.write_text(json.dumps({**json.loads(record.read_text()), "ground_truth_tuned": ["threshold"]}))
+    page, _ = build(fake_run)
+    assert f"used and best {best}, {end}" in page.text
+    assert f"{best}, {end}, scored best on the ground truth" in page.text
+
+
 def test_predict_command_is_ready_to_paste(fake_run):
     page, _ = build(fake_run)
     assert f"maskwright predict '{fake_run.folder}' photos/ out=predictions/" in page.text

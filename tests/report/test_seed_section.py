@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 import re
 import shutil
 
@@ -84,6 +85,20 @@ def test_bars_of_a_class_are_its_shares(judged):
     widths = [float(width) for width in re.findall(r'class="part s\d" x="[^"]+" y="[^"]+" width="([^"]+)"', svg)]
     assert widths[0] == pytest.approx(2 * widths[1], abs=1.1)
     assert widths[1] == widths[2]
+
+
+def test_a_best_threshold_at_the_end_of_the_sweep_is_said(judged):
+    run, judge = judged
+    judge()
+    path = run.folder / "seed_evaluation.json"
+    found = json.loads(path.read_text())
+    for row in found["stages"]["seeds"]["sweep"]:
+        row["miou"] = row["threshold"]
+    found["stages"]["seeds"]["best_threshold"] = 0.9
+    path.write_text(json.dumps(found))
+    text, _ = section(run)
+    assert '<td class="num">0.9, the last that was tried</td>' in text
+    assert ">best 0.9, the last that was tried</text>" in text
 
 
 def test_without_true_masks_signs_alone(judged):

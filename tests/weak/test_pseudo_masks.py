@@ -182,7 +182,7 @@ def test_true_mask_of_another_size(made):
 
 
 def test_sweep_thresholds():
-    assert sweep_thresholds(MaskSettings()) == [round(0.05 * step, 2) for step in range(1, 13)]
+    assert sweep_thresholds(MaskSettings()) == [round(0.05 * step, 2) for step in range(1, 20)]
     assert sweep_thresholds(MaskSettings(sweep=(0.15, 0.34, 0.01)))[-1] == 0.34
     assert sweep_thresholds(MaskSettings(sweep=(0.3, 0.3, 1))) == [0.3]
     for wrong in ((0.1, 0.5, 0), (0.5, 0.1, 0.1)):

@@ -164,6 +164,22 @@ def test_best_threshold_is_the_last_stage_s(judged, tmp_path):
     assert again["stages"]["seeds"]["default"] == result["stages"]["seeds"]["best"]
 
 
+def test_a_best_threshold_at_the_end_of_the_sweep_is_said(judged):
+    _, _, result = judged
+    stage = result["stages"]["seeds"]
+
+    def sloping(slope, best):
+        rows = [{**row, "miou": slope * row["threshold"]} for row in stage["sweep"]]
+        return {**stage, "sweep": rows, "best_threshold": best}
+
+    found = {"seeds": sloping(-1, 0.2), "irn": sloping(1, 0.8), "crf": sloping(1, 0.4)}
+    lines = table({**result, "stages": found})
+    assert any(
+        line.startswith("best threshold: seeds 0.2, the first that was tried; irn 0.8, the last") for line in lines
+    )
+    assert not any("crf 0.4" in line for line in lines)
+
+
 def test_without_a_background_class(memory_set, save_all, tmp_path):
     dataset = memory_set(LabelSpace(("sky", "road", "tree"), background=None))
     save_all(dataset, tmp_path)

@@ -6,6 +6,7 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskwright.data.dataset import Dataset
+from maskwright.metrics import end_of_sweep
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 
@@ -33,7 +34,8 @@ def compare(
 
     Returns:
         Per stage of `recipe.expected` that the run can evaluate: `stage`, `found`, `threshold` (None for the model),
-        `split`, `images`, `expected`, `agrees` (not more than the tolerance below).
+        `end` (of the sweep, where the threshold is at one: see `end_of_sweep`), `split`, `images`, `expected`, `agrees`
+        (not more than the tolerance below).
 
     Raises:
         DataError: a tagged image has no maps, or maps and masks do not fit.
@@ -49,15 +51,17 @@ def compare(
         tuned = stage == "seeds" or isinstance(given, str)
         if known is not None:
             best = known["stages"][stage]["best" if tuned else "default"]
+            swept = known["stages"][stage]["sweep"] if tuned else []
         else:
-            thresholds = sweep_thresholds(recipe.pseudo_masks) if tuned else [float(given)]
-            best = max(sweep(dataset, out.maps(stage), thresholds), key=lambda row: row["miou"] or 0.0)
+            swept = sweep(dataset, out.maps(stage), sweep_thresholds(recipe.pseudo_masks) if tuned else [float(given)])
+            best = max(swept, key=lambda row: row["miou"] or 0.0)
         where = {"split": dataset.source.get("split"), "images": judged}
-        rows.append({"stage": stage, "found": best["miou"], "threshold": best["threshold"], **where})
+        end = end_of_sweep(swept, best["threshold"])
+        rows.append({"stage": stage, "found": best["miou"], "threshold": best["threshold"], "end": end, **where})
     truth = recipe.data.masks_are is None
     if "miou" in recipe.expected and truth and model and model.get("miou") is not None:
         where = {"split": model["split"], "images": model["images"]}
-        rows.append({"stage": "miou", "found": model["miou"], "threshold": None, **where})
+        rows.append({"stage": "miou", "found": model["miou"], "threshold": None, "end": "", **where})
     for row in rows:
         row["expected"] = recipe.expected[row["stage"]]
         row["agrees"] = row["found"] >= row["expected"] - recipe.tolerance
@@ -70,6 +74,7 @@ def compared_lines(rows: Sequence[dict[str, Any]], source: str) -> list[str]:
     for row in rows:
         name = "model" if row["stage"] == "miou" else row["stage"]
         at = "" if row["threshold"] is None else f" at threshold {row['threshold']:g}"
+        at += f", {row['end']}" if row.get("end") else ""  # scores of earlier versions do not say it
         off = row["found"] - row["expected"]
         verdict = "agrees" if row["agrees"] else f"{-off:.3f} too low"
         lines.append(

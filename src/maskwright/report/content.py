@@ -9,6 +9,7 @@ from maskwright.data.provenance import against
 from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.engine.checkpoint import PRETRAINED
 from maskwright.engine.weights import weights_words
+from maskwright.metrics import end_of_sweep
 from maskwright.report.charts import number
 from maskwright.runs.contents import STAGES, RunContents
 
@@ -162,15 +163,18 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         note("warn", "Not measured against ground truth", f"The model is measured {said}.")
     if pseudo.get("threshold") is not None:
         threshold, best = number(pseudo["threshold"]), pseudo.get("best_threshold")
+        end = end_of_sweep(pseudo.get("sweep") or [], best)
         if tuned_on_truth(run):
-            text = f"{threshold} scored best on the ground truth of {pseudo.get('split', 'the training split')}. "
+            text = f"{threshold}{end and f', {end},'} scored best on the ground truth of "
+            text += f"{pseudo.get('split', 'the training split')}. "
             note("warn", "Threshold tuned on ground truth", text + "With tags alone this cannot be done; expect less.")
         else:
             text = f"{threshold} was set before anything was scored."
             at_best = next((p["miou"] for p in pseudo.get("sweep") or [] if p.get("threshold") == best), None)
             if best is not None and at_best is not None and pseudo.get("miou") is not None:
                 if at_best > pseudo["miou"] + 5e-4:
-                    text += f" The best on ground truth would have been {number(best)} ({percent(at_best)} mIoU)."
+                    text += f" The best on ground truth would have been {number(best)}{end and f', {end}'} "
+                    text += f"({percent(at_best)} mIoU)."
                 else:
                     text += " No other in the sweep does better on ground truth."
             note("good", "Threshold fixed beforehand", text)

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 from typing import Any
 
+from maskwright.metrics import end_of_sweep
 from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.content import SOURCES, percent, source_name
@@ -110,11 +111,13 @@ def threshold_chart(run: RunContents) -> dict[str, Any] | None:
         Series(name, [(p["threshold"], p[key]) for p in sweep if p.get(key) is not None], style=style, dots=True)
         for key, name, style in (("miou", "mIoU", 1), ("fp", "false positives", 2), ("fn", "false negatives", 3))
     ]
-    marks = []
+    marks, end = [], end_of_sweep(sweep, best)
+    said = end and f", {end}"
     if used is not None:
-        marks.append((used, f"used {charts.number(used)}" if used != best else f"used and best {charts.number(used)}"))
+        words = f"used {charts.number(used)}" if used != best else f"used and best {charts.number(used)}{said}"
+        marks.append((used, words))
     if best is not None and best != used:
-        marks.append((best, f"best {charts.number(best)}"))
+        marks.append((best, f"best {charts.number(best)}{said}"))
     lines = [line for line in lines if line.points]
     svg = charts.line_chart(
         lines, title="Pseudo-mask quality against the threshold", x_label="threshold τ", percent=True, marks=marks,

@@ -5,6 +5,7 @@ from __future__ import annotations
 from typing import Any
 
 from maskwright.files import read_json
+from maskwright.metrics import end_of_sweep
 from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.content import percent
@@ -86,12 +87,18 @@ def threshold_chart(name: str, stage: dict[str, Any], default: float) -> Any:
     if not lines:
         return None
     best = stage["best_threshold"]
-    marks = [(default, f"used {charts.number(default)}" if best != default else f"best, used {charts.number(best)}")]
+    marks = [(default, f"used {charts.number(default)}" if best != default else f"best, used {_best_threshold(stage)}")]
     if best is not None and best != default:
-        marks.append((best, f"best {charts.number(best)}"))
+        marks.append((best, f"best {_best_threshold(stage)}"))
     return charts.line_chart(
         lines, title=f"{title(name)} against the threshold", x_label="threshold τ", percent=True, marks=marks
     )
+
+
+def _best_threshold(stage: dict[str, Any]) -> str:
+    """The best threshold, and that it is the first or the last where it is."""
+    end = end_of_sweep(stage["sweep"], stage["best_threshold"])
+    return charts.number(stage["best_threshold"]) + (end and f", {end}")
 
 
 def error_chart(stage: dict[str, Any], colours: dict[str, str]) -> Any:
@@ -116,7 +123,7 @@ def _stage_row(name: str, stage: dict[str, Any]) -> dict[str, Any]:
         "miou": percent(default.get("miou")),
         "share": default.get("miou"),
         "best": percent(best.get("miou")),
-        "best_at": "–" if stage["best_threshold"] is None else charts.number(stage["best_threshold"]),
+        "best_at": "–" if stage["best_threshold"] is None else _best_threshold(stage),
         "fp": percent(default.get("fp")),
         "fn": percent(default.get("fn")),
         "background": percent(default.get("background_share")),

@@ -25,7 +25,7 @@ from maskwright.files import read_json, remove_unfinished, write_json
 from maskwright.runs.folder import RECORD, RunFolder
 
 if TYPE_CHECKING:
-    from pydantic import BaseModel
+    from maskwright.settings import Settings
 
 # Raised when the same settings come to mean another result, so that what older versions made is noticed as stale.
 FORMAT = 1
@@ -99,13 +99,15 @@ def making(record: dict[str, Any]) -> str:
     return record.get("making") or f"{record.get('seconds')} s, {record.get('processor_seconds')} s of a processor"
 
 
-def effective(settings: BaseModel) -> dict[str, Any]:
+def effective(settings: Settings) -> dict[str, Any]:
     """Settings as JSON, without those that cannot change a result, and without defaults.
 
     A setting goes by the name that it had first (`serialization_alias`), and those that a later version adds leave
-    finished stages as they are; where a version changes what a default does, it raises `stages.FORMAT`.
+    finished stages as they are, and so do the defaults that a setting had before (`Settings.earlier_defaults`); where a
+    version changes what a default does, it raises `stages.FORMAT`.
     """
-    return _without(json.loads(settings.model_dump_json(exclude_defaults=True, by_alias=True)))
+    earlier = {name for name, was in settings.earlier_defaults.items() if getattr(settings, name) == was}
+    return _without(json.loads(settings.model_dump_json(exclude_defaults=True, by_alias=True, exclude=earlier)))
 
 
 def _without(value: Any) -> Any:

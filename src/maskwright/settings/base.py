@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import typing
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import BaseModel, ConfigDict, Field, model_validator
 
@@ -28,7 +28,14 @@ def _words(annotation: Any) -> set[Any]:
 
 
 class Settings(BaseModel):
+    """A block of settings.
+
+    `earlier_defaults`: defaults of earlier versions, which every `recipe.yaml` that they wrote holds. They leave
+    finished stages as they are, as today's do; so they are for settings of what is reported, not of what is made.
+    """
+
     model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    earlier_defaults: ClassVar[dict[str, Any]] = {}
 
     @model_validator(mode="before")
     @classmethod

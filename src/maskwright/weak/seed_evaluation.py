@@ -24,7 +24,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import write_json
-from maskwright.metrics import ConfusionMatrix
+from maskwright.metrics import ConfusionMatrix, end_of_sweep
 from maskwright.runs.folder import MASKS, SEED_EVALUATION, RunFolder
 from maskwright.settings import MaskSettings
 from maskwright.weak.labels import add_confusion, best_two, count_above, sweep, sweep_row, winner_labels
@@ -392,6 +392,10 @@ def table(result: dict[str, Any]) -> list[str]:
     where = f"{result['images']} images of split {result['split']}, {result['images_judged']} with {kind}"
     chosen = f"tuned on {result.get('masks_are') or 'ground truth'}" if result["threshold_from"] != "given" else "given"
     lines.append(f"at threshold {result['threshold']:g} ({chosen}); {where}; numbers but edges in %")
+    best_at = {name: (stage["best_threshold"], stage["sweep"]) for name, stage in result["stages"].items()}
+    ends = [f"{name} {best:g}, {end}" for name, (best, rows) in best_at.items() if (end := end_of_sweep(rows, best))]
+    if ends:
+        lines.append(f"best threshold: {'; '.join(ends)}. To try more: pseudo_masks.sweep=[first, last, step]")
     last = list(result["stages"].values())[-1]
     lost = {name: pair for name, pair in last["vanished_tags"].items() if pair[0]}
     if lost:

@@ -8,6 +8,7 @@ from pathlib import Path
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import PRETRAINED, weights_hash
 from maskwright.engine.weights import weights_of
+from maskwright.metrics import end_of_sweep
 from maskwright.models.classifier import load_classifier
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage, effective
@@ -96,9 +97,10 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
     }
     scores = write_pseudo_masks(context.train, context.out.maps(map_stage), recipe.pseudo_masks, folder, provenance)
     if scores["miou"] is not None:
+        end = end_of_sweep(scores["sweep"], scores["best_threshold"])
         context.say(
-            f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} "
-            f"at threshold {scores['threshold']:.2f} (best {scores['best_threshold']:.2f})"
+            f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} at threshold {scores['threshold']:.2f} "
+            f"(best {scores['best_threshold']:.2f}{end and ', ' + end})"
         )
 
 
