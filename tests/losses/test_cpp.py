@@ -176,6 +176,15 @@ def test_module_pools_to_the_grid_of_the_head(size):
     assert logits.grad.abs().sum() > 0
 
 
+@pytest.mark.parametrize(("size", "stride"), [((65, 97), 8), ((33, 50), 4), ((61, 97), 16)])
+def test_module_finds_the_stride_of_the_head_where_sizes_are_no_multiple(size, stride):
+    """The last cells are cut off by the image's border; none of the others changes its size for that."""
+    labels = labels_of(1, 2, 3, *size)
+    logits = torch.randn(2, 4, *(-(-side // stride) for side in size))
+    expected = cpp_loss(logits, pool_labels(labels, 3, stride=stride))
+    torch.testing.assert_close(CPPLoss()(logits, labels), expected, rtol=0, atol=0)
+
+
 def test_wrong_input_is_refused():
     labels = labels_of(0, 1, 3, 8, 8)
     with pytest.raises(RecipeError, match="either stride or size"):

@@ -103,6 +103,19 @@ def test_the_full_objective():
     assert all(parameter.grad is not None for parameter in model.parameters())
 
 
+def test_relative_attention_is_learned_from_the_branches():
+    """Heads begin undecided, with gradients near the rounding of none at all; so they are decided here."""
+    model = small(backbone="resnet18", train_scales=(1.0,))
+    for last in [head[2] for head in model.relative] + [head[-1] for head in model.coarse]:
+        torch.nn.init.normal_(last.weight, std=1.0)
+    labels = torch.randint(0, 3, (2, 16, 16))
+    outputs = model(torch.randn(2, 3, 64, 64), auxiliary=True)
+    torch.nn.functional.cross_entropy(outputs["aux"], labels).backward()
+    for head in model.relative:
+        norms = [float(parameter.grad.norm()) for parameter in head.parameters()]
+        assert min(norms) > 1e-3, norms
+
+
 def test_the_ignore_channel_takes_no_part_in_the_regions():
     model = small(backbone="resnet18", train_scales=(1.0,)).eval()
     images = torch.randn(1, 3, 64, 64)

@@ -264,6 +264,20 @@ def test_training_goes_on_from_the_classifier_and_leaves_both_heads(converged, t
     assert load_classifier(start).recam_head is None
 
 
+def test_the_weight_of_its_loss_is_what_is_trained_with(converged, tmp_path):
+    """Twice the loss moves the new head about twice as far: one step of plain descent, from the same start."""
+    data, start = converged
+    train = {"steps": 1, "lr": 1.0, "momentum": 0, "weight_decay": 0}
+    heads = {}
+    for name, lam in {"none": 0.0, "half": 0.5, "one": 1.0}.items():
+        r = recipe(train=dict(train), sce_weight=lam)
+        train_recam(r, r.recam, start, data, data, tmp_path / name, torch.device("cpu"))
+        heads[name] = load_weights(tmp_path / name / "model.safetensors")["recam_head.weight"]
+    half, one = heads["half"] - heads["none"], heads["one"] - heads["none"]
+    assert half.abs().max() > 0
+    torch.testing.assert_close(one, 2 * half, rtol=1e-3, atol=1e-3 * float(one.abs().max()))
+
+
 def test_rates_of_the_old_and_the_new_part(converged, tmp_path, monkeypatch):
     import maskwright.weak.networks.recam_training as module
 
