@@ -35,6 +35,7 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
     """
     from maskwright.engine import distributed
     from maskwright.inference.load import load
+    from maskwright.inference.tag_agreement import tag_line
     from maskwright.pipeline.segment import evaluate_to_folder
 
     distributed.initialise(device)
@@ -49,7 +50,7 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
         )
     name = f"{Path(recipe.data.root).name or 'data'}-{recipe.data.val}".replace("/", "_")
     folder = Path(out) if out else base.evaluations / name
-    scores = evaluate_to_folder(predictor, dataset, recipe.inference, folder)
+    scores, agreement = evaluate_to_folder(predictor, dataset, recipe.inference, folder)
     if scores is None:
         raise DataError(
             f"no image of {recipe.data.root}, split {recipe.data.val!r}, has a ground-truth mask to score against "
@@ -57,7 +58,8 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
         )
     if not distributed.is_main():
         return []
-    return [*score_table(scores), *_caution(dataset), f"written to {folder}"]
+    tags = [tag_line(agreement)] if agreement else []
+    return [*score_table(scores), *tags, *_caution(dataset), f"written to {folder}"]
 
 
 def judge_seeds(

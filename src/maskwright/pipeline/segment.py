@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import math
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
@@ -9,6 +10,7 @@ from typing import Any
 import numpy as np
 import torch
 
+from maskwright.data import subset, without_masks
 from maskwright.data.augment import Augment, normalise
 from maskwright.data.class_uniform import ClassIndex, ClassUniformSet, class_index, load_index, save_index
 from maskwright.data.dataset import Dataset
@@ -21,12 +23,15 @@ from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.files import write_json
 from maskwright.inference.predict import Predictor
+from maskwright.inference.tag_agreement import known_tags, write_tag_agreement
 from maskwright.inference.views import evaluate
 from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.base import SegmentationModel, parameter_groups
-from maskwright.runs.folder import METRICS
+from maskwright.runs.folder import METRICS, TRAINING
 from maskwright.settings import InferenceSettings, Recipe
+
+MOST_TAGGED = 200  # training images that are predicted to compare them with their tags
 
 
 def build_segmenter(
@@ -137,24 +142,37 @@ def class_frequencies(dataset: Dataset) -> list[float]:
 
 
 def evaluate_to_folder(
-    predictor: Predictor, dataset: Dataset, settings: InferenceSettings, folder: Path
-) -> dict[str, Any] | None:
-    """Predict a whole dataset, score it where it has ground truth, and write both.
+    predictor: Predictor, dataset: Dataset, settings: InferenceSettings, folder: Path, trained_on: Dataset | None = None
+) -> tuple[dict[str, Any] | None, dict[str, Any] | None]:
+    """Predict a whole dataset, score it where it has ground truth or tags, and write all.
 
     Args:
         predictor: what `maskwright.load` gives.
-        dataset: images, and masks where scores are wanted; tags are never read.
+        dataset: images, masks where scores are wanted, and tags, which are read when all is predicted.
         settings: how the model is applied.
-        folder: gets `metrics.json`, `images.json` and `predictions/`.
+        folder: gets `metrics.json`, `images.json`, `tags.json` and `predictions/`; and what is made of images of
+            `trained_on`, in `training/`.
+        trained_on: where no tags of `dataset` are known, some images of this one are predicted, and compared with the
+            tags that the model learned from.
 
     Returns:
-        The content of `metrics.json`, or None where no image has a ground-truth mask.
+        The content of `metrics.json`, None where no image has a ground-truth mask; and that of `tags.json`, None where
+        no tags are known, and in all processes but the first.
     """
     made_by = predictor.made_by() if distributed.is_main() else None
     confusion, _ = evaluate(predictor.model, dataset, settings, predictor.device, folder=folder, made_by=made_by)
+    agreement = None
+    if known := known_tags(dataset):
+        if distributed.is_main():
+            agreement = write_tag_agreement(subset(dataset, known), folder, trained_on=False)
+    elif trained_on is not None:
+        sample = without_masks(spread_over_tagged(trained_on))
+        evaluate(predictor.model, sample, settings, predictor.device, folder=folder / TRAINING, made_by=made_by)
+        if distributed.is_main():
+            agreement = write_tag_agreement(sample, folder / TRAINING, trained_on=True)
     judged = sum(dataset.has_mask(index) for index in range(len(dataset)))
     if not judged:
-        return None
+        return None, agreement
     scores = {
         **confusion.scores(),
         "confusion": confusion.matrix.tolist(),
@@ -166,4 +184,10 @@ def evaluate_to_folder(
     }
     if distributed.is_main():
         write_json(folder / METRICS, scores)
-    return scores
+    return scores, agreement
+
+
+def spread_over_tagged(dataset: Dataset) -> Dataset:
+    """At most `MOST_TAGGED` of the images whose tags are known, spread evenly."""
+    tagged = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
+    return subset(dataset, tagged[:: math.ceil(len(tagged) / MOST_TAGGED) or 1])

@@ -9,6 +9,7 @@ from maskwright.data import subset, with_masks
 from maskwright.data.dataset import Dataset
 from maskwright.errors import DataError, RecipeError
 from maskwright.inference.load import load
+from maskwright.inference.tag_agreement import tag_line
 from maskwright.pipeline.segment import evaluate_to_folder, measured_on, train_segmenter
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage, effective, fingerprint
@@ -145,8 +146,11 @@ def _train_model(context: RunContext, train: Dataset, folder: Path) -> None:
 
 def _evaluate(context: RunContext, model: str, folder: Path) -> None:
     predictor = load(context.out.model(model), device=context.device)
-    scores = evaluate_to_folder(predictor, context.val, context.recipe.inference, folder)
+    tagged = context.train if model == "segmenter" and context.recipe.supervision != "masks" else None
+    scores, agreement = evaluate_to_folder(predictor, context.val, context.recipe.inference, folder, tagged)
     if scores is not None:
         context.say(f"    mIoU {scores['miou']:.3f} {measured_on(scores)}")
     else:
         context.say("    no ground truth in the evaluation split: predictions are written, nothing is scored")
+    if agreement is not None:
+        context.say(f"    {tag_line(agreement)}")

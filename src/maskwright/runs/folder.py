@@ -5,7 +5,8 @@ STAGE/stage.json                   each stage's folder; STAGE.stale-N is one tha
 STAGE/model.safetensors, log.jsonl, state.pt                                       of a stage that trains
 STAGE/maps/NAME.npz                                                                of a stage that makes maps
 pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
-evaluation/predictions/NAME.png, metrics.json, images.json
+evaluation/predictions/NAME.png, metrics.json, images.json, tags.json
+evaluation/training/               the same of some images of the training split, where the others have no tags
 data_check.json                    what was found of the data before the run began
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
 evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
@@ -34,6 +35,8 @@ CLASSES = "classes.txt"
 PREDICTIONS = "predictions"
 METRICS = "metrics.json"
 IMAGES = "images.json"
+TAG_AGREEMENT = "tags.json"
+TRAINING = "training"
 
 SEED_EVALUATION = "seed_evaluation.json"
 EXPLANATIONS = "explanations.json"  # in the folder `explanations`
@@ -123,6 +126,11 @@ class RunFolder(os.PathLike[str]):
     def image_scores(self, name: str = "evaluation") -> Path:
         """The scores of a model image by image."""
         return self.path / name / IMAGES
+
+    def tag_agreement(self, name: str = "evaluation") -> Path:
+        """How far a model's predictions agree with the tags of their images."""
+        own = self.path / name / TAG_AGREEMENT
+        return own if own.is_file() else self.path / name / TRAINING / TAG_AGREEMENT
 
     @property
     def masks(self) -> Path:
