@@ -23,7 +23,14 @@ from maskwright.weak import SeedMethod
 from maskwright.weak.labels import seed_labels, sweep
 from maskwright.weak.pseudo_masks import write_pseudo_masks
 from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages, table
-from maskwright.weak.seed_signs import area_prior, boundary_agreement, edge_strength, label_boundaries, stability
+from maskwright.weak.seed_signs import (
+    area_prior,
+    boundary_agreement,
+    edge_strength,
+    label_boundaries,
+    labelled_shares,
+    stability,
+)
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.extract import load_maps
 
@@ -67,6 +74,34 @@ def test_shares_without_a_truth_at_every_threshold(judged):
             shares.append(np.mean(mask != 0))
         assert row["vanished"] == lost / sum(len(dataset.tags(index)) for index in range(5))
         assert row["foreground"] == pytest.approx(np.mean(shares))
+
+
+def test_how_much_is_labelled_of_images_with_tags_and_of_their_borders(judged):
+    dataset, maps, result = judged
+    whole, border = [], []
+    for index, mask in masks_at(dataset, maps, 0.35):
+        if dataset.tags(index):
+            inner = np.zeros(mask.shape, bool)
+            inner[1:-1, 1:-1] = True
+            whole.append(np.mean(mask != 0))
+            border.append(np.mean(mask[~inner] != 0))
+    found = result["stages"]["seeds"]
+    assert found["labelled"] == pytest.approx(np.mean(whole))
+    assert found["border"] == pytest.approx(np.mean(border))
+    assert found["labelled"] != pytest.approx(found["border"])
+
+
+def test_shares_of_what_has_a_label():
+    labels = LabelSpace(("background", "a", "b"))
+    mask = np.zeros((4, 5), np.uint8)
+    mask[1:3, 1:3] = 1
+    assert labelled_shares(mask, labels) == (4 / 20, 0.0)
+    mask[0] = 2
+    mask[3] = 255
+    assert labelled_shares(mask, labels) == (9 / 15, 5 / 9)
+    mask[[0, -1]] = mask[:, [0, -1]] = 255
+    assert labelled_shares(mask, labels) is None
+    assert labelled_shares(mask, LabelSpace(("a", "b"), background=None)) is None
 
 
 def test_single_label_against_multi_label_images(judged):

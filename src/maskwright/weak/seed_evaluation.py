@@ -2,8 +2,8 @@
 
 Of each image every stage's file is read once, and one count of its pixels gives every threshold. With ground truth:
 threshold curves, false positives and negatives per class, single-label against multi-label images (ReCAM, figure 6b).
-Without: tags that vanished, boundaries, areas; `DEFINITIONS` says what each number is. Such signs do not find a class
-that is wrong everywhere in the same way.
+Without: tags that vanished, boundaries, areas; `seed_signs.DEFINITIONS` says what each number is. Such signs do not
+find a class that is wrong everywhere in the same way.
 """
 
 from __future__ import annotations
@@ -30,36 +30,17 @@ from maskwright.settings import MaskSettings
 from maskwright.weak.labels import add_confusion, best_two, count_above, sweep, sweep_row, winner_labels
 from maskwright.weak.pseudo_masks import judge_mask, mask_path, sweep_thresholds
 from maskwright.weak.seed_signs import (
-    FEWEST_FOR_FENCES,
-    NEARLY_EVERYTHING,
-    NEARLY_NOTHING,
+    DEFINITIONS,
     area_prior,
     boundary_agreement,
     edge_strength,
+    labelled_shares,
     mean_agreement,
 )
 from maskwright.weak.seeds.extract import load_maps
 
 MOST_OUTLIERS = 100  # that the file names of each stage
 GROUPS = ("untagged", "single_label", "multi_label")
-
-DEFINITIONS = {
-    "miou": "one confusion matrix over the set, background included; null without ground truth",
-    "fp, fn": "shares of the union of ground truth and mask that are mask alone and ground truth alone; "
-    "iou + fp + fn = 1",
-    "single_label, multi_label": "images with exactly one tag and with more; miou_common is over the classes that the "
-    "ground truth has in both groups",
-    "tag_consistency": "kept: share of the tags whose class has a pixel; extra: share of the classes with a pixel that "
-    "are no tag of the image; exact: share of images that show their tags and nothing else",
-    "vanished_tags": "images whose mask lost the class, images tagged with it",
-    "boundary_agreement": "mean edge strength where two labels meet as a multiple of the image's mean: 1 is chance, "
-    "higher is better; mean over images. Edge strength: Sobel gradient, highest of the channels and within one pixel. "
-    "Not defined where all pixels have one label (one_label) or one colour (no_edges)",
-    "area": "quartiles, over the images tagged with a class, of its share of the pixels that have a label; null for a "
-    f"class that is no tag. Out of the ordinary: below {NEARLY_NOTHING} or above {NEARLY_EVERYTHING}, or, with at "
-    f"least {FEWEST_FOR_FENCES} images, more than 1.5 quartile distances beyond the quartiles of log(a / (1 - a))",
-    "foreground": "mean share of the pixels that is not background",
-}
 
 
 def evaluate_seeds(
@@ -80,8 +61,8 @@ def evaluate_seeds(
         for each of which `kind` (maps or masks), `sweep` (rows as of `seeds.sweep`, None without ground truth, with
         `vanished`, the share of the tags without a pixel, and `foreground`), `best_threshold`, `default` and `best`
         (scores at that threshold: those of a row, `per_class`, `single_label`, `multi_label`; None without ground
-        truth), and, at the default threshold, `tag_consistency`, `vanished_tags`, `boundary_agreement`, `area`,
-        `outliers`.
+        truth), and, at the default threshold, `tag_consistency`, `vanished_tags`, `boundary_agreement`, `labelled`,
+        `border`, `area`, `outliers`.
 
     Raises:
         DataError: maps or masks are missing or do not fit, or no image has known tags.
@@ -149,6 +130,7 @@ class _Found:
         areas: pixels of each class at the default threshold, `(C,)`.
         pixels: that have a label.
         agreement: `boundary_agreement`.
+        labelled: `labelled_shares`.
     """
 
     keys: np.ndarray
@@ -157,6 +139,7 @@ class _Found:
     areas: np.ndarray
     pixels: int
     agreement: float | str
+    labelled: tuple[float, float] | None
 
 
 class _Table:
@@ -173,12 +156,15 @@ class _Table:
         self.foreground = np.zeros(len(self.thresholds))
         self.areas: dict[int, list[tuple[float, str]]] = {value: [] for value in self.labels.foreground}
         self.agreement: list[float | str] = []
+        self.labelled: list[tuple[float, float]] = []
         self.kept = self.extra = self.exact = self.images = 0
 
     def add(self, index: int, found: _Found) -> None:
         tags = self.dataset.tags(index) or ()
         self.images += 1
         self.agreement.append(found.agreement)
+        if tags and found.labelled is not None:
+            self.labelled.append(found.labelled)
         if found.counts is not None:
             group = min(len(tags), 2)
             self.judged[group] += 1
@@ -234,6 +220,7 @@ class _Table:
                 for value, entries in self.areas.items()
             },
             "boundary_agreement": mean_agreement(self.agreement),
+            **dict(zip(("labelled", "border"), np.mean(self.labelled, 0).tolist() if self.labelled else (None, None))),
             **self._areas(),
         }
 
@@ -315,7 +302,7 @@ def _look(where: Path, name: str, truth: np.ndarray | None, edges: np.ndarray, t
             mask = winner_labels(best, winner, keys, table.default, labels.background, labels.foreground)
     areas = np.bincount(mask.ravel(), minlength=256)[: labels.num_classes]
     agreement = boundary_agreement(mask, edges, labels.ignore_index)
-    return _Found(keys, above, counts, areas, int(areas.sum()), agreement)
+    return _Found(keys, above, counts, areas, int(areas.sum()), agreement, labelled_shares(mask, labels))
 
 
 def _check_size(name: str, found: tuple[int, ...], image: tuple[int, ...]) -> None:

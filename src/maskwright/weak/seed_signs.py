@@ -23,6 +23,26 @@ NEARLY_NOTHING, NEARLY_EVERYTHING = 0.001, 0.95
 FEWEST_FOR_FENCES = 8  # images tagged with a class; of fewer nobody can say what is usual
 SCALES = (0.75, 1.0, 1.25)  # where the seeds have only one
 
+DEFINITIONS = {
+    "miou": "one confusion matrix over the set, background included; null without ground truth",
+    "fp, fn": "shares of the union of ground truth and mask that are mask alone and ground truth alone; "
+    "iou + fp + fn = 1",
+    "single_label, multi_label": "images with exactly one tag and with more; miou_common is over the classes that the "
+    "ground truth has in both groups",
+    "tag_consistency": "kept: share of the tags whose class has a pixel; extra: share of the classes with a pixel that "
+    "are no tag of the image; exact: share of images that show their tags and nothing else",
+    "vanished_tags": "images whose mask lost the class, images tagged with it",
+    "boundary_agreement": "mean edge strength where two labels meet as a multiple of the image's mean: 1 is chance, "
+    "higher is better; mean over images. Edge strength: Sobel gradient, highest of the channels and within one pixel. "
+    "Not defined where all pixels have one label (one_label) or one colour (no_edges)",
+    "labelled, border": "mean share of the image, and of its outermost pixels, that has a class other than background; "
+    "over the images with tags. Objects seldom touch the border: as much of it as of the image is a bad sign",
+    "area": "quartiles, over the images tagged with a class, of its share of the pixels that have a label; null for a "
+    f"class that is no tag. Out of the ordinary: below {NEARLY_NOTHING} or above {NEARLY_EVERYTHING}, or, with at "
+    f"least {FEWEST_FOR_FENCES} images, more than 1.5 quartile distances beyond the quartiles of log(a / (1 - a))",
+    "foreground": "mean share of the pixels that is not background",
+}
+
 
 def edge_strength(image: np.ndarray) -> np.ndarray:
     """Magnitude of the Sobel gradient, the highest of the channels, highest among each pixel and its eight neighbours.
@@ -84,6 +104,27 @@ def mean_agreement(found: Sequence[float | str]) -> dict[str, Any]:
         "images": len(numbers),
         **{reason: sum(value == reason for value in found) for reason in ("one_label", "no_edges")},
     }
+
+
+def labelled_shares(mask: np.ndarray, labels: LabelSpace) -> tuple[float, float] | None:
+    """How much of an image, and how much of its outermost pixels, has a class other than background.
+
+    Args:
+        mask: `(H, W)` label values.
+        labels: what they mean.
+
+    Returns:
+        Two shares of the pixels that have a label; None without a background class, or where no pixel there has one.
+    """
+    if labels.background is None:
+        return None
+    shares = []
+    for pixels in (mask.ravel(), np.concatenate([mask[0], mask[-1], mask[1:-1, 0], mask[1:-1, -1]])):
+        known = pixels[pixels != labels.ignore_index]
+        if not len(known):
+            return None
+        shares.append(float(np.mean(known != labels.background)))
+    return shares[0], shares[1]
 
 
 def area_prior(shares: np.ndarray) -> tuple[dict[str, Any], np.ndarray]:
