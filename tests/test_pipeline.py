@@ -2,6 +2,7 @@
 
 import json
 import os
+import re
 import shutil
 import signal
 import subprocess
@@ -67,6 +68,12 @@ def test_one_command_gives_masks_model_scores_and_report(uninterrupted):
     for stage in STAGES:
         assert read_json(out / stage / "stage.json")["finished"] is True
     assert list(read_json(out / "seed_evaluation.json")["stages"]) == ["seeds", "pseudo_masks"]
+    assert re.search(r"^verdict +(bad|doubtful) \(0\.\d\d of 1\): ", printed, re.M)
+    # The tags of the scenes follow from their masks: only those that the model learned from may be asked.
+    assert not (out / "evaluation" / "tags.json").exists()
+    agreement = read_json(out / "evaluation" / "training" / "tags.json")
+    assert (agreement["split"], agreement["images"], agreement["trained_on"]) == ("train", 24, True)
+    assert not (out / "oracle_evaluation" / "training").exists()
 
 
 def test_same_command_again_does_nothing_and_says_so(uninterrupted):

@@ -119,12 +119,17 @@ def test_every_line_in_order_and_what_comes_after(folder):
     train = small(typed(next(line for line in lines() if " run cam " in line and "out=" in line)))
     again = succeed(*train)
     assert again.count("done already") == len(list(Path("runs/photos").glob("*/stage.json"))) == 5
+    assert re.search(r"^verdict +(bad|doubtful) \(0\.\d\d of 1\): ", again, re.M)
+    agreement = read_json("runs/photos/evaluation/tags.json")
+    assert (agreement["split"], agreement["trained_on"], agreement["tag_source"]) == ("val", False, "tags.csv")
     succeed("report", "runs/photos")
+    assert 'class="verdict ' in Path("runs/photos/report.html").read_text(encoding="utf-8")
     nothing_drawn = maskwright("evaluate", "runs/photos")
     assert "ground-truth mask" in str(nothing_drawn.exception)
     assert "mIoU 1.0000" not in nothing_drawn.output
     scored = succeed("evaluate", "runs/photos", "masks=drawn", CLASSES)
     assert "mIoU" in scored
+    assert "tags of predictions  precision" in scored
     assert "NOT ground truth" not in scored
 
 

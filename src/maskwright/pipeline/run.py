@@ -19,6 +19,8 @@ from maskwright.pipeline.expected import compared_lines
 from maskwright.pipeline.segment import measured_on
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe import dump_recipe
+from maskwright.report.verdict import read_verdict
+from maskwright.runs.contents import read_run
 from maskwright.runs.context import RunContext
 from maskwright.runs.facts import run_facts
 from maskwright.runs.stages import run_lock, run_stages
@@ -68,6 +70,8 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
             compared = compared_lines(metrics.get("expected", []), recipe.source)
             for line in summary_lines(metrics, recipe.supervision) + compared:
                 say(line)
+            if found := read_verdict(read_run(context.out)):
+                say(found.line)
             say(f"picture: {context.out.picture}")
             say(f"report: {context.out.report}")
     distributed.barrier()

@@ -28,6 +28,7 @@ from maskwright.report.gallery import (
     validation_rows,
 )
 from maskwright.report.seeds import seed_section
+from maskwright.report.verdict import read_verdict
 from maskwright.runs.contents import RunContents, read_run, run_labels
 from maskwright.version import __version__
 
@@ -106,11 +107,14 @@ def _context(run: RunContents, labels: LabelSpace | None) -> dict[str, Any]:
     return {
         "name": str(run.setting("name") or run.folder.path.resolve().name),
         "notes": str(run.setting("notes") or ""),
+        "verdict": read_verdict(run),
         "tiles": content.headline(run),
+        "scored": bool(run.scores),
         "trained_on": content.trained_on(run),
         "cautions": content.cautions(run),
         "legend": list(colours.items()),
         "classes": results.class_table(run, colours),
+        "tags": results.tag_table(run, colours),
         "seeds": seeds,
         # The section on seeds has both, of every stage.
         "vanished": [] if seeds else results.vanished_table(run, colours),

@@ -16,6 +16,7 @@ from maskwright.runs.contents import STAGES, RunContents
 # Each source of scores with its style in charts, the same on the whole page.
 SOURCES = {"pseudo_masks": 1, "segmenter": 2, "oracle": 3}
 FROM_MASKS = "derived from ground truth"
+FEW_IMAGES = 1000  # below it, to begin from scratch is a warning
 
 
 def source_name(run: RunContents, source: str) -> str:
@@ -70,7 +71,32 @@ def headline(run: RunContents) -> list[dict[str, Any]]:
                 "style": 4,
             }
         )
-    return tiles
+    return tiles + tag_tiles(run)
+
+
+def tag_tiles(run: RunContents) -> list[dict[str, Any]]:
+    """Precision and recall of the tags of predictions."""
+    found = run.tag_agreement
+    if found.get("f1") is None:
+        return []
+    split = found["split"] or "the set"
+    where = f"{split}, {found['images']} images" + (", which it learned from" if found["trained_on"] else "")
+    how = {
+        "precision": "of the classes that predictions show, those that are tags of the image",
+        "recall": "of the tags, those whose class the prediction shows",
+    }
+    return [
+        {
+            "name": f"Tag {key}",
+            "value": percent(found[key]),
+            "exact": found[key],
+            "share": found[key] or 0,
+            "where": where,
+            "how": words,
+            "style": 3,
+        }
+        for key, words in how.items()
+    ]
 
 
 def pseudo_mask_words(run: RunContents) -> str:
@@ -139,6 +165,17 @@ def trained_on(run: RunContents) -> list[tuple[str, str]]:
     return [(term, text) for term, text in rows if text]
 
 
+def trained_images(run: RunContents) -> int | None:
+    """Number of images that the run learned from; None where no record says it."""
+    if run.pseudo_masks.get("images"):
+        return run.pseudo_masks["images"]
+    for stage in run.stages.values():
+        facts = ((stage.get("settings") or {}).get("data") or {}).get("facts") or {}
+        if found := facts.get("mask_count") or facts.get("count"):
+            return found
+    return None
+
+
 def tag_source(run: RunContents) -> str:
     """Where the tags come from, in words."""
     source = run.provenance.get("source")
@@ -200,7 +237,10 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         text = "No pre-trained weights, so no images or labels beyond these."
         if run.setting("model.pretrained") == "classifier":
             text += " The segmenter starts from this run's tag classifier."
-        note("good", "Trained from scratch", text)
+        count = trained_images(run)
+        if few := count is not None and count < FEW_IMAGES:
+            text += f" {count} images are few to begin with; pretrained=true begins with weights that have seen many."
+        note("warn" if few else "good", "Trained from scratch", text)
     uncertain = pseudo.get("unsure_share")
     if uncertain:
         text = (

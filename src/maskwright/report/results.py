@@ -85,6 +85,25 @@ def class_table(run: RunContents, colours: dict[str, str]) -> dict[str, Any] | N
     }
 
 
+def tag_table(run: RunContents, colours: dict[str, str]) -> dict[str, Any] | None:
+    """Tags against predictions, per class that has either, the lowest recall first; None where it was not measured."""
+    found = run.tag_agreement
+    if found.get("f1") is None:
+        return None
+    rows = [
+        {
+            "name": name,
+            "colour": colours.get(name, ""),
+            "rates": [(row[key], percent(row[key])) for key in ("precision", "recall")],
+            "counts": [row[key] for key in ("tagged", "predicted", "both")],
+        }
+        for name, row in found["per_class"].items()
+        if row["tagged"] or row["predicted"]
+    ]
+    rows.sort(key=lambda row: (row["rates"][1][0] is None, row["rates"][1][0] or 0.0))
+    return {**found, "rows": rows}
+
+
 def vanished_table(run: RunContents, colours: dict[str, str]) -> list[dict[str, Any]]:
     """Classes of which some tag has no pixel in its pseudo-mask, the largest share first."""
     rows = [

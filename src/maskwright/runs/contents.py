@@ -44,6 +44,7 @@ class RunContents:
         scores: "pseudo_masks", "segmenter", "oracle" -> its scores with "split" and "source".
         expected: rows of `maskwright.pipeline.expected.compare`.
         weights: network folder -> the record of the pre-trained weights that its model began with.
+        tag_agreement: how far the model's predictions agree with tags, as `inference.tag_agreement` writes it.
         image_scores: "evaluation", "oracle_evaluation" -> sample name -> its line of images.json.
     """
 
@@ -58,6 +59,7 @@ class RunContents:
     scores: dict[str, dict[str, Any]]
     expected: list[dict[str, Any]]
     weights: dict[str, dict[str, Any]]
+    tag_agreement: dict[str, Any]
     image_scores: dict[str, dict[str, dict[str, Any]]]
 
     def setting(self, path: str, default: Any = None) -> Any:
@@ -113,6 +115,7 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
         scores={name: score for name, score in scores.items() if score.get("miou") is not None},
         expected=metrics.get("expected") or [],
         weights={name: record for name in stages if (record := weights_of(folder.model(name)))},
+        tag_agreement=_json(folder.tag_agreement()),
         image_scores={
             name: {line["name"]: line for line in _list(folder.image_scores(name))}
             for name in ("evaluation", "oracle_evaluation")
