@@ -6,8 +6,12 @@ from importlib import import_module
 from importlib.util import find_spec
 from pathlib import Path
 
+import numpy as np
 import pytest
+import torch
+from numpy.testing import assert_array_equal
 
+from maskwright.data.scenes import scenes
 from maskwright.models.backbones import BACKBONES, import_timm
 from maskwright.recipe.load import load_recipe
 from maskwright.weak.methods import check_methods
@@ -17,6 +21,7 @@ MODULES = {
     for name in ("tags", "l2g")
     if find_spec(f"benchmarks.claims.{name}") is not None
 }
+VERDICT = import_module("benchmarks.claims.verdict")
 CASES = [
     pytest.param(module, row, data, id=f"{name}-{row}-{data}")
     for name, module in MODULES.items()
@@ -64,6 +69,45 @@ def test_rows_of_camvid_resolve(tmp_path):
         seen.append(recipe)
     assert set(camvid.THIN) <= set(camvid.RARE)
     assert len(seen) > 1
+
+
+def test_bad_runs_for_the_verdict_are_made_as_they_are_called():
+    maps = np.linspace(0, 1, 2 * 6 * 8, dtype=np.float32).reshape(2, 6, 8)
+    assert len(VERDICT.VARIANTS) >= 10
+    assert len(set(VERDICT.VARIANTS.values())) == len(VERDICT.VARIANTS)
+    assert_array_equal(VERDICT.inverted(maps, 0), 1 - maps)
+    assert_array_equal(VERDICT.moved(maps, 0)[:, :, :4], maps[:, :, 4:])
+    blob = VERDICT.blob(0.2)(maps, 0)
+    assert blob.shape == maps.shape
+    assert blob[0, 2, 3] > 0.8 > blob[0, 2, 0] > blob[0, 0, 0]
+    assert VERDICT.noise(maps, 1).shape == maps.shape
+    assert not np.array_equal(VERDICT.noise(maps, 1), VERDICT.noise(maps, 2))
+
+
+def test_ranks_with_ties():
+    assert VERDICT.rank_correlation([1, 2, 3, 4], [10, 20, 30, 40]) == pytest.approx(1)
+    assert VERDICT.rank_correlation([1, 2, 3], [1, 0.5, -9]) == pytest.approx(-1)
+    # Ranks 1, 2.5, 2.5, 4 against 1, 2, 3, 4.
+    assert VERDICT.rank_correlation([0, 5, 5, 9], [1, 2, 3, 4]) == pytest.approx(4.5 / np.sqrt(4.5 * 5))
+
+
+def test_a_row_is_a_run_folder_with_its_verdict(tmp_path):
+    sets = [scenes(split, count=4, size=32) for split in ("train", "val")]
+    classes = len(sets[0].labels.foreground)
+    generator = torch.Generator().manual_seed(0)
+    features = [torch.rand(4, 2, 5, 3, 3, generator=generator) for _ in sets]
+    weight = VERDICT.fit_head(features[0], sets[0], range(4))
+    assert weight.shape == (classes, 5)
+    perfect = VERDICT.make_row(VERDICT.Variant(0.5, truth=True), sets, features, weight, 4, tmp_path / "perfect")
+    assert perfect["pseudo_masks"] == perfect["predictions"] == 1
+    assert perfect["tags"]["precision"] == 1
+    full = VERDICT.make_row(VERDICT.Variant(0.0, change=VERDICT.blob(9)), sets, features, weight, 4, tmp_path / "full")
+    assert full["labelled"] == full["border"] == 1
+    assert full["level"] == "bad"
+    assert full["score"] < perfect["score"]
+    assert full["predictions"] < perfect["predictions"]
+    others = VERDICT.shuffled(sets[0], np.random.default_rng(3), every=1)
+    assert [others.tags(i) for i in range(4)] != [sets[0].tags(i) for i in range(4)]
 
 
 def test_names_of_folders_differ():
