@@ -123,11 +123,14 @@ def test_every_line_in_order_and_what_comes_after(folder):
     agreement = read_json("runs/photos/evaluation/tags.json")
     assert (agreement["split"], agreement["trained_on"], agreement["tag_source"]) == ("val", False, "tags.csv")
     succeed("report", "runs/photos")
-    assert 'class="verdict ' in Path("runs/photos/report.html").read_text(encoding="utf-8")
+    page = Path("runs/photos/report.html").read_text(encoding="utf-8")
+    assert 'class="verdict ' in page
     nothing_drawn = maskwright("evaluate", "runs/photos")
     assert "ground-truth mask" in str(nothing_drawn.exception)
     assert "mIoU 1.0000" not in nothing_drawn.output
-    scored = succeed("evaluate", "runs/photos", "masks=drawn", CLASSES)
+    step = re.search(r"maskwright (evaluate runs/photos masks=)FOLDER( classes=\S+)</code>", page)
+    assert step is not None
+    scored = succeed(*shlex.split(f"{step[1]}drawn{step[2]}"))
     assert "mIoU" in scored
     assert "tags of predictions  precision" in scored
     assert "NOT ground truth" not in scored

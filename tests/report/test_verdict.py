@@ -62,7 +62,9 @@ def test_good_masks():
     assert [seen.partition(":")[0] for seen in found.seen] == [
         "tags of predictions", "area", "border", "vanished tags", "boundaries",
     ]  # fmt: skip
-    assert [command for command, _ in found.steps] == ["maskwright evaluate RUN masks=FOLDER"]
+    assert [command for command, _ in found.steps] == [
+        "maskwright evaluate RUN masks=FOLDER classes=RUN/pseudo_masks/classes.txt"
+    ]
     assert verdict(tags=tags(), judged=judged(), scored=True).steps == ()
 
 
@@ -99,7 +101,7 @@ def test_labels_up_to_the_border():
 
 
 def test_predictions_that_are_not_what_the_tags_say():
-    found = verdict(tags=tags(0.3, 0.1, 0.14, cat=(9, 0), dog=(2, 0), cow=(5, 3)), judged=judged())
+    found = verdict(tags=tags(0.3, 0.1, 0.15, cat=(9, 0), dog=(2, 0), cow=(5, 3)), judged=judged())
     assert found.level == "bad"
     assert found.reasons[0] == (
         "predictions agree no more than chance with the tags (precision 30 %, recall 10 %, 80 images of val)"

@@ -93,7 +93,7 @@ def tag_tiles(run: RunContents) -> list[dict[str, Any]]:
             "share": found[key] or 0,
             "where": where,
             "how": words,
-            "style": 3,
+            "style": SOURCES["segmenter"],
         }
         for key, words in how.items()
     ]

@@ -137,8 +137,9 @@ def verdict(
         signs.insert(len(signs) if score < BAD else 0, _from_scratch(images, again))
     steps = dict(step for sign in signs for step in sign.steps)
     if not scored:
-        steps[f"maskwright evaluate {shlex.quote(run)} masks=FOLDER"] = (
-            "a score to rely on, once the masks of a few dozen validation images are drawn"
+        classes = shlex.quote(f"classes={run}/pseudo_masks/classes.txt")
+        steps[f"maskwright evaluate {shlex.quote(run)} masks=FOLDER {classes}"] = (
+            "a score to rely on, once masks of a few dozen validation images are drawn"
         )
     return Verdict(
         "bad" if score < BAD else "doubtful" if score < GOOD else "good",
@@ -186,7 +187,7 @@ def _tags(tags: Mapping[str, Any], longer: str, data: str) -> _Sign:
     where += ", which it was trained on" if tags["trained_on"] else ""
     reasons = []
     if factor < SAID_BELOW:
-        much = "no more than chance" if factor < 0.1 else "little" if factor < 0.5 else "in part"
+        much = "no more than chance" if factor < LEAST else "little" if factor < 0.5 else "in part"
         reasons.append(f"predictions agree {much} with the tags ({rates}, {where})")
     rows = tags["per_class"].items()
     never = [(name, row["tagged"]) for name, row in rows if row["tagged"] >= FEW_TAGS and row["both"] == 0]
