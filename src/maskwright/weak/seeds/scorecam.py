@@ -112,7 +112,8 @@ def scorecam(
         channels: of each view, take only so many channels, those that vary most over its positions; by default all. Not
             in the paper.
         score: what a channel weighs: `softmax`, the class's share of the softmax over all classes, as in the released
-            code; `raw`, its logit; `channels`, the softmax of that logit over the channels, the paper's equation.
+            code, which gives each of K classes 1 / K of a channel that shows none of them, so that few classes need
+            `raw`, the logit; `channels`, the softmax of that logit over the channels, the paper's equation.
         batch_pixels: pixels that go through the network at once; less takes less memory.
 
     Returns:
