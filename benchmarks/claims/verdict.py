@@ -203,12 +203,11 @@ def make_row(
     for index, name in enumerate(train.names):
         tags = train.tags(index) or ()
         save_maps(run.maps("seeds"), name, image_maps(train, index, features[0], weight, tags, variant))
-    settings = MaskSettings(threshold=variant.threshold)
+    settings = MaskSettings(threshold=variant.threshold, sweep=(variant.threshold, variant.threshold, 1.0))
     pretrained = variant.head != "random"
     record = {"method": "cam", "weights": "", "saliency": None, "crf": False, "pretrained": pretrained}
     made = write_pseudo_masks(train, run.maps("seeds"), settings, run.pseudo_masks, record)
-    stages = {"seeds": run.maps("seeds"), "pseudo_masks": run.pseudo_masks}
-    judged = evaluate_seeds(train, stages, settings, folder)
+    judged = evaluate_seeds(train, {"pseudo_masks": run.pseudo_masks}, settings, folder)
     logits = torch.einsum("nbdhw,kd->nk", features[1].float(), weight)
     confusion = ConfusionMatrix(labels)
     for index, name in enumerate(val.names):

@@ -220,7 +220,7 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
             text = "They are complete and correct, unlike tags that people give; expect less from those."
             note("warn", "Tags derived from ground truth", text)
         else:
-            note("fact", "Tags", f"Source: {tag_source(run)}. Used for labelling only, never at evaluation.")
+            note("fact", "Tags", f"Source: {tag_source(run)}. Used for labelling; predictions are made without them.")
     saliency = run.provenance.get("saliency") or run.setting("data.saliency")
     if saliency:
         text = f"Maps from {saliency}: more supervision than tags. Compare only with runs that use them too."
