@@ -16,6 +16,7 @@ import torch
 from PIL import Image
 
 from maskwright.data.sample import LabelSpace, Sample
+from maskwright.data.sizes import Size, seen_size
 from maskwright.errors import DataError, RecipeError
 from maskwright.settings import AugmentSettings
 
@@ -166,17 +167,17 @@ def normalise(
     return images.to(torch.float32).mul_(scale_).add_(shift_).to(dtype)
 
 
-def prepare(sample: Sample, size: tuple[int, int] | None = None) -> dict[str, torch.Tensor]:
+def prepare(sample: Sample, size: Size = None) -> dict[str, torch.Tensor]:
     """One example for evaluation: nothing random, and the ground truth left as it is.
 
     Args:
         sample: as a reader gives it.
-        size: (height, width) that the network wants to see; None keeps the image's own.
+        size: that the network wants to see, as for `sizes.seen_size`.
 
     Returns:
         `image` (3, h, w) uint8, resized bicubically; `mask` (H, W) uint8 at its own resolution, where there is one.
     """
-    image = sample.image if size is None else resize_image(sample.image, size)
+    image = sample.image if size is None else resize_image(sample.image, seen_size(size, sample.image.shape))
     example = {"image": torch.from_numpy(np.array(image.transpose(2, 0, 1), order="C"))}
     if sample.mask is not None:
         example["mask"] = torch.from_numpy(np.array(sample.mask))

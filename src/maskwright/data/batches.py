@@ -7,23 +7,24 @@ from collections import defaultdict
 from collections.abc import Iterable
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.sizes import Size, seen_size
 
 
 def equal_batches(
-    dataset: Dataset, indices: Iterable[int], size: tuple[int, int] | None, largest: int, pixels: float = math.inf
+    dataset: Dataset, indices: Iterable[int], size: Size, largest: int, pixels: float = math.inf
 ) -> list[list[int]]:
     """Batches of images that a network sees at one size, the smallest size first, in the order of `indices`.
 
     Args:
         dataset: its sizes.
         indices: of the images.
-        size: height and width that images are resized to; None for their own.
+        size: as for `sizes.seen_size`.
         largest: images in a batch at most.
         pixels: of a batch at most, but for batches of one image.
     """
     groups: dict[tuple[int, int], list[int]] = defaultdict(list)
     for index in indices:
-        height, width = size or dataset.size(index)
+        height, width = seen_size(size, dataset.size(index))
         groups[height, width].append(index)
     batches = []
     for (height, width), group in sorted(groups.items()):

@@ -87,6 +87,15 @@ def save_model(path: str | Path, model: torch.nn.Module, metadata: dict[str, Any
         temporary.chmod(mode)
 
 
+def weights_digest(network: torch.nn.Module) -> str:
+    """SHA-256 over names and values of a network's weights, as 16 hexadecimal digits."""
+    digest = hashlib.sha256()
+    for name, value in sorted(network.state_dict().items()):
+        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
+        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
+    return digest.hexdigest()[:16]
+
+
 DRAWING = {
     *(torch.Tensor.uniform_, torch.Tensor.normal_),
     *(init.uniform_, init.normal_, init.kaiming_uniform_, init.kaiming_normal_),

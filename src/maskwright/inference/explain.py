@@ -25,6 +25,7 @@ from maskwright.data.masks import read_mask
 from maskwright.data.pictures import heatmap
 from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
+from maskwright.data.sizes import seen_size
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.files import atomic_write, write_json
@@ -256,7 +257,7 @@ def _explain_image(
     if not values:
         return np.zeros((0, height, width), np.float32)
     size = predictor.settings.size
-    seen = pixels if size is None else resize_image(pixels, size)
+    seen = pixels if size is None else resize_image(pixels, seen_size(size, pixels.shape))
     image = torch.from_numpy(np.array(seen.transpose(2, 0, 1), order="C"))[None]
     mask: str | Tensor
     if isinstance(region, np.ndarray):

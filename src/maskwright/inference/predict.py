@@ -20,6 +20,7 @@ from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import write_mask
 from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
+from maskwright.data.sizes import seen_size
 from maskwright.engine.checkpoint import weights_hash
 from maskwright.engine.device import freed_memory_kept, half_type
 from maskwright.engine.progress import track
@@ -103,7 +104,9 @@ class Predictor:
 
     def _prepared(self, pixels: np.ndarray) -> torch.Tensor:
         """Network input `(1, 3, h, w)`."""
-        seen = pixels if self.settings.size is None else resize_image(pixels, self.settings.size)
+        seen = (
+            pixels if self.settings.size is None else resize_image(pixels, seen_size(self.settings.size, pixels.shape))
+        )
         image = torch.from_numpy(np.array(seen.transpose(2, 0, 1), order="C"))
         return normalise(image[None].to(self.device), self.mean, self.std)
 

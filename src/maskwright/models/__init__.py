@@ -16,6 +16,7 @@ from maskwright.models.deeplabv3 import DeepLabV3
 from maskwright.models.deeplabv3plus import DeepLabV3Plus
 from maskwright.models.dupsampling import DUpsampling
 from maskwright.models.fcn import FCN
+from maskwright.models.light import Light, Linear
 from maskwright.models.multiscale_attention import HierarchicalAttention
 from maskwright.models.ocr import OCRNet
 from maskwright.models.pretrained import refuse_sources
@@ -46,6 +47,8 @@ MODELS: dict[str, Callable[..., SegmentationModel]] = {
     "deeplabv3plus": DeepLabV3Plus,
     "dupsampling": DUpsampling,
     "fcn": FCN,
+    "light": Light,
+    "linear": Linear,
     "hmsa": HierarchicalAttention,
     "ocrnet": OCRNet,
     "pspnet": PSPNet,

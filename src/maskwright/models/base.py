@@ -79,28 +79,52 @@ class SegmentationModel(nn.Module):
             images: `(B, 3, H, W)`, normalised.
             auxiliary: also those of the auxiliary heads, which are not computed otherwise.
         """
-        features = self.backbone(images)
-        outputs = self.head(features, (images.shape[-2], images.shape[-1]))
+        return self.from_features(self.backbone(images), (images.shape[-2], images.shape[-1]), auxiliary=auxiliary)
+
+    def from_features(
+        self, features: list[Tensor], size: tuple[int, int], *, auxiliary: bool = False
+    ) -> dict[str, Tensor]:
+        """As `outputs`, of maps that the backbone gave before.
+
+        Args:
+            features: the backbone's maps, fine to coarse; None in the place of one that no head reads.
+            size: height and width of the image.
+            auxiliary: as for `outputs`.
+        """
+        outputs = self.head(features, size)
         return self.with_auxiliary(outputs, features) if auxiliary else outputs
 
     def with_auxiliary(self, outputs: dict[str, Tensor], features: list[Tensor]) -> dict[str, Tensor]:
         """The outputs and those of the auxiliary heads; for models that have their own `outputs`."""
         return outputs if self.auxiliary_heads is None else {**outputs, **self.auxiliary_heads(features)}
 
-    def forward(self, images: Tensor, *, auxiliary: bool = False, upsample: bool = True) -> Tensor | dict[str, Tensor]:
+    def forward(
+        self,
+        images: Tensor | list[Tensor],
+        *,
+        auxiliary: bool = False,
+        upsample: bool = True,
+        size: tuple[int, int] | None = None,
+    ) -> Tensor | dict[str, Tensor]:
         """Logits of every class at every pixel.
 
         Args:
-            images: `(B, 3, H, W)`, normalised.
+            images: `(B, 3, H, W)`, normalised; or maps of the backbone, as for `from_features`, with `size`.
             auxiliary: also give the auxiliary outputs, in a dictionary.
             upsample: bring the logits to image size; otherwise they stay at the head's own resolution.
+            size: height and width of the images, where maps are given in their place.
 
         Returns:
             Logits `(B, num_classes, H, W)`, or with `auxiliary` a dictionary that holds them as "logits".
         """
-        outputs = self.outputs(images, auxiliary=auxiliary)
+        if isinstance(images, Tensor):
+            size = (images.shape[-2], images.shape[-1])
+            outputs = self.outputs(images, auxiliary=auxiliary)
+        else:
+            assert size is not None
+            outputs = self.from_features(images, size, auxiliary=auxiliary)
         if upsample:
-            outputs["logits"] = resize(outputs["logits"], images.shape[-2:])
+            outputs["logits"] = resize(outputs["logits"], size)
         return outputs if auxiliary else outputs["logits"]
 
     @torch.no_grad()

@@ -19,6 +19,18 @@ from maskwright.models.pcm import PCM, seam_input
 from maskwright.models.probe import is_signed
 
 
+class Constants(nn.Module):
+    """A constant for each class.
+
+    Args:
+        num_tags: number of classes.
+    """
+
+    def __init__(self, num_tags: int) -> None:
+        super().__init__()
+        self.bias = nn.Parameter(torch.zeros(num_tags))
+
+
 def _outputs(channels: int, count: int, std: float | None = None) -> nn.Conv2d:
     layer = nn.Conv2d(channels, count, 1, bias=False)
     if std is not None:
@@ -30,6 +42,7 @@ def _outputs(channels: int, count: int, std: float | None = None) -> nn.Conv2d:
 # where it is not there. Called with the backbone, the number of tags and the kind that is asked for, True where there
 # is but one.
 PARTS: dict[str, Callable[[Backbone, int, Any], nn.Module]] = {
+    "constant": lambda backbone, num_tags, kind: Constants(num_tags),
     "recam_head": lambda backbone, num_tags, kind: _outputs(backbone.channels[-1], num_tags),
     "background": lambda backbone, num_tags, kind: _outputs(backbone.channels[-1], 1, std=0.01),
     "edam": lambda backbone, num_tags, kind: _outputs(backbone.channels[-1], num_tags + 1),
@@ -48,6 +61,7 @@ class ImageTagClassifier(nn.Module):
             in SEAM and L2G), in a ResNet-50 layer2 and layer3 (our choice).
         num_tags: number of classes that an image can be tagged with (without background).
         parts: what else it has, by names of `PARTS`; none of it is used by `forward`.
+            `constant=True`: a constant in each tag logit, which is in no map; heads fitted on frozen maps have it.
             `recam_head=True`: the second head, of the same shape, that ReCAM trains.
             `background=True`: a map of the background, a 1x1 convolution with one output, for methods that train it
             (L2G, EPS).
@@ -59,6 +73,7 @@ class ImageTagClassifier(nn.Module):
         RecipeError: an unknown part or kind of PCM, or PCM on a backbone with fewer than three feature maps.
     """
 
+    constant: Constants | None
     recam_head: nn.Conv2d | None
     background: nn.Conv2d | None
     edam: nn.Conv2d | None
@@ -133,7 +148,8 @@ class ImageTagClassifier(nn.Module):
 
     def logits(self, features: Tensor) -> Tensor:
         """Tag logits `(B, num_tags)` of a feature map `(B, D, h, w)`."""
-        return self.classifier(features.mean((2, 3), keepdim=True)).flatten(1)
+        found = self.classifier(features.mean((2, 3), keepdim=True)).flatten(1)
+        return found if self.constant is None else found + self.constant.bias.to(found.dtype)
 
     def maps(self, images: Tensor, weight: Tensor | None = None) -> Tensor:
         """Score of every class at every position, before any ReLU, and last of the background where it has a map.

@@ -20,6 +20,7 @@ import torch
 
 from maskwright.data.check import SplitSummary, examine
 from maskwright.data.finding import number_of
+from maskwright.data.sizes import seen_size
 from maskwright.engine import distributed
 from maskwright.engine.weights import weights_words
 from maskwright.errors import DataError, MaskwrightError, RecipeError
@@ -275,7 +276,7 @@ def disk_needed(context: RunContext, absent: Sequence[str], needs: dict[str, Nee
     each = 0.0
     for index in order:
         height, width = train.size(index)
-        seen = context.recipe.seeds.size or (height, width)
+        seen = seen_size(context.recipe.seeds.size, (height, width))
         quarter = math.prod(-(-side // 4) for side in seen)
         tags = len(train.tags(index) or ())
         # Half precision, at a quarter of the size that was seen and at the image's own.

@@ -23,6 +23,7 @@ from torch.nn.modules.batchnorm import _BatchNorm
 from maskwright.data.augment import Augment, collate
 from maskwright.data.loading import generator_for
 from maskwright.data.sample import Sample
+from maskwright.data.sizes import seen_size
 from maskwright.engine.device import half_type
 from maskwright.engine.fit import share_of_batch, total_steps
 from maskwright.errors import MaskwrightError, RecipeError, unknown_name
@@ -33,6 +34,7 @@ from maskwright.models import MODELS, ImageTagClassifier, create_classifier
 from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import check_name, check_weights
 from maskwright.models.classifier import PARTS, load_classifier
+from maskwright.pipeline.frozen import check_frozen, frozen_size
 from maskwright.pipeline.segment import build_segmenter
 from maskwright.pipeline.stages import oracle_images, with_mask_only
 from maskwright.runs.context import RunContext
@@ -179,11 +181,15 @@ def _check_network(context: RunContext, word: str, parts: dict[str, Any]) -> Nee
     """One network of the chain, with the parts that it and those before it have."""
     recipe, network = context.recipe, NETWORKS[word]
     settings = getattr(recipe, word)
-    check_training(context, f"{word}.train", settings.train)
+    if not settings.train.frozen:
+        check_training(context, f"{word}.train", settings.train)
     _check_saliency(context, f"networks=[{word}]", network, settings)
     found = _build_network(context, parts, recipe.classifier.pretrained if word == recipe.networks[0] else False)
     if network.check is not None:
         network.check(settings, found)
+    if settings.train.frozen:
+        weights = sum(tensor.nbytes for tensor in [*found.parameters(), *found.buffers()])
+        return Need(weights, 2 * weights)  # itself, and the copy that maps are made by
     return step_forward(context, found, settings.train, f"{word}.train")[0]
 
 
@@ -207,7 +213,10 @@ def _check_segmenter(context: RunContext, left: set[str]) -> Need:
         with_mask_only(train, recipe.data.train)
     if "oracle" in left:
         oracle_images(train)
-    check_training(context, "train", recipe.train)
+    if recipe.train.frozen:
+        frozen_size(recipe.train.augment)
+    else:
+        check_training(context, "train", recipe.train)
     model = recipe.model
     pretrained = False if model.pretrained == "classifier" else model.pretrained
     counted = recipe.loss.class_weights in ("inverse", "sqrt_inverse")
@@ -224,6 +233,8 @@ def _check_segmenter(context: RunContext, left: set[str]) -> Need:
 
     with setting("model", model.options):
         network = build(make, model.backbone, pretrained)
+    if recipe.train.frozen:
+        check_frozen(network, model.name, recipe.train.augment)
     need, outputs = step_forward(
         context, network, recipe.train, "train", auxiliary=True, upsample=recipe.loss.resize == "logits"
     )
@@ -281,6 +292,8 @@ def step_forward(
             if isinstance(layer, _BatchNorm):
                 layer.eval()
     size = settings.augment.crop or settings.augment.resize or context.train.size(0)
+    if settings.frozen:
+        size = seen_size(frozen_size(settings.augment), context.train.size(0))
     images = torch.zeros(share_of_batch(settings), 3, *size, device="meta")
     kept: dict[int, Tensor] = {}
     weights = {id(tensor) for tensor in [*network.parameters(), *network.buffers()]}

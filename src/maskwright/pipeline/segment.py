@@ -28,6 +28,7 @@ from maskwright.inference.views import evaluate
 from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.base import SegmentationModel, parameter_groups
+from maskwright.pipeline.frozen import frozen_set, frozen_step
 from maskwright.runs.folder import METRICS, TRAINING
 from maskwright.settings import InferenceSettings, Recipe
 
@@ -59,6 +60,8 @@ def build_segmenter(
     )
     criterion = create_loss(recipe.loss, labels, class_frequencies).to(device)
     mean, std = model.mean, model.std
+    if recipe.train.frozen:
+        return model, frozen_step(model, criterion, recipe.loss.resize)
 
     def step(network: torch.nn.Module, batch: dict[str, torch.Tensor]) -> tuple[torch.Tensor, dict[str, torch.Tensor]]:
         images = normalise(batch["image"], mean, std)
@@ -82,6 +85,8 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
         What `fit` returns: the last numbers of the log.
     """
     settings = recipe.train
+    if settings.frozen:
+        settings = settings.model_copy(update={"workers": 0})  # maps are read faster than processes hand them over
     counted = recipe.loss.class_weights in ("inverse", "sqrt_inverse")
     model, step = build_segmenter(recipe, train.labels, device, class_frequencies(train) if counted else None)
     model.prepare(train, folder)
@@ -100,7 +105,9 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
     made = {**recipe.model.model_dump(mode="json", exclude={"pretrained"}), "num_classes": train.labels.num_classes}
     augment = Augment(settings.augment, train.labels, mean=model.mean)
     examples = TrainingSet(train, augment, settings.seed + recipe.random_seed)
-    if settings.augment.class_uniform:
+    if settings.frozen:
+        examples = frozen_set(model, train, settings, settings.seed + recipe.random_seed, folder, device)
+    elif settings.augment.class_uniform:
         examples = ClassUniformSet(examples, stage_index(train, folder), settings.augment.class_uniform)
     return fit(
         model,

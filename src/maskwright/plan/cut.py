@@ -11,6 +11,7 @@ import torch
 from maskwright.data.augment import Augment, collate
 from maskwright.data.loading import generator_for
 from maskwright.data.sample import LabelSpace
+from maskwright.data.sizes import seen_size
 from maskwright.engine.fit import total_steps
 from maskwright.models.pretrained import SUFFIXES
 from maskwright.plan.images import generated_samples, shrunk
@@ -64,6 +65,12 @@ def loadable(pretrained: bool | str) -> bool | str:
     return pretrained if kept else False
 
 
+def _smaller(size: tuple[int, int] | int, ratio: float) -> tuple[int, int] | int:
+    if isinstance(size, int):
+        return max(1, round(size * ratio))
+    return max(1, round(size[0] * ratio)), max(1, round(size[1] * ratio))
+
+
 def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: Budget, device: torch.device) -> Cut:
     """Settings of a trial.
 
@@ -98,9 +105,9 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
                 changes |= shrink(block, whole, small, recipe.classifier.output_stride or 32)
         blocks[word] = block.model_copy(update=changes)
     options, share = small_seed_options(recipe)
-    seen = recipe.seeds.size and shrunk(recipe.seeds.size, budget.image)
+    seen = recipe.seeds.size and shrunk(seen_size(recipe.seeds.size, size), budget.image)
     judged = recipe.inference
-    ratio = math.sqrt(min(1.0, budget.image / math.prod(judged.size or size)))
+    ratio = math.sqrt(min(1.0, budget.image / math.prod(seen_size(judged.size, size))))
     sides = {name: getattr(judged, name) for name in ("size", "window", "stride")}
     model = recipe.model.model_copy(update={"pretrained": loadable(recipe.model.pretrained)})
     if model.name == "dupsampling" and model.options.get("label_basis", "fit") == "fit":
@@ -109,9 +116,7 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
         "train": small_training(recipe.train, batches["segmenter"][1], device),
         "model": model,
         "seeds": recipe.seeds.model_copy(update={"size": seen, "options": options}),
-        "inference": judged.model_copy(
-            update={name: tuple(max(1, round(s * ratio)) for s in value) for name, value in sides.items() if value}
-        ),
+        "inference": judged.model_copy(update={name: _smaller(value, ratio) for name, value in sides.items() if value}),
         "fully_supervised": False,
         "expected_split": None,
     }

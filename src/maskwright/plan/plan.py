@@ -6,7 +6,6 @@ Disk is exact for models and maps, whose sizes follow from the images' sizes and
 
 from __future__ import annotations
 
-import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -18,6 +17,7 @@ import torch
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.finding import number_of
+from maskwright.data.sizes import Size, seen_size
 from maskwright.engine.device import choose_device
 from maskwright.pipeline.check_networks import check_words
 from maskwright.pipeline.stages import recipe_stages
@@ -161,7 +161,8 @@ def work(name: str, recipe: Recipe, images: Images) -> np.ndarray:
     worked on one by one."""
     own, tags = images.sizes.prod(1).astype(float), images.tags.clip(0)
     size = recipe.inference.size if name == "evaluation" else recipe.seeds.size
-    seen = np.full_like(own, math.prod(size)) if size else own
+    seen_sizes = sizes_seen(size, images.sizes)
+    seen = seen_sizes.prod(1).astype(float)
     if name == "evaluation":
         return seen
     if name == "seeds":
@@ -169,7 +170,12 @@ def work(name: str, recipe: Recipe, images: Images) -> np.ndarray:
     word, refinement = refinement_work(name, recipe)
     if refinement.amount is None:
         return own * (images.tags >= 0)
-    return refinement.amount(getattr(recipe, word), np.broadcast_to(size or images.sizes, images.sizes.shape), tags)
+    return refinement.amount(getattr(recipe, word), seen_sizes, tags)
+
+
+def sizes_seen(size: Size, sizes: np.ndarray) -> np.ndarray:
+    """Height and width that a network sees each image at, `(N, 2)`, of their own `(N, 2)`."""
+    return np.array([seen_size(size, (int(height), int(width))) for height, width in sizes]).reshape(-1, 2)
 
 
 def refinement_work(name: str, recipe: Recipe) -> tuple[str, Work]:
@@ -210,7 +216,7 @@ def disk_bytes(folder: Path, recipe: Recipe, images: Images, tried: Images) -> f
         empty = maps[0].stat().st_size - sum(arrays[key].nbytes for key in arrays.files)
         edges = "edge" in arrays.files
     sizes, tags = images.sizes[known], images.tags[known]
-    seen = np.broadcast_to(recipe.seeds.size or sizes, sizes.shape)
+    seen = sizes_seen(recipe.seeds.size, sizes)
     quarter = ((seen - 1) // 4 + 1).prod(1)
     if edges:
         each = (empty + 4 * quarter) * (tags > 0)

@@ -7,6 +7,8 @@ STAGE/maps/NAME.npz                                                             
 pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
 evaluation/predictions/NAME.png, metrics.json, images.json, tags.json
 evaluation/training/               the same of some images of the training split, where the others have no tags
+evaluation/predictions/NAME.png, metrics.json, images.json
+features/                          maps of a frozen backbone, which stages share; deleted when the run is finished
 data_check.json                    what was found of the data before the run began
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
 evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
@@ -61,6 +63,7 @@ class RunFolder(os.PathLike[str]):
         self.evaluations = self.path / "evaluations"
         self.explanations = self.path / "explanations"
         self.pseudo_masks = self.path / "pseudo_masks"
+        self.features = self.path / "features"
         self.lock = self.path / ".lock"
         self.digests = self.path / ".digests.json"
         self.data_check = self.path / "data_check.json"

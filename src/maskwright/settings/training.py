@@ -69,6 +69,11 @@ class AugmentSettings(Settings):
 class TrainSettings(Settings):
     """How a network is trained. `batch_size` is the total over all processes."""
 
+    frozen: bool = Field(
+        False,
+        description="the backbone keeps its weights: its maps of every image are made once, and what stands on them is "
+        "fitted; a tag head in seconds, by a convex fit that reads neither epochs nor rates",
+    )
     epochs: float | None = Field(None, gt=0, description="passes over the training images; either epochs or steps")
     steps: int | None = Field(None, gt=0, description="optimiser steps; either epochs or steps")
     batch_size: int = Field(16, gt=0, description="images in a batch, over all processes together")
@@ -146,8 +151,10 @@ class LossSettings(Settings):
 class InferenceSettings(Settings):
     """How a trained segmenter is applied."""
 
-    size: tuple[int, int] | None = Field(
-        None, description="height and width that images are resized to before the network; none: native size"
+    size: tuple[int, int] | int | None = Field(
+        None,
+        description="height and width that images are resized to before the network, or their long side; none: native "
+        "size",
     )
     scales: tuple[Annotated[float, Field(le=16)], ...] = Field(
         (1.0,), description="factors on the image size whose predictions are averaged"

@@ -74,8 +74,8 @@ class SeedSettings(Settings):
     """How maps are taken from the classifier."""
 
     method: str = Field("cam", description="how maps are made from the last network")
-    size: tuple[int, int] | None = Field(
-        None, description="height and width that images are resized to first; none: native size"
+    size: tuple[int, int] | int | None = Field(
+        None, description="height and width that images are resized to first, or their long side; none: native size"
     )
     scales: tuple[float, ...] = Field(
         (1.0, 0.5, 1.5, 2.0), description="factors on the image size; their maps are added"

@@ -12,6 +12,7 @@ from typing import Any
 import torch
 
 from maskwright.data.dataset import Dataset
+from maskwright.inference.features import FeatureStore
 from maskwright.runs.folder import MAPS
 from maskwright.settings import SeedSettings
 from maskwright.weak.labels import seed_labels, sweep
@@ -42,7 +43,13 @@ __all__ = [
 
 
 def extract_seeds(
-    dataset: Dataset, classifier: Any, settings: SeedSettings, folder: str | Path, device: torch.device | str
+    dataset: Dataset,
+    classifier: Any,
+    settings: SeedSettings,
+    folder: str | Path,
+    device: torch.device | str,
+    *,
+    store: FeatureStore | None = None,
 ) -> Path:
     """The stage `seeds`: maps of every image whose tags are known, resumable image by image.
 
@@ -52,6 +59,7 @@ def extract_seeds(
         settings: method, its options, and the views that it sees.
         folder: the stage's folder; the maps go to `maps/` in it.
         device: where to compute.
+        store: maps of the classifier's backbone, which is frozen; read by methods that need no more of the network.
 
     Returns:
         The folder of the maps.
@@ -63,5 +71,8 @@ def extract_seeds(
     method = seed_method(settings.method)
     method.check(settings)
     maps = Path(folder) / MAPS
-    extract_folder(dataset, classifier, settings, maps, device, method=method.maps, options=settings.options)
+    store = store if method.reads_features else None
+    extract_folder(
+        dataset, classifier, settings, maps, device, method=method.maps, options=settings.options, store=store
+    )
     return maps

@@ -93,9 +93,33 @@ def check_methods(recipe: Recipe) -> None:
                     f"classifier.options, has {name}={parts[name]}; leave one of them out"
                 )
         parts |= own
+        _check_frozen(recipe, place)
     for who, need in method_needs(recipe):
         if need not in OF_DATA_AND_NETWORKS and not who.startswith("networks"):
             _check_part(who, need, parts)
+
+
+def _check_frozen(recipe: Recipe, place: int) -> None:
+    word = recipe.networks[place]
+    block = getattr(recipe, word)
+    if not block.train.frozen:
+        return
+    if not NETWORKS[word].frozen:
+        able = ", ".join(name for name, network in NETWORKS.items() if network.frozen)
+        raise RecipeError(f"{word}.train.frozen=true: {word} trains its backbone; only {able} can leave it as it is")
+    trained = [before for before in recipe.networks[:place] if not getattr(recipe, before).train.frozen]
+    if trained:
+        raise RecipeError(
+            f"{word}.train.frozen=true, but {trained[0]} before it trains the backbone; set "
+            f"{trained[0]}.train.frozen=true"
+        )
+    if word == "classifier" and recipe.classifier.loss != "bce":
+        raise RecipeError(f"classifier.train.frozen=true is fitted with loss bce, found {recipe.classifier.loss}")
+    if word == "recam" and (block.soft_masks != "cam" or block.saliency_weight):
+        raise RecipeError(
+            "recam.train.frozen=true is fitted under class activation maps alone: leave recam.soft_masks and "
+            "recam.saliency_weight out"
+        )
 
 
 def _check_part(who: str, need: str, parts: dict[str, Any], after: str = "") -> None:

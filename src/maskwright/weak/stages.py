@@ -15,8 +15,11 @@ from maskwright.runs.stages import Stage, effective
 from maskwright.settings import Recipe
 from maskwright.weak import extract_seeds
 from maskwright.weak.networks import NETWORKS
+from maskwright.weak.networks.frozen import frozen_store, is_frozen
 from maskwright.weak.pseudo_masks import write_pseudo_masks
 from maskwright.weak.refine import REFINEMENTS, refinement_stages
+
+VIEWS = ("size", "scales", "flip")
 
 
 def label_stages(context: RunContext) -> list[Stage]:
@@ -53,6 +56,8 @@ def network_stages(context: RunContext) -> list[Stage]:
     stages: list[Stage] = []
     for before, word in zip([None, *recipe.networks], recipe.networks, strict=False):
         settings = {word: effective(getattr(recipe, word)), "seed": recipe.random_seed}
+        if getattr(recipe, word).train.frozen:  # fitted on the views that maps are taken of
+            settings["views"] = {key: value for key, value in effective(recipe.seeds).items() if key in VIEWS}
         if before is None:
             backbone = recipe.classifier if word == "classifier" else recipe.classifier.without_training()
             settings = {"data": context.train_facts, "classifier": effective(backbone), **settings}
@@ -74,7 +79,9 @@ def _train_network(context: RunContext, word: str, before: str | None, folder: P
 def make_seeds(context: RunContext, folder: Path) -> None:
     """The stage `seeds`: maps of the last network."""
     classifier = load_classifier(context.out.model(context.seed_network)).to(context.device)
-    extract_seeds(context.train, classifier, context.recipe.seeds, folder, context.device)
+    recipe, train, device = context.recipe, context.train, context.device
+    store = frozen_store(recipe, classifier, train, context.out, device) if is_frozen(recipe) else None
+    extract_seeds(train, classifier, recipe.seeds, folder, device, store=store)
 
 
 def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from collections.abc import Callable, Iterable
 from pathlib import Path
 from typing import Any
@@ -15,6 +16,7 @@ from maskwright.data.augment import Augment, normalise, prepare
 from maskwright.data.dataset import Dataset
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
+from maskwright.data.sizes import Size
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import PRETRAINED, describe, load_into, load_metadata, load_weights
 from maskwright.engine.fit import Step, Validate, fit
@@ -23,6 +25,7 @@ from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
 from maskwright.models.classifier import PARTS, map_of
 from maskwright.settings import ClassifierSettings, Recipe, TrainSettings
+from maskwright.weak.networks.frozen import fit_tag_head, save_fitted
 from maskwright.weak.networks.network import Network
 from maskwright.weak.networks.recam import first_head_loss
 
@@ -93,6 +96,8 @@ def train_classifier(
     Raises:
         DataError: no image of the split has known tags.
     """
+    if settings.train.frozen:
+        return fit_frozen(recipe, train, val, folder, device)
     network, step = build_classifier(recipe, train.labels, watch)
     return fit_tags(
         network,
@@ -107,6 +112,38 @@ def train_classifier(
         title="classifier",
         validate=validate,
     )
+
+
+def fit_frozen(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, device: torch.device) -> dict[str, Any]:
+    """A classifier whose backbone keeps its weights, with the head that fits the tags best.
+
+    Args:
+        recipe: `classifier` and `seeds` are read: the head is fitted on the views that maps are taken of.
+        train: dataset with tags.
+        val: dataset whose tags, where known, give the average precision that is logged.
+        folder: gets `log.jsonl` and `model.safetensors`.
+        device: where to work.
+
+    Returns:
+        As `fit`.
+
+    Raises:
+        DataError: no image of the split has known tags.
+    """
+    started = time.monotonic()
+    check_tags(recipe, train)
+    network = next_network(recipe, None, len(train.labels.foreground), constant=True)
+    found = fit_tag_head(network, recipe, train, folder, device)
+    metrics = known_precision(network.to(device).eval(), recipe, val, device)
+    return save_fitted(network, recipe, train, folder, found, metrics, started)
+
+
+def known_precision(network: nn.Module, recipe: Recipe, val: Dataset, device: torch.device) -> dict[str, Any] | None:
+    """The average precision of a classifier's tags on the images of a set whose tags are known; None without any."""
+    known = [index for index in range(len(val)) if val.tags(index) is not None]
+    if not known:
+        return None
+    return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}
 
 
 def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **parts: Any) -> ImageTagClassifier:
@@ -245,14 +282,14 @@ def fit_tags(
     """
     check_tags(recipe, train)
     tagged = [index for index in range(len(train)) if train.tags(index) is not None]
-    known = [index for index in range(len(val)) if val.tags(index) is not None]
+    judged = any(val.tags(index) is not None for index in range(len(val)))
     trained = {id(parameter) for group in parameter_groups for parameter in group["params"]}
     for parameter in network.parameters():
         if id(parameter) not in trained:  # distributed training would wait for its gradient
             parameter.requires_grad_(False)
 
     def average_precision_on_val(network: nn.Module) -> dict[str, Any]:
-        return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}
+        return known_precision(network, recipe, val, device) or {}
 
     made = {
         **recipe.classifier.model_dump(mode="json", exclude={"pretrained", "loss", "train"}),
@@ -268,7 +305,7 @@ def fit_tags(
         settings,
         folder,
         parameter_groups=parameter_groups,
-        validate=validate or (average_precision_on_val if known else None),
+        validate=validate or (average_precision_on_val if judged else None),
         metadata=describe("classifier", made, network, train.labels, recipe),
         device=device,
         title=title,
@@ -278,7 +315,7 @@ def fit_tags(
 
 
 @torch.no_grad()
-def tag_scores(network: Any, dataset: Dataset, size: tuple[int, int] | None, device: torch.device) -> np.ndarray:
+def tag_scores(network: Any, dataset: Dataset, size: Size, device: torch.device) -> np.ndarray:
     """Tag logits of every image, shared by all processes.
 
     Args:
@@ -298,9 +335,7 @@ def tag_scores(network: Any, dataset: Dataset, size: tuple[int, int] | None, dev
     return distributed.all_reduce_sum(scores).cpu().numpy()
 
 
-def tag_average_precision(
-    network: Any, dataset: Dataset, size: tuple[int, int] | None, device: torch.device
-) -> float | None:
+def tag_average_precision(network: Any, dataset: Dataset, size: Size, device: torch.device) -> float | None:
     """Mean over classes of the average precision of the tag scores; classes never tagged are left out.
 
     Args:
@@ -329,4 +364,10 @@ def average_precision(scores: np.ndarray, truth: np.ndarray) -> float:
     return float((np.cumsum(hits) / np.arange(1, len(hits) + 1))[hits].mean())
 
 
-CLASSIFIER = Network("train the tag classifier", ClassifierSettings, train_classifier)
+CLASSIFIER = Network(
+    "train the tag classifier",
+    ClassifierSettings,
+    train_classifier,
+    parts=lambda settings: {"constant": True} if settings.train.frozen else {},
+    frozen=True,
+)

@@ -29,6 +29,7 @@ class Network:
             `network` for a trained one before it, or a part of that, as `background` or `pcm=cam`.
         check: called with its settings and the network before it is trained, perhaps without weights; refuses settings
             that do not suit the network, with a `RecipeError`.
+        frozen: whether it can be fitted on maps of a backbone that keeps its weights, as `train.frozen` asks.
         shrink: called with its settings, height and width of a training example in a run and in a plan's trial, and the
             stride of its maps; settings to change beside `train`, where they depend on the example's size.
     """
@@ -40,6 +41,7 @@ class Network:
     parts: Callable[[Any], dict[str, Any]] = lambda settings: {}
     needs: Callable[[Any], tuple[str, ...]] = needs_nothing
     check: Callable[[Any, ImageTagClassifier], None] | None = None
+    frozen: bool = False
     shrink: Callable[[Any, tuple[int, int], tuple[int, int], int], dict[str, Any]] | None = None
 
 

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import time
 from pathlib import Path
 from typing import Any
 
@@ -14,9 +15,17 @@ from maskwright.data.augment import normalise
 from maskwright.data.dataset import Dataset
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.settings import PaperTagTraining, Recipe, TrainSettings
-from maskwright.weak.networks.classifier import batch_saliency, check_saliency, fit_tags, next_network, part_groups
+from maskwright.weak.networks.classifier import (
+    batch_saliency,
+    check_saliency,
+    fit_tags,
+    known_precision,
+    next_network,
+    part_groups,
+)
 from maskwright.weak.networks.eps import eps_loss
 from maskwright.weak.networks.eps_training import EPSSettings
+from maskwright.weak.networks.frozen import fit_second_head, save_fitted
 from maskwright.weak.networks.network import Network, settings_of
 from maskwright.weak.networks.recam import SoftMasks, recam_loss, recam_maps
 from maskwright.weak.networks.soft_masks import SOFT_MASKS
@@ -104,7 +113,12 @@ def train_recam(
     if settings.soft_masks not in SOFT_MASKS:
         raise RecipeError(unknown_name("recam.soft_masks", settings.soft_masks, SOFT_MASKS))
     masks = masks or SOFT_MASKS[settings.soft_masks]
+    started = time.monotonic()
     network = next_network(recipe, start, len(train.labels.foreground), **RECAM.parts(settings))
+    if settings.train.frozen:
+        found = fit_second_head(network, recipe, train, folder, device)
+        metrics = known_precision(network.to(device).eval(), recipe, val, device)
+        return save_fitted(network, recipe, train, folder, found, metrics, started)
     second = network.recam_head
     assert second is not None
     words = soft_mask_networks(settings)
@@ -179,7 +193,10 @@ RECAM = Network(
     "train ReCAM's second head",
     RecamSettings,
     train_recam,
-    maps=SeedMethod(recam_maps, needs=lambda seeds: weight_needs(seeds.options.get("weight", "product"))),
+    maps=SeedMethod(
+        recam_maps, reads_features=True, needs=lambda seeds: weight_needs(seeds.options.get("weight", "product"))
+    ),
     parts=lambda settings: {"recam_head": True},
     needs=recam_needs,
+    frozen=True,
 )

@@ -20,6 +20,7 @@ from torch import Tensor
 from maskwright.crf.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 from maskwright.data.dataset import Dataset
 from maskwright.data.sample import Sample
+from maskwright.data.sizes import Size
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS
 from maskwright.runs.stages import Stage, effective
@@ -40,6 +41,9 @@ class CRFSettings(Settings):
         gt=0,
         description="background scores (1 - highest map) ** alpha, not crf.background; 4 in SEAM, PSA, EPS",
     )
+    power: float = Field(
+        1.0, gt=0, description="exponent of maps and background in the unary; above 1 the maps count for more"
+    )
     scale: KernelScale = "image"
     mode: Literal["lattice", "exact", "fast"] = Field(
         "lattice", description="how the CRF is computed; exact: all pairs of pixels, for small images"
@@ -53,6 +57,7 @@ def crf_maps(
     preset: str = "seam",
     background: float = 0.25,
     alpha: float | None = None,
+    power: float = 1.0,
     mode: str = "lattice",
     scale: float | str = 1.0,
 ) -> Tensor:
@@ -64,6 +69,7 @@ def crf_maps(
         preset: one of `dense_crf.PRESETS`.
         background: score of the background, in 0..1; also what even odds become.
         alpha: the unary of the background is `(1 - highest map) ** alpha` instead.
+        power: exponent of maps and background's plane in the unary.
         mode: as for `dense_crf`.
         scale: as for `dense_crf.preset_settings`.
 
@@ -79,7 +85,7 @@ def crf_maps(
         plane = torch.full_like(maps[:, :1], background)
     else:
         plane = (1 - maps.amax(1, keepdim=True)).clamp(min=0) ** alpha
-    likely = dense_crf(images, unary_from_probabilities(torch.cat([plane, maps], 1)), **kernels, mode=mode)
+    likely = dense_crf(images, power * unary_from_probabilities(torch.cat([plane, maps], 1)), **kernels, mode=mode)
     odds = likely[:, 1:] / (likely[:, 1:] + likely[:, :1]).clamp(min=1e-12)
     return odds ** (math.log(background) / math.log(0.5))
 
@@ -92,7 +98,7 @@ def crf_folder(
     device: torch.device | str,
     *,
     background: float,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
 ) -> None:
     """Write maps `NAME.npz` after the CRF; resumes where it was stopped; shared by all processes.
 

@@ -18,6 +18,7 @@ from torch.nn import functional as F
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.sample import LabelSpace
+from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
@@ -189,7 +190,7 @@ def write_instances(
     folder: str | Path,
     device: torch.device | str = "cpu",
     *,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
     threshold: float = 0.25,
 ) -> None:
     """Write the instances of every image with tags; resumes where it was stopped; shared by all processes.
@@ -210,7 +211,7 @@ def write_instances(
     """
     folder, maps_folder, edges_folder, labels = Path(folder), Path(maps_folder), Path(edges_folder), dataset.labels
     walk = settings.model_dump(mode="json", include={"cam_power", "radius", "beta", "exp_times", "tolerance"})
-    made_with = {"walk": walk, "threshold": threshold, "size": list(size) if size else None}
+    made_with = {"walk": walk, "threshold": threshold, "size": list(size) if isinstance(size, tuple) else size}
     claim(folder, {**made_with, "seeds": origin(maps_folder), "edges": origin(edges_folder)})
     names = [name for index, name in enumerate(dataset.names) if dataset.tags(index)]
     names = distributed.broadcast([name for name in names if not (folder / f"{name}.npz").is_file()])
@@ -226,7 +227,7 @@ def write_instances(
                 edges.to(device),
                 displacements.to(device),
                 own,
-                seen=size,
+                seen=seen_size(size, own),
                 threshold=threshold,
                 radius=settings.radius,
                 beta=settings.beta,

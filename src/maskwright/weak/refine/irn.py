@@ -25,8 +25,9 @@ from maskwright.data.augment import Augment, nearest_index, normalise
 from maskwright.data.dataset import Dataset
 from maskwright.data.loading import TrainingSet
 from maskwright.data.sample import LabelSpace
+from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
-from maskwright.engine.checkpoint import describe
+from maskwright.engine.checkpoint import describe, weights_digest
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
@@ -38,7 +39,7 @@ from maskwright.weak.refine.irn_loss import irn_loss
 from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
 from maskwright.weak.seeds.cam import SeedMaps
-from maskwright.weak.seeds.extract import make_views, save_maps, weights_digest
+from maskwright.weak.seeds.extract import make_views, save_maps
 from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim, origin
 
 # Pixels, mirrors included, that go through the network at once.
@@ -197,7 +198,7 @@ def extract_edges(
     folder: str | Path,
     device: torch.device | str,
     *,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
     displacement: bool = False,
     batch_pixels: int | None = None,
 ) -> None:
@@ -217,7 +218,11 @@ def extract_edges(
         DataError: the folder holds edges of another network or other settings.
     """
     folder, device, unmasked = Path(folder), torch.device(device), without_masks(dataset)
-    made_with = {"pad_to": settings.pad_to, "size": list(size) if size else None, "displacement": displacement}
+    made_with = {
+        "pad_to": settings.pad_to,
+        "size": list(size) if isinstance(size, tuple) else size,
+        "displacement": displacement,
+    }
     claim(folder, {**made_with, "weights": weights_digest(network)})
     limit = (batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])) / 2
     jobs = batches_to_make(dataset, folder, size, pixels=limit, tagged_only=True)
@@ -249,7 +254,7 @@ def refine_folder(
     folder: str | Path,
     device: torch.device | str,
     *,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
     batch: int = 8,
 ) -> None:
     """Write refined maps `NAME.npz` in the form of seed maps; resumes where it was stopped; shared by all processes.
@@ -281,7 +286,7 @@ def refine_folder(
             walked = _walk_together(seeds, names, edges_folder, settings, device)
             for index, (keys, _), maps in zip(indices, seeds, walked, strict=True):
                 own = dataset.size(index)
-                high_res = enlarge_walk(maps, size or own, own)
+                high_res = enlarge_walk(maps, seen_size(size, own), own)
                 highest = maps.max() if len(maps) else maps.new_zeros(())
                 small = maps / torch.where(highest > 0, highest, 1)
                 refined = SeedMaps(torch.from_numpy(keys), small, high_res)

@@ -14,6 +14,7 @@ from torch.nn import functional as F
 from maskwright.data import without_masks
 from maskwright.data.dataset import Dataset
 from maskwright.data.sample import Sample
+from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.files import written_beside
@@ -29,7 +30,7 @@ def rewrite_maps(
     refine: Callable[[Sequence[Sample], Tensor], Tensor],
     *,
     made_with: dict[str, Any],
-    size: tuple[int, int] | None = None,
+    size: Size = None,
     batch: int = 1,
     title: str,
 ) -> None:
@@ -62,7 +63,7 @@ def rewrite_maps(
                 if count:
                     high_res = refine([unmasked[indices[place]] for place in alike], high_res)
                 for place, maps in zip(alike, high_res.float(), strict=True):
-                    small = _quarter(maps, size or dataset.size(indices[place]))
+                    small = _quarter(maps, seen_size(size, dataset.size(indices[place])))
                     refined = SeedMaps(torch.from_numpy(found[place][0]), small, maps)
                     write(save_maps, folder, names[place], refined)
     distributed.barrier()

@@ -21,6 +21,7 @@ from torch import Tensor
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.sample import Sample
+from maskwright.data.sizes import Size
 from maskwright.errors import DataError
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS
@@ -98,7 +99,7 @@ def saliency_folder(
     folder: str | Path,
     *,
     threshold: float,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
 ) -> None:
     """Write maps `NAME.npz` that saliency overruled; resumes where it was stopped; shared by all processes.
 

@@ -14,7 +14,7 @@ from maskwright.weak.seeds.scorecam import SCORECAM
 
 SEED_METHODS: dict[str, SeedMethod] = {
     "advcam": ADVCAM,
-    "cam": SeedMethod(class_activation_maps),
+    "cam": SeedMethod(class_activation_maps, reads_features=True),
     "gradcam": SeedMethod(gradcam),
     "gradcam++": SeedMethod(gradcam_plus_plus),
     "layercam": SeedMethod(layercam),

@@ -2,7 +2,6 @@
 
 from __future__ import annotations
 
-import hashlib
 import os
 from collections import deque
 from collections.abc import Iterator, Sequence
@@ -13,17 +12,20 @@ from zipfile import BadZipFile
 
 import numpy as np
 import torch
-from torch import nn
+from torch import Tensor
 from torch.nn import functional as F
 
 from maskwright.data import without_masks
 from maskwright.data.augment import normalise, resize_image
 from maskwright.data.dataset import Dataset
+from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
+from maskwright.engine.checkpoint import weights_digest
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write, written_beside
+from maskwright.inference.features import FeatureStore
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import evaluating
 from maskwright.settings import SeedSettings
@@ -42,7 +44,7 @@ def make_views(
     std: Sequence[float],
     scales: Sequence[float] = SCALES,
     flip: bool = True,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
     device: torch.device | str = "cpu",
 ) -> Views:
     """Normalised images at every scale, with their mirrors.
@@ -57,7 +59,7 @@ def make_views(
         size: height and width that count as scale 1; None for the images' own.
         device: where the views are put.
     """
-    height, width = size or images[0].shape[:2]
+    height, width = seen_size(size, images[0].shape)
     rescaled = [_rescaled(image, (height, width), scales) for image in images]
     return _views(rescaled, tags, (height, width), mean=mean, std=std, scales=scales, flip=flip, device=device)
 
@@ -95,7 +97,7 @@ def extract_maps(
     method: MapsOf = class_activation_maps,
     scales: Sequence[float] = SCALES,
     flip: bool = True,
-    size: tuple[int, int] | None = None,
+    size: Size = None,
     device: torch.device | str = "cpu",
     mean: Sequence[float] | None = None,
     std: Sequence[float] | None = None,
@@ -150,6 +152,7 @@ def extract_folder(
     method: MapsOf = class_activation_maps,
     options: dict[str, Any] | None = None,
     batch_pixels: int | None = None,
+    store: FeatureStore | None = None,
 ) -> None:
     """Write seed maps of every image whose tags are known, one file `NAME.npz` each; resumes where it was stopped.
 
@@ -167,6 +170,7 @@ def extract_folder(
         method: the seed method.
         options: of the method.
         batch_pixels: pixels of the largest scale, mirrors included, that go through the network at once.
+        store: maps of the network's backbone, for a method that reads no more of it; images are not opened then.
 
     Raises:
         DataError: the folder holds maps made with other settings or another network.
@@ -183,20 +187,13 @@ def extract_folder(
     with evaluating(network):
         ready: Any = inference_copy(network, half)
         ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
-        done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {})
+        if store is not None:
+            store.make([settings.size], settings.scales)
+        done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {}, store)
         with freed_memory_kept(device):
             for _ in track(done, title="seed maps", total=sum(map(len, jobs))):
                 pass
     distributed.barrier()
-
-
-def weights_digest(network: nn.Module) -> str:
-    """SHA-256 over names and values of a network's weights, as 16 hexadecimal digits."""
-    digest = hashlib.sha256()
-    for name, value in sorted(network.state_dict().items()):
-        digest.update(f"{name} {value.dtype} {tuple(value.shape)}".encode())
-        digest.update(value.detach().cpu().contiguous().reshape(-1).view(torch.uint8).numpy().tobytes())
-    return digest.hexdigest()[:16]
 
 
 def load_maps(folder: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -239,6 +236,34 @@ def empty_maps(seen: tuple[int, int], size: tuple[int, int]) -> SeedMaps:
     return SeedMaps(torch.zeros(0, dtype=torch.int64), torch.zeros(0, *quarter), torch.zeros(0, *size))
 
 
+class _Heads:
+    """A classifier whose images are feature maps already."""
+
+    def __init__(self, network: Any) -> None:
+        self.classifier = network.classifier
+        self.recam_head = network.recam_head
+
+    def features(self, maps: Tensor) -> Tensor:
+        return maps
+
+
+def _features(
+    kept: Sequence[Sequence[Tensor]],
+    tags: Sequence[Sequence[int]],
+    size: tuple[int, int],
+    *,
+    scales: Sequence[float],
+    flip: bool,
+    device: torch.device,
+) -> Views:
+    """Views whose images are feature maps, from those of each image and its mirror `(2, D, h, w)` at every scale."""
+    images = []
+    for batch in zip(*kept, strict=True):
+        both = torch.stack(batch).to(device).float()
+        images.append(torch.cat([both[:, 0], both[:, 1]]) if flip else both[:, 0])
+    return Views(images, tuple(scales), [tuple(sorted(keys)) for keys in tags], size)
+
+
 def _maps(
     dataset: Dataset,
     network: Any,
@@ -248,19 +273,22 @@ def _maps(
     device: torch.device,
     method: MapsOf,
     options: dict[str, Any],
+    store: FeatureStore | None,
 ) -> Iterator[int]:
     """Work through the jobs and yield each image's index when its maps are on their way to its file."""
     unmasked = without_masks(dataset)
     position = {value: index for index, value in enumerate(dataset.labels.foreground)}
 
-    def load(index: int) -> list[np.ndarray]:
-        return _rescaled(unmasked[index].image, settings.size or dataset.size(index), settings.scales)
+    def load(index: int) -> list[Any]:
+        if store is not None:
+            return [store.maps(index, store.seen(index, settings.size, scale))[-1] for scale in settings.scales]
+        return _rescaled(unmasked[index].image, seen_size(settings.size, dataset.size(index)), settings.scales)
 
     threads = min(4, os.cpu_count() or 1)
     with ThreadPoolExecutor(threads) as pool, written_beside(2 * LARGEST_BATCH, threads) as write:
-        loads: deque[list[Future[list[np.ndarray]]]] = deque()
+        loads: deque[list[Future[list[Any]]]] = deque()
         for number, indices in enumerate(jobs):
-            seen = settings.size or dataset.size(indices[0])
+            seen = seen_size(settings.size, dataset.size(indices[0]))
             for later in jobs[number + len(loads) : number + 2]:  # this batch and the next
                 loads.append([pool.submit(load, index) for index in later if dataset.tags(index)])
             rescaled = [future.result() for future in loads.popleft()]
@@ -268,18 +296,21 @@ def _maps(
                 found = [empty_maps(seen, dataset.size(index)) for index in indices]
             else:
                 tags = [[position[value] for value in dataset.tags(index) or ()] for index in indices]
-                views = _views(
-                    rescaled,
-                    tags,
-                    seen,
-                    mean=network.mean,
-                    std=network.std,
-                    scales=settings.scales,
-                    flip=settings.flip,
-                    device=device,
-                )
+                if store is None:
+                    views = _views(
+                        rescaled,
+                        tags,
+                        seen,
+                        mean=network.mean,
+                        std=network.std,
+                        scales=settings.scales,
+                        flip=settings.flip,
+                        device=device,
+                    )
+                else:
+                    views = _features(rescaled, tags, seen, scales=settings.scales, flip=settings.flip, device=device)
                 with autocast(settings.autocast, device):
-                    found = method(network, views, **options)
+                    found = method(network if store is None else _Heads(network), views, **options)
             for index, maps in zip(indices, found, strict=True):
                 write(save_maps, folder, dataset.names[index], at_image_size(maps, dataset.size(index)))
                 yield index

@@ -8,6 +8,7 @@ from typing import Any
 
 from maskwright.data.batches import equal_batches
 from maskwright.data.dataset import Dataset
+from maskwright.data.sizes import Size
 from maskwright.engine import distributed
 from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
@@ -39,7 +40,7 @@ def claim(folder: Path, made_with: dict[str, Any]) -> None:
 def batches_to_make(
     dataset: Dataset,
     folder: Path,
-    size: tuple[int, int] | None,
+    size: Size,
     *,
     largest: int = LARGEST_BATCH,
     pixels: float = math.inf,

@@ -41,6 +41,8 @@ class SeedMethod:
         refuses: types of `seeds.autocast` that it cannot work in, each with why.
         cheap: called with `seeds` and `classifier`; options for a plan's trial, and the share of the work on an image
             that they leave. None where its own options take seconds.
+        reads_features: whether it reads nothing of a network but the map that `features` gives, and weights of heads:
+            then it can take maps of a frozen backbone that are kept in files.
         per_class: whether each tagged class is worked on by itself, so that time goes with the tags of an image.
         batch_pixels: by type of device, pixels that it works on at once.
     """
@@ -49,6 +51,7 @@ class SeedMethod:
     needs: Callable[[SeedSettings], tuple[str, ...]] = needs_nothing
     refuses: Mapping[str, str] = field(default_factory=dict)
     cheap: Callable[[SeedSettings, ClassifierSettings], tuple[dict[str, Any], float]] | None = None
+    reads_features: bool = False
     per_class: bool = False
     batch_pixels: Mapping[str, int] = field(default_factory=lambda: BATCH_PIXELS)
 
