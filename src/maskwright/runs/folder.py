@@ -63,6 +63,7 @@ class RunFolder(os.PathLike[str]):
         self.evaluations = self.path / "evaluations"
         self.explanations = self.path / "explanations"
         self.pseudo_masks = self.path / "pseudo_masks"
+        self.threshold = self.path / "threshold" / "threshold.json"
         self.features = self.path / "features"
         self.lock = self.path / ".lock"
         self.digests = self.path / ".digests.json"

@@ -90,7 +90,9 @@ class MaskSettings(Settings):
 
     earlier_defaults: ClassVar[dict[str, Any]] = {"sweep": (0.05, 0.6, 0.05)}
 
-    threshold: float | Literal["best"] = Field(0.15, description="score of the background; best: tuned on ground truth")
+    threshold: float | Literal["auto", "best"] = Field(
+        0.15, description="score of the background; auto: chosen from tags alone; best: tuned on ground truth"
+    )
     sweep: tuple[float, float, float] = Field(
         (0.05, 0.95, 0.05), description="first, last and step of the thresholds that are reported"
     )

@@ -76,6 +76,8 @@ def write_pseudo_masks(
     rows = sweep(dataset, maps_folder, sweep_thresholds(settings))
     scored = [row for row in rows if row["miou"] is not None]
     best: float | None = max(scored, key=lambda row: row["miou"])["threshold"] if scored else None
+    if settings.threshold == "auto":
+        raise RecipeError("pseudo_masks.threshold=auto is chosen by a stage of a run; give the number that it chose")
     if settings.threshold != "best":
         threshold = settings.threshold
     elif best is not None:

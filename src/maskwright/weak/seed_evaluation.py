@@ -106,7 +106,7 @@ def evaluate_seeds(
 def _default_threshold(
     dataset: Dataset, stages: dict[str, Path], settings: MaskSettings, swept: Sequence[float]
 ) -> float:
-    if settings.threshold != "best":
+    if not isinstance(settings.threshold, str):
         return settings.threshold
     maps = [where for where in stages.values() if not _is_masks(Path(where))]
     rows = [row for row in sweep(dataset, maps[-1], swept) if row["miou"] is not None] if maps else []

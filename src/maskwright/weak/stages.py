@@ -18,6 +18,7 @@ from maskwright.weak.networks import NETWORKS
 from maskwright.weak.networks.frozen import frozen_store, is_frozen
 from maskwright.weak.pseudo_masks import write_pseudo_masks
 from maskwright.weak.refine import REFINEMENTS, refinement_stages
+from maskwright.weak.refine.threshold import chosen_threshold
 
 VIEWS = ("size", "scales", "flip")
 
@@ -45,7 +46,7 @@ def label_stages(context: RunContext) -> list[Stage]:
         "maps to pseudo-masks",
         partial(make_pseudo_masks, context, map_stage),
         {"pseudo_masks": effective(recipe.pseudo_masks)},
-        (map_stage,),
+        (map_stage, "threshold") if recipe.pseudo_masks.threshold == "auto" else (map_stage,),
     )
     return [*networks, seeds, *refinements, masks]
 
@@ -102,7 +103,11 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
         "refinement": {word: getattr(recipe, word).model_dump(mode="json") for word in recipe.refine},
         "source": context.train.source,
     }
-    scores = write_pseudo_masks(context.train, context.out.maps(map_stage), recipe.pseudo_masks, folder, provenance)
+    settings = recipe.pseudo_masks
+    if settings.threshold == "auto":
+        settings = settings.model_copy(update={"threshold": chosen_threshold(context)})
+        provenance["threshold_from"] = "tags"
+    scores = write_pseudo_masks(context.train, context.out.maps(map_stage), settings, folder, provenance)
     if scores["miou"] is not None:
         end = end_of_sweep(scores["sweep"], scores["best_threshold"])
         context.say(

@@ -8,6 +8,7 @@ from maskwright.weak.refine.crf_maps import CRF
 from maskwright.weak.refine.irn_stages import IRN
 from maskwright.weak.refine.refinement import Refinement
 from maskwright.weak.refine.saliency_maps import SALIENCY
+from maskwright.weak.refine.threshold import threshold_stage
 
 REFINEMENTS: dict[str, Refinement] = {"irn": IRN, "crf": CRF, "saliency_background": SALIENCY}
 
@@ -21,11 +22,17 @@ def refinement_stages(context: RunContext) -> tuple[list[Stage], str]:
     stages: list[Stage] = []
     source = "seeds"
     words = context.recipe.refine
+    unknown = context.recipe.pseudo_masks.threshold == "auto"
     for place, word in enumerate(words):
         times = words[: place + 1].count(word)
         suffix = "" if times == 1 else f"-{times}"
         refinement = REFINEMENTS[word]
+        if unknown and refinement.reads_threshold:
+            stages.append(threshold_stage(context, source))
+            unknown = False
         stages += refinement.stages(context, getattr(context.recipe, word), source, suffix)
         stages[-1].label = refinement.title + suffix.replace("-", " ")
         source = stages[-1].name
+    if unknown:
+        stages.append(threshold_stage(context, source))
     return stages, source

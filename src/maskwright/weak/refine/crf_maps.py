@@ -25,8 +25,9 @@ from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import CRFPreset, KernelScale, Settings
-from maskwright.weak.refine.refinement import Refinement, mask_threshold
+from maskwright.weak.refine.refinement import Refinement
 from maskwright.weak.refine.rewrite import rewrite_maps
+from maskwright.weak.refine.threshold import chosen_threshold
 
 
 class CRFSettings(Settings):
@@ -126,14 +127,17 @@ def crf_folder(
 def crf_stages(context: RunContext, crf: CRFSettings, source: str, suffix: str) -> list[Stage]:
     """The dense CRF on the maps of stage `source`; the background scores as in masks unless `crf.background` is set."""
     size = context.recipe.seeds.size
-    background = crf.background or mask_threshold(context.recipe)
+    threshold = context.recipe.pseudo_masks.threshold
+    chosen = crf.background is None and threshold == "auto"
 
     def run(folder: Path) -> None:
-        maps = context.out.maps(source)
+        maps, background = context.out.maps(source), crf.background or chosen_threshold(context)
         crf_folder(context.train, maps, crf, folder / MAPS, context.device, background=background, size=size)
 
-    settings = {**effective(crf), "background": background, "size": size}
-    return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, (source,))]
+    score = "auto" if chosen else crf.background or chosen_threshold(context)
+    settings = {**effective(crf), "background": score, "size": size}
+    needs = (source, "threshold") if chosen else (source,)
+    return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, needs)]
 
 
-CRF = Refinement("CRF", CRFSettings, crf_stages, crf=lambda crf: f"maps: {crf.preset}")
+CRF = Refinement("CRF", CRFSettings, crf_stages, reads_threshold=True, crf=lambda crf: f"maps: {crf.preset}")

@@ -12,7 +12,7 @@ from torch import nn
 from maskwright.data.sample import LabelSpace
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage
-from maskwright.settings import Recipe, Settings
+from maskwright.settings import Settings
 from maskwright.weak.seeds.method import needs_nothing
 
 
@@ -41,6 +41,7 @@ class Refinement:
             with `suffix` at the end of its name. The last has the refined maps.
         needs: called with its settings; what must be there, in the words of `maskwright.weak.methods`, as for a seed
             method.
+        reads_threshold: whether it needs the background's score, which must then be chosen before it.
         network: name of its stage that trains a network, if any; settings then has `train`, `backbone`, `pretrained`.
         build: called with its settings and what to begin from; that network as it is before it is trained.
         check: called with its settings and the classes; refuses classes that it cannot work on, with a `DataError`.
@@ -53,15 +54,10 @@ class Refinement:
     settings: type[Settings]
     stages: Callable[[RunContext, Any, str, str], list[Stage]]
     needs: Callable[[Any], tuple[str, ...]] = needs_nothing
+    reads_threshold: bool = False
     network: str = ""
     build: Callable[[Any, bool | str], nn.Module] | None = None
     check: Callable[[Any, LabelSpace], object] | None = None
     work: Mapping[str, Work] = field(default_factory=dict)
     cheap: Mapping[str, Any] = field(default_factory=dict)
     crf: Callable[[Any], str] = lambda settings: ""
-
-
-def mask_threshold(recipe: Recipe) -> float:
-    """The threshold that masks are made with, or 0.25 where it is still to be found."""
-    threshold = recipe.pseudo_masks.threshold
-    return 0.25 if isinstance(threshold, str) else threshold

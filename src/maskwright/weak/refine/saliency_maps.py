@@ -28,8 +28,9 @@ from maskwright.runs.folder import MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import Settings
 from maskwright.weak.networks.classifier import check_saliency
-from maskwright.weak.refine.refinement import Refinement, mask_threshold
+from maskwright.weak.refine.refinement import Refinement
 from maskwright.weak.refine.rewrite import rewrite_maps
+from maskwright.weak.refine.threshold import chosen_threshold
 
 
 class SaliencySettings(Settings):
@@ -134,14 +135,18 @@ def _saliency(sample: Sample) -> Tensor:
 
 def saliency_stages(context: RunContext, saliency: SaliencySettings, source: str, suffix: str) -> list[Stage]:
     """Saliency maps that overrule the maps of stage `source`."""
-    size, threshold = context.recipe.seeds.size, mask_threshold(context.recipe)
+    size, chosen = context.recipe.seeds.size, context.recipe.pseudo_masks.threshold == "auto"
 
     def run(folder: Path) -> None:
-        maps = context.out.maps(source)
+        maps, threshold = context.out.maps(source), chosen_threshold(context)
         saliency_folder(context.train, maps, saliency, folder / MAPS, threshold=threshold, size=size)
 
-    settings = {**effective(saliency), "score": threshold, "size": size, **context.saliency_facts}
-    return [Stage(f"saliency{suffix}", "maps with saliency as background", run, settings, (source,))]
+    score = "auto" if chosen else chosen_threshold(context)
+    settings = {**effective(saliency), "score": score, "size": size, **context.saliency_facts}
+    needs = (source, "threshold") if chosen else (source,)
+    return [Stage(f"saliency{suffix}", "maps with saliency as background", run, settings, needs)]
 
 
-SALIENCY = Refinement("saliency", SaliencySettings, saliency_stages, needs=lambda saliency: ("saliency",))
+SALIENCY = Refinement(
+    "saliency", SaliencySettings, saliency_stages, needs=lambda saliency: ("saliency",), reads_threshold=True
+)
