@@ -35,7 +35,7 @@ from maskwright.settings import SeedSettings
 from maskwright.weak.networks.frozen import frozen_store, is_frozen
 from maskwright.weak.seeds.extract import load_maps
 
-RATIO = 25.0
+RATIO = 33.0
 FIXED = 0.25  # where nothing can be measured
 THRESHOLDS = np.arange(2, 96) / 100
 SAMPLE = 200  # images, evenly spread over those with tags
