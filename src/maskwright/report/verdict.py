@@ -17,6 +17,7 @@ from typing import Any
 from maskwright.files import read_json
 from maskwright.report.content import FEW_IMAGES, pretrained_words, trained_images
 from maskwright.runs.contents import RunContents
+from maskwright.runs.folder import RunFolder
 
 BAD, GOOD = 0.3, 0.6  # a score below the first is bad, from the second on good
 
@@ -113,7 +114,7 @@ def verdict(
     """
     judged = judged or {}
     last = list(judged.get("stages", {}).values())[-1:]
-    again = f"maskwright run {shlex.quote(f'{run}/recipe.yaml')}"
+    again = f"maskwright run {shlex.quote(str(RunFolder(run).recipe))}"
     signs: list[_Sign] = []
     if tags and tags["f1"] is not None:
         longer = " ".join(f"{key}={2 * count:g}" for key, count in (lengths or {}).items())
@@ -137,7 +138,7 @@ def verdict(
         signs.insert(len(signs) if score < BAD else 0, _from_scratch(images, again))
     steps = dict(step for sign in signs for step in sign.steps)
     if not scored:
-        classes = shlex.quote(f"classes={run}/pseudo_masks/classes.txt")
+        classes = shlex.quote(f"classes={RunFolder(run).classes}")
         steps[f"maskwright evaluate {shlex.quote(run)} masks=FOLDER {classes}"] = (
             "a score to rely on, once masks of a few dozen validation images are drawn"
         )
