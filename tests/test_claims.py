@@ -57,6 +57,17 @@ def test_rows_take_stages_from_rows_that_are_there_and_differ(module, tmp_path):
         assert not same, f"{row} is {same}"
 
 
+def test_rows_of_l2gs_form_resolve_and_differ(tmp_path):
+    form = import_module("benchmarks.claims.l2g_form")
+    told = {row: load_recipe(*form.overrides(row, tmp_path, 7)) for row in form.ROWS}
+    for row, recipe in told.items():
+        check_methods(recipe)
+        assert [recipe == other for other in told.values()].count(True) == 1, row
+        assert recipe.classifier == told["CAM"].classifier, "all go on from the same one"
+    for row, other in form.TRAINED_AS.items():
+        assert (told[row].networks, told[row].l2g) == (told[other].networks, told[other].l2g)
+
+
 def test_rows_of_camvid_resolve(tmp_path):
     camvid = import_module("benchmarks.claims.camvid")
     seen = []

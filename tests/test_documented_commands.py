@@ -69,10 +69,37 @@ def test_form_paper_is_the_papers_text(name):
     assert paper.attention_where_empty
 
 
+CODE = {"views": 6, "sampling": "corners_random", "winner_takes_all": True, "alignment": "roi", "background": "binary"}
+CODE |= {"threshold": 0.001, "binary_saliency": False, "attention_where_empty": False, "form": "code", "pcm": True}
+L2G_RECIPES = {
+    "voc-l2g": {"weight": 10.0},
+    "voc-l2g-shape": {"transfer": "shape"},
+    "voc-l2g-uniform": {"views": 9, "sampling": "uniform"},
+    "voc-l2g-shape-shared": {"transfer": "shape", "shared_backbone": True},
+    "voc-l2g-shape-global-loss": {"transfer": "shape", "global_classification": 1.0},
+    "coco-l2g": {"views": 4, "sampling": "corners", "weight": 30.0},
+    "coco-l2g-shape": {
+        **{"views": 4, "sampling": "corners", "weight": 30.0},
+        **{"transfer": "shape", "threshold": 0.1, "background": "continuous"},
+    },
+}
+
+
+def test_l2gs_published_recipes_are_the_released_code():
+    assert L2G_RECIPES.keys() == {name for name in recipe_names() if "-l2g" in name}
+    for name, apart in L2G_RECIPES.items():
+        recipe = load_recipe(name)
+        expected = {**CODE, "transfer": "attention", **apart, "view_size": (320, 320)}
+        assert {key: getattr(recipe.l2g, key) for key in expected} == expected, name
+        assert recipe.classifier.backbone == "resnet38"
+        assert recipe.seeds.options == {}
+
+
 @pytest.mark.parametrize("word", ["seam", "eps", "edam", "recam", "l2g"])
 def test_what_a_paper_recipe_writes_out_is_what_the_settings_have_by_themselves(word):
     recipe = load_recipe(f"voc-{word}")
-    own = build_recipe({"networks": recipe.networks})
+    said = {"l2g": {"form": "code", "pcm": True}} if word == "l2g" else {}
+    own = build_recipe({"networks": recipe.networks, **said})
     told, default = (getattr(each, word).model_dump() for each in (recipe, own))
     apart = {"workers", "augment", "decay_norm_and_bias"} if word == "recam" else {"workers"}
     for key in apart:

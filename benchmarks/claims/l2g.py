@@ -49,7 +49,10 @@ SECOND = {
     "schedule": "onecycle",
     "freeze_batchnorm": "true",
 }
-L2G = ["networks=[classifier, l2g]", "seeds.method=l2g", "l2g.views=4", "l2g.sampling=random"]
+L2G = [
+    *("networks=[classifier, l2g]", "seeds.method=l2g", "l2g.form=code", "l2g.pcm=true"),
+    *("l2g.views=4", "l2g.sampling=random"),
+]
 SHAPE = [*L2G, "l2g.transfer=shape"]
 RECAM = ["networks=[classifier, recam]", "seeds.method=recam"]
 IRN = {

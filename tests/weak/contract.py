@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import copy
 from functools import cache
 from typing import Any
 
@@ -32,6 +33,13 @@ def picture(seed: int = 0, size: tuple[int, int] = (32, 48)) -> np.ndarray:
     return np.random.default_rng(seed).integers(0, 256, (*size, 3), dtype=np.uint8)
 
 
+def halves() -> np.ndarray:
+    """A picture whose left half is light and whose right half is dark, `(64, 128, 3)`."""
+    pixels = np.random.default_rng(0).integers(0, 60, (64, 128, 3), dtype=np.uint8)
+    pixels[:, :64] += 150
+    return pixels
+
+
 def views_of(images, tags, scales=SCALES, flip=True, dtype=torch.float32, device="cpu") -> Views:
     views = make_views(images, tags, mean=MEAN, std=STD, scales=scales, flip=flip, device=device)
     views.images = [view.to(dtype) for view in views.images]
@@ -53,4 +61,22 @@ def trained_like(backbone: str, num_tags: int = NUM_TAGS, **parts: Any) -> nn.Mo
         usual = network.features(views_of([picture()], [()], (1.0,)).images[0]).mean((0, 2, 3))
         for head in (network.classifier, network.recam_head):
             head.weight.add_(0.05 * (usual / usual.norm())[None, :, None, None])
+    return network
+
+
+@cache
+def signed_like(backbone: str, **parts: Any) -> nn.Module:
+    """A classifier of two tags whose raw maps of `halves()` are 1 in one half and -1 in the other, at every scale."""
+    network = copy.deepcopy(trained_like(backbone, 2, **parts))
+    features, evidence = [], []
+    with torch.no_grad():
+        for view in views_of([halves()], [()]).images:
+            found = network.features(view)  # of the picture and of its mirror image
+            half = torch.where(torch.arange(found.shape[3]) < found.shape[3] / 2, 1.0, -1.0)
+            features.append(found.permute(0, 2, 3, 1).flatten(0, 2))
+            evidence.append(torch.stack([half, -half])[:, None].expand(-1, found.shape[2], -1).flatten())
+        # More channels than positions: there are weights that give exactly this.
+        weight = (torch.linalg.pinv(torch.cat(features).double()) @ torch.cat(evidence).double()).float()
+        for head in (network.classifier, network.recam_head):
+            head.weight.copy_(torch.stack([weight, -weight])[:, :, None, None])
     return network

@@ -2,12 +2,15 @@
 
 from __future__ import annotations
 
+import copy
 import json
 from dataclasses import replace
+from functools import cache
 
 import numpy as np
 import pytest
 import torch
+from torch import nn
 from torch.nn import functional as F
 
 from maskwright.data.scenes import scenes
@@ -16,6 +19,7 @@ from maskwright.engine.checkpoint import load_metadata, load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.classifier import load_classifier
 from maskwright.recipe.load import build_recipe
+from maskwright.runs.stages import effective
 from maskwright.weak.networks import NETWORKS
 from maskwright.weak.networks.classifier import train_classifier
 from maskwright.weak.networks.l2g import (
@@ -336,7 +340,7 @@ def test_loss_under_autocast_and_without_any_tag():
 
 
 class Salient(View):
-    """Scenes with a saliency map each, made of their masks; `missing` has none."""
+    """Scenes with a saliency map each, of their objects but for those on the left; `missing` has none."""
 
     def __init__(self, data, missing=()):
         super().__init__(data)
@@ -344,7 +348,8 @@ class Salient(View):
 
     def get(self, index, with_mask=True):
         sample = self.dataset.get(index)
-        saliency = None if index in self.missing else (sample.mask > 0).astype(np.uint8) * 200
+        slope = np.linspace(-100, 200, sample.mask.shape[1]).clip(0)
+        saliency = None if index in self.missing else ((sample.mask > 0) * slope).astype(np.uint8)
         return replace(sample, mask=sample.mask if with_mask else None, saliency=saliency)
 
 
@@ -353,7 +358,7 @@ def data():
     return scenes("train", count=4, size=(64, 64))
 
 
-def recipe(networks=("l2g",), **l2g):
+def recipe(networks=("l2g",), random_seed=0, **l2g):
     train = {"steps": 2, "batch_size": 2, "lr": 0.01, "workers": 0, "log_every": 1}
     train["augment"] = {"short_side": [64, 64], "crop": [64, 64]}
     fields = {"view_size": [32, 32], **l2g, "train": {**train, **l2g.pop("train", {})}}
@@ -362,6 +367,7 @@ def recipe(networks=("l2g",), **l2g):
         {
             "classifier": {"backbone": TRUNK, "train": {**train, "augment": {"crop": [64, 64]}}},
             "networks": list(networks),
+            "random_seed": random_seed,
             **chosen,
         }
     )
@@ -375,7 +381,7 @@ def content(folder):
 
 @pytest.mark.parametrize(
     "options",
-    [{}, {"form": "paper"}, {"transfer": "shape"}, {"form": "paper", "transfer": "shape", "pcm": False}],
+    [{"form": "code", "pcm": True}, {}, {"transfer": "shape", "pcm": True}, {"form": "paper", "transfer": "shape"}],
     ids=["code", "paper", "code-shape", "paper-shape"],
 )
 def test_training_leaves_the_global_network_alone(data, tmp_path, options):
@@ -386,13 +392,59 @@ def test_training_leaves_the_global_network_alone(data, tmp_path, options):
     path = tmp_path / "model.safetensors"
     network = load_classifier(path)
     assert network.background is not None
-    assert (network.pcm is not None) == options.get("pcm", True)
+    assert (network.pcm is not None) == options.get("pcm", False)
     assert load_metadata(path)["model"]["background"] is True
     before, _ = build_l2g(r := recipe(**options), r.l2g, None, len(data.labels.foreground))
     assert load_weights(path).keys() == before.state_dict().keys()
     moved = [name for name, p in before.named_parameters() if not torch.equal(p, load_weights(path)[name])]
     assert {"classifier.weight", "background.weight", "backbone.network.conv_stem.weight"} <= set(moved)
     assert NETWORKS["l2g"].train is train_l2g
+
+
+# With this random seed the local network's background is positive somewhere, as it begins.
+SHAPE = {"transfer": "shape", "form": "paper", "sampling": "corners", "random_seed": 4}
+
+
+@pytest.fixture(scope="module")
+def weights_after_a_step(data, tmp_path_factory):
+    """The global network's weights after one step with some settings."""
+
+    @cache
+    def train(options):
+        chosen = recipe(**{"train": {"steps": 1}, **dict(options)})
+        folder = tmp_path_factory.mktemp("step")
+        train_l2g(chosen, chosen.l2g, None, Salient(data), data, folder, CPU)
+        return load_weights(folder / "model.safetensors")
+
+    return lambda options: train(tuple(options.items()))
+
+
+@pytest.mark.parametrize(
+    ("options", "name", "value"),
+    [
+        ({}, "form", "code"),
+        ({"transfer": "shape"}, "form", "paper"),
+        ({}, "transfer", "shape"),
+        ({}, "views", 3),
+        ({}, "sampling", "corners"),
+        ({}, "winner_takes_all", True),
+        ({}, "alignment", "roi"),
+        ({}, "background", "binary"),
+        (SHAPE, "background", "binary"),
+        ({**SHAPE, "background": "binary"}, "background", "continuous"),
+        (SHAPE, "threshold", 0.6),
+        (SHAPE, "binary_saliency", False),
+        (SHAPE, "attention_where_empty", False),
+        ({}, "weight", 1.0),
+        ({}, "global_classification", 1.0),
+        ({}, "shared_backbone", True),
+        ({}, "pcm", True),
+        ({}, "shuffle", False),
+    ],
+)
+def test_every_setting_trains_differently(weights_after_a_step, options, name, value):
+    one, other = weights_after_a_step(options), weights_after_a_step({**options, name: value})
+    assert any(not torch.equal(one[key], other[key]) for key in one)
 
 
 @pytest.mark.bit_equal
@@ -424,7 +476,7 @@ def test_a_stopped_training_ends_with_the_same_numbers(data, tmp_path, monkeypat
 
 def gradients(shared, loss_part):
     """Which parameters of the two networks a part of the loss reaches."""
-    network, local = build_l2g(r := recipe(shared_trunk=shared), r.l2g, None, 3)
+    network, local = build_l2g(r := recipe(shared_trunk=shared, pcm=True), r.l2g, None, 3)
     images = torch.randn(2, 3, 64, 64)
     corners = draw_corners(2, 4, (64, 64), (32, 32))
     maps = network(images, maps=True), local.maps(cut_views(images, corners, (32, 32)))
@@ -462,7 +514,7 @@ def groups_of(chosen, data, tmp_path, monkeypatch):
 
 @pytest.mark.parametrize("shared", [False, True])
 def test_rates_of_trunks_and_heads(data, tmp_path, monkeypatch, shared):
-    found = groups_of(recipe(shared_trunk=shared, shuffle=False), data, tmp_path, monkeypatch)
+    found = groups_of(recipe(shared_trunk=shared, shuffle=False, pcm=True), data, tmp_path, monkeypatch)
     rates = [(group["lr"], p) for group in found["parameter_groups"] for p in group["params"]]
     assert len({id(p) for _, p in rates}) == len(rates)
     by_id = {id(p): rate for rate, p in rates}
@@ -483,7 +535,7 @@ def test_rates_of_trunks_and_heads(data, tmp_path, monkeypatch, shared):
 def test_every_weight_gets_its_gradient_where_the_network_is_wrapped(tmp_path, shared):
     torch.distributed.init_process_group("gloo", init_method=f"file://{tmp_path}/store", rank=0, world_size=1)
     try:
-        chosen = recipe(shared_trunk=shared)
+        chosen = recipe(shared_trunk=shared, pcm=True)
         network, local = (net.eval() for net in build_l2g(chosen, chosen.l2g, None, 3))
         wrapped = torch.nn.parallel.DistributedDataParallel(network)
         tags = torch.tensor([[1.0, 0, 1], [0, 1, 0]])
@@ -502,7 +554,8 @@ def test_both_networks_go_on_from_the_one_before(data, tmp_path):
     train_classifier(first, first.classifier, None, data, data, tmp_path, CPU)
     start = tmp_path / "model.safetensors"
     weights = load_weights(start)
-    for network in build_l2g(r := recipe(["classifier", "l2g"]), r.l2g, start, len(data.labels.foreground)):
+    r = recipe(["classifier", "l2g"], pcm=True)
+    for network in build_l2g(r, r.l2g, start, len(data.labels.foreground)):
         own = network.state_dict()
         assert all(torch.equal(own[name], value) for name, value in weights.items())
         assert network.background is not None
@@ -524,24 +577,64 @@ def test_settings_that_cannot_be(data, tmp_path):
     with pytest.raises(RecipeError, match="multiples of 16"):
         train_l2g(r := recipe(view_size=[40, 32]), r.l2g, None, data, data, tmp_path, CPU)
     with pytest.raises(RecipeError, match=r"corners takes 4 views, found l2g\.views=6"):
-        train_l2g(r := recipe(sampling="corners"), r.l2g, None, data, data, tmp_path, CPU)
+        train_l2g(r := recipe(sampling="corners", views=6), r.l2g, None, data, data, tmp_path, CPU)
     with pytest.raises(RecipeError, match=r"view_size=\[96, 32\] does not fit"):
         recipe(view_size=[96, 32])
     with pytest.raises(RecipeError, match="class_uniform"):
         recipe(train={"augment": {"crop": [64, 64], "class_uniform": 0.5}})
 
 
-def test_the_codes_settings_are_the_default_and_the_papers_one_word():
-    code = build_recipe({"networks": ["l2g"], "l2g": {"train": {"batch_size": 8}}}).l2g
-    assert (code.views, code.sampling, code.threshold, code.weight) == (6, "corners_random", 0.001, 10)
-    assert code.global_classification == 0
-    assert code.train.batch_size == 8
+CODE_FORM = {
+    "views": 6,
+    "sampling": "corners_random",
+    "winner_takes_all": True,
+    "alignment": "roi",
+    "background": "binary",
+    "threshold": 0.001,
+    "binary_saliency": False,
+    "attention_where_empty": False,
+}
+
+
+def l2g_of(**fields):
+    return build_recipe({"networks": ["l2g"], "l2g": fields}).l2g
+
+
+def test_attention_is_transferred_in_the_papers_form_and_shape_in_the_codes():
+    assert CODE_FORM.keys() == PAPER_FORM.keys()
+    for fields, form in (
+        ({}, PAPER_FORM),
+        ({"transfer": "attention"}, PAPER_FORM),
+        ({"transfer": "shape"}, CODE_FORM),
+        ({"form": "code"}, CODE_FORM),
+        ({"form": "paper", "transfer": "shape"}, PAPER_FORM),
+    ):
+        found = l2g_of(**fields)
+        assert {name: getattr(found, name) for name in form} == form, fields
+        assert found.form == ("paper" if form is PAPER_FORM else "code")
+        assert found.pcm is False
+    assert l2g_of(form="code", pcm=True).pcm is True
+    with pytest.raises(RecipeError, match=r"l2g\.form: Input should be 'code' or 'paper'"):
+        l2g_of(form="text")
+
+
+def test_what_a_run_of_before_left_out_of_its_fingerprint_is_what_it_was():
+    """Before, everything that was not said was the code's, with PCM; its recipe was kept whole."""
+    kept = {**CODE_FORM, "form": "code", "pcm": True, "transfer": "attention", "weight": 10.0, "shared_trunk": False}
+    assert effective(l2g_of(**kept)).keys() == {"train"}
+    assert effective(l2g_of(**{**kept, **PAPER_FORM, "form": "paper"})).keys() == {*PAPER_FORM, "form", "train"}
+    assert effective(l2g_of()).keys() == {*PAPER_FORM, "form", "pcm", "train"}
+
+
+def test_trainings_default_is_the_codes():
+    code = l2g_of(train={"batch_size": 8})
+    assert (code.weight, code.global_classification, code.train.batch_size) == (10, 0, 8)
     assert (code.train.epochs, code.train.lr, code.train.schedule, code.train.nesterov) == (10, 0.01, "step", True)
     assert code.train.augment.short_side == (512, 512)
-    squashed = build_recipe({"networks": ["l2g"], "l2g": {"train": {"augment": {"resize": [448, 448]}}}}).l2g
+    squashed = l2g_of(train={"augment": {"resize": [448, 448]}})
     assert squashed.train.augment.short_side is None
     assert squashed.train.augment.hue == 0.1
-    paper = build_recipe({"networks": ["l2g"], "l2g": {"form": "paper", "views": 8, "threshold": 0.2}}).l2g
+    paper = l2g_of(form="paper", views=8, threshold=0.2)
     expected = {**PAPER_FORM, "views": 8, "threshold": 0.2}
     assert {name: getattr(paper, name) for name in expected} == expected
     assert paper.train == build_recipe({}).l2g.train
@@ -573,6 +666,52 @@ def test_maps_can_be_quantised():
     levels = coarse * 255
     torch.testing.assert_close(levels, levels.round(), rtol=0, atol=1e-4)
     assert 0 < (coarse - plain).abs().max() <= 0.5 / 255 + 1e-6
+
+
+class Scores(nn.Module):
+    """Maps that are given, for any image, brighter images having higher ones."""
+
+    num_tags = 3
+
+    def __init__(self, maps):
+        super().__init__()
+        self.given = maps
+
+    def maps(self, images):
+        return self.given.expand(len(images), -1, -1, -1) + images.mean((1, 2, 3), keepdim=True) * 1e-3
+
+
+def test_a_class_that_is_nowhere_positive_gets_its_shares_where_asked():
+    generator = torch.Generator().manual_seed(0)
+    maps = torch.randn(1, 4, 8, 12, generator=generator)
+    maps[0, 1] = -maps[0, 1].abs() - 1
+    views = views_of([picture(), picture(1)], [(0, 1), (2,)], scales=(1.0,), flip=False)
+    network = Scores(maps)
+    plain, filled = (l2g_maps(network, views, shares_where_empty=wanted) for wanted in (False, True))
+    for size, part in (((32, 48), "high_res"), ((8, 12), "cam")):
+        (before, after), (alone, same) = (
+            [getattr(found, part) for found in pair] for pair in zip(plain, filled, strict=True)
+        )
+        assert not before[1].any()
+        assert torch.equal(after[0], before[0])
+        assert torch.equal(alone, same)
+        shares = network.maps(views.images[0][:1]).softmax(1)[:, 1:2]
+        expected = F.interpolate(shares, size, mode="bicubic")[0, 0].relu()
+        torch.testing.assert_close(after[1], expected / expected.max())
+
+
+def test_shares_are_the_mean_of_scales_and_mirrors():
+    network = copy.deepcopy(trained_like("resnet10t", background=True))
+    with torch.no_grad():
+        network.classifier.weight[1].abs_().neg_()
+    views = views_of([picture()], [(1,)])
+    (found,) = l2g_maps(network, views, shares_where_empty=True)
+    total = 0
+    for view in views.images:
+        straight, mirrored = network.maps(view).detach()
+        shares = ((straight + mirrored.flip(-1)) / 2).softmax(0)[None, 1:2]
+        total = total + F.interpolate(shares, (32, 48), mode="bicubic")[0]
+    torch.testing.assert_close(found.high_res, total.relu() / total.max(), rtol=1e-4, atol=1e-5)
 
 
 def test_a_background_is_left_out_of_the_maps():

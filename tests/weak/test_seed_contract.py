@@ -15,18 +15,20 @@ from maskwright.models.folding import inference_copy
 from maskwright.weak import SEED_METHODS, SeedMethod, seed_methods
 from maskwright.weak.seeds.cam import SeedMaps, class_activation_maps, strided
 
-from .contract import BACKBONES, picture, trained_like, views_of
+from .contract import BACKBONES, halves, picture, signed_like, trained_like, views_of
 
 
 @dataclass
 class Case:
     """How a method is called and which parts its network needs beside the heads; `tolerance` is that of maps, between
-    one batch and image by image; `rivals`: classes share positions out, so that one of them may get none."""
+    one batch and image by image; `rivals`: classes share positions out, so that one of them may get none; `signed`:
+    where the evidence of a class is negative, its map is zero."""
 
     options: dict[str, Any] = field(default_factory=dict)
     parts: dict[str, Any] = field(default_factory=dict)
     tolerance: float = 1e-4
     rivals: bool = False
+    signed: bool = True
 
 
 # Methods that need options or parts, that are slow without options, or that have several forms.
@@ -36,11 +38,22 @@ CASES: dict[str, dict[str, Case]] = {
         "released": Case({"steps": 2}, tolerance=1e-3),
         "equation": Case({"steps": 2, "form": "equation"}, tolerance=1e-3),
     },
-    "edam": {"": Case(parts={"edam": True})},
-    "eps": {"": Case(parts={"background": True})},
-    "l2g": {"": Case(), "whole": Case({"quantise": True}, {"background": True, "pcm": "features"}, tolerance=1 / 254)},
-    "scorecam": {"": Case({"channels": 4})},
-    "seam": {"": Case(parts={"pcm": "cam"}, rivals=True)},
+    # Softmax shares, which are above zero everywhere.
+    "edam": {"": Case(parts={"edam": True}, signed=False)},
+    "eps": {"": Case(parts={"background": True}, signed=False)},
+    # Weighted sums of channels with positive weights alone, or of masked images' scores.
+    "gradcam++": {"": Case(signed=False)},
+    "layercam": {"": Case(signed=False)},
+    "l2g": {
+        "": Case(),
+        "whole": Case({"quantise": True}, {"background": True, "pcm": "features"}, tolerance=1 / 254),
+        "shares": Case({"shares_where_empty": True}, {"background": True}),
+    },
+    # The product of two negative weights is positive.
+    "recam": {"": Case(signed=False)},
+    "scorecam": {"": Case({"channels": 4}, signed=False)},
+    # PCM carries a map to all positions that look a little alike.
+    "seam": {"": Case(parts={"pcm": "cam"}, rivals=True, signed=False)},
 }
 EVERY = {
     f"{method}-{form}" if form else method: (method, case)
@@ -134,6 +147,16 @@ class TestSeedMethod:
                 head.weight.abs_().neg_()
         (found,) = self.maps(method, case, [picture()], [(0, 2)], network)
         self.check(found, (0, 2), (32, 48))
+
+    def test_negative_evidence_leaves_nothing(self, method, case):
+        """One class speaks for the left half of the picture and against the right, the other the opposite."""
+        if not case.signed:
+            pytest.skip("this method does not keep the sign of evidence")
+        (found,) = self.maps(method, case, [halves()], [(0, 1)], signed_like(FIRST, **case.parts))
+        outer = (slice(None, 24), slice(-24, None))  # further from the middle than a resize can carry
+        for maps, own, other in ((found.high_res[0], *outer), (found.high_res[1], *outer[::-1])):
+            assert not maps[:, other].any()
+            assert maps[:, own].amin() > 0.5
 
     def test_autocast(self, method, case):
         with torch.autocast("cpu", dtype=torch.bfloat16):
@@ -255,6 +278,10 @@ def to_the_right(maps, network, views):
     return [SeedMaps(each.keys, each.cam, each.high_res * slope) for each in maps]
 
 
+def unsigned(maps, network, views):
+    return [SeedMaps(each.keys, each.cam, (each.high_res - each.high_res.mean()).abs().clamp(max=1)) for each in maps]
+
+
 def elsewhere(maps, network, views):
     return [SeedMaps(each.keys, each.cam, each.high_res * torch.ones(views.size)) for each in maps]
 
@@ -280,6 +307,7 @@ BROKEN = {
     chance: ("test_the_same_under_no_grad", ()),
     shared_out: ("test_classes_do_not_depend_on_which_others_are_tagged", ()),
     to_the_right: ("test_mirror_image_has_mirrored_maps", ()),
+    unsigned: ("test_negative_evidence_leaves_nothing", ()),
     elsewhere: ("test_nothing_is_made_on_another_device", ()),
     three_classes: ("test_a_network_of_one_class", ()),
 }

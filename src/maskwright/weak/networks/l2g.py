@@ -4,8 +4,8 @@ The local network is trained to tell the image's tags from every view; seeing le
 Where it attends, per class, is what the global network's maps must say of the same place: attention transfer, or, cut
 to a saliency map, shape transfer. Only the global network is kept.
 
-Defaults are those of the released code on VOC. Where it differs from the paper there is an argument for it;
-`l2g_training.PAPER_FORM` has the paper's values. Boxes of views are given by their corners `(B, N, 2)`, int64,
+Defaults of the functions are those of the released code on VOC. Where it differs from the paper there is an argument
+for it; `l2g_training.PAPER_FORM` has the paper's values. Boxes of views are given by their corners `(B, N, 2)`, int64,
 row and column of the upper left pixel in the global view; views come image by image, N of each.
 """
 
@@ -364,7 +364,7 @@ def l2g_loss(
 
 
 @torch.no_grad()
-def l2g_maps(network: Any, views: Views, *, quantise: bool = False) -> list[SeedMaps]:
+def l2g_maps(network: Any, views: Views, *, quantise: bool = False, shares_where_empty: bool = False) -> list[SeedMaps]:
     """Maps of the global network as L2G takes them; the seed method `l2g`.
 
     Unlike `cam`: nothing is rectified before the mean over scales and mirrors, and maps are resized bicubically. The
@@ -374,6 +374,9 @@ def l2g_maps(network: Any, views: Views, *, quantise: bool = False) -> list[Seed
         network: has `maps(images) -> (B, K, h, w)` or with the background after the classes, and `num_tags`.
         views: of B images.
         quantise: to 256 levels, as the released code keeps the maps.
+        shares_where_empty: a class whose mean is nowhere positive gets the mean of its softmax shares as its map. The
+            global network learns from shares alone, which do not say where zero is, so all of a class can lie below
+            it. Not in the paper, where such a class has an empty map.
 
     Returns:
         One entry per image, at least float32.
@@ -388,12 +391,24 @@ def l2g_maps(network: Any, views: Views, *, quantise: bool = False) -> list[Seed
         if views.flip:
             straight, mirrored = scores.chunk(2)
             scores = (straight + mirrored.flip(-1)) / 2
-        scales.append(scores[images, keys])
+        scales.append(scores)
+    raw, sizes = [scores[images, keys] for scores in scales], ((strided(height, 4), strided(width, 4)), (height, width))
+    means = [_mean_of_scales(raw, size) for size in sizes]
+    if shares_where_empty:
+        empty = means[1].amax((1, 2)) <= 0
+        shares = [scores.softmax(1)[images, keys][empty] for scores in scales]
+        for mean, size in zip(means, sizes, strict=True):
+            mean[empty] = _mean_of_scales(shares, size)
     found = []
-    for size in ((strided(height, 4), strided(width, 4)), (height, width)):
-        mean = scales[0].new_zeros(len(keys), *size)
-        for scores in scales if keys else ():
-            mean += F.interpolate(scores[:, None], size, mode="bicubic", align_corners=False)[:, 0] / len(scales)
+    for mean in means:
         maps = normalise_maps(mean.relu(), 1e-8)
         found.append((maps * 255).round() / 255 if quantise else maps)
     return by_image(found[0], found[1], views.tags)
+
+
+def _mean_of_scales(scales: list[Tensor], size: tuple[int, int]) -> Tensor:
+    """Maps `(M, h, w)` of each scale, resized bicubically, and their mean `(M, *size)`."""
+    mean = scales[0].new_zeros(len(scales[0]), *size)
+    for maps in scales if len(mean) else ():
+        mean += F.interpolate(maps[:, None], size, mode="bicubic", align_corners=False)[:, 0] / len(scales)
+    return mean

@@ -50,20 +50,27 @@ PAPER_FORM: dict[str, Any] = {
 class L2GSettings(PaperTagTraining):
     """L2G: a global network learns from the attention of a local one on views of the image; only the former is kept.
 
-    Defaults are the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the
-    code has `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. The
-    paper's backbone is a ResNet-38 of stride 8; any other can be used. Defaults of `train` are the code's on VOC; its
-    lr is that of the heads and of PCM.
+    Where attention is transferred, defaults are those of the paper's text: the code has the local background among the
+    targets, which no loss trains, so that a random projection takes positions from the classes. With saliency they are
+    the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the code has
+    `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. PCM, which
+    the code has and the text does not, is for long trainings: it starts from random numbers.
+
+    The paper's backbone is a ResNet-38 of stride 8; any other can be used. Defaults of `train` are the code's on VOC;
+    its lr is that of the heads and of PCM.
     """
 
     paper = PAPER_L2G
 
+    # Defaults of fields are the code's and stay so: what a run leaves out of its fingerprint is what they say.
     @model_validator(mode="before")
     @classmethod
     def _form(cls, values: Any) -> Any:
-        if isinstance(values, dict) and values.get("form") == "paper":
-            values = {**PAPER_FORM, **values}
-        return values
+        if not isinstance(values, dict):
+            return values
+        transferred = "paper" if values.get("transfer", "attention") == "attention" else "code"
+        values = {"form": transferred, "pcm": False, **values}
+        return {**PAPER_FORM, **values} if values["form"] == "paper" else values
 
     @model_validator(mode="after")
     def _views_fit(self) -> L2GSettings:
@@ -76,7 +83,9 @@ class L2GSettings(PaperTagTraining):
         return self
 
     form: Literal["code", "paper"] = Field(
-        "code", description="defaults of all settings of l2g: those of the released code or of the paper"
+        "code",
+        description="defaults of all settings of l2g: those of the released code or of the paper; by itself paper with "
+        "transfer=attention, code with shape",
     )
     views: int = Field(6, gt=0, description="local views of each image; 4 in the paper")
     sampling: Literal["random", "corners", "corners_random", "uniform"] = Field(
@@ -108,7 +117,9 @@ class L2GSettings(PaperTagTraining):
         False, serialization_alias="shared_trunk", description="one backbone for both networks, which have a head each"
     )
     pcm: bool = Field(
-        True, description="pixel correlation module (PCM) on the features of both networks, as in the code"
+        True,
+        description="pixel correlation module (PCM) on the features of both networks, as in the code; by itself false: "
+        "it pays with a ResNet-38 and the paper's training",
     )
     shuffle: bool = Field(True, description="false: images always in the order of the data set, as in the code")
 
