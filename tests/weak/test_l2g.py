@@ -19,7 +19,8 @@ from maskwright.engine.checkpoint import load_metadata, load_weights
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.classifier import load_classifier
 from maskwright.recipe.load import build_recipe
-from maskwright.runs.stages import effective
+from maskwright.runs.context import RunContext
+from maskwright.runs.stages import effective, run_stages
 from maskwright.weak.networks import NETWORKS
 from maskwright.weak.networks.classifier import train_classifier
 from maskwright.weak.networks.l2g import (
@@ -35,6 +36,7 @@ from maskwright.weak.networks.l2g import (
     view_saliency,
 )
 from maskwright.weak.networks.l2g_training import PAPER_FORM, L2GSettings, build_l2g, train_l2g
+from maskwright.weak.stages import network_stages
 
 from .contract import picture, trained_like, views_of
 
@@ -624,6 +626,28 @@ def test_what_a_run_of_before_left_out_of_its_fingerprint_is_what_it_was():
     assert effective(l2g_of(**kept)).keys() == {"train"}
     assert effective(l2g_of(**{**kept, **PAPER_FORM, "form": "paper"})).keys() == {*PAPER_FORM, "form", "train"}
     assert effective(l2g_of()).keys() == {*PAPER_FORM, "form", "pcm", "train"}
+
+
+def test_a_run_of_before_is_known_by_its_recipe_and_is_made_again_with_a_word_by_a_new_one(tmp_path):
+    data = {"root": "scenes", "options": {"count": 4, "size": [64, 64]}}
+    common = {"supervision": "tags", "data": data, "networks": ["l2g"]}
+    of_before = {**CODE_FORM, "form": "code", "pcm": True, "view_size": [32, 32]}
+
+    def make(l2g):
+        said = []
+        context = RunContext(build_recipe({**common, "l2g": l2g}), tmp_path, print)
+        stages = [replace(stage, run=lambda folder: None) for stage in network_stages(context)]
+        run_stages(stages, tmp_path, said.append)
+        return stages[0].settings["l2g"], said
+
+    written, _ = make(of_before)
+    assert written.keys() == {"view_size", "train"}, "as it was written before the default changed"
+    assert make(of_before)[1] == [f"[1/1] {NETWORKS['l2g'].title}: done already"]
+    (line,) = make({"view_size": [32, 32]})[1]
+    assert 'l2g.alignment absent -> "crop"' in line
+    assert "the old result is kept in l2g.stale-1" in line
+    (line,) = make(of_before)[1]
+    assert "taken back from l2g.stale-1" in line
 
 
 def test_trainings_default_is_the_codes():
