@@ -116,6 +116,27 @@ def test_relative_attention_is_learned_from_the_branches():
         assert min(norms) > 1e-3, norms
 
 
+def first_gradients(auxiliary):
+    """Norms of the gradients of the class maps' heads and of the relative masks', fine to coarse."""
+    model = small(backbone="resnet18", train_scales=(1.0,))
+    images, labels = torch.randn(2, 3, 64, 64), torch.zeros(2, 64, 64, dtype=torch.int64)
+    labels[:, 20:, 10:40], labels[:, :30, 40:] = 1, 2
+    images += labels[:, None]
+    criterion = create_loss(LossSettings(auxiliary=auxiliary), LabelSpace(tuple("abc"), background=None))
+    criterion(model(images, auxiliary=True), labels)[0].backward()
+    return [
+        torch.stack([torch.stack([p.grad.norm() for p in head.parameters()]).norm() for head in heads])
+        for heads in (model.coarse, model.relative)
+    ]
+
+
+def test_a_loss_on_the_aggregate_reaches_the_finest_map_and_the_relative_masks():
+    (alone, alone_masks), (maps, masks) = first_gradients({"cpp": 0.4}), first_gradients({"cpp": 0.4, "aux": 0.4})
+    assert maps[0] > maps[1:].max() / 5
+    assert maps[0] > 3 * alone[0]
+    assert (masks > 1.5 * alone_masks).all()
+
+
 def test_the_ignore_channel_takes_no_part_in_the_regions():
     model = small(backbone="resnet18", train_scales=(1.0,)).eval()
     images = torch.randn(1, 3, 64, 64)

@@ -50,7 +50,7 @@ CASES: dict[str, dict[str, Case]] = {
         "shares": Case({"shares_where_empty": True}, {"background": True}),
     },
     # The product of two negative weights is positive.
-    "recam": {"": Case(signed=False)},
+    "recam": {"product": Case(signed=False), "agree": Case({"weight": "agree"})},
     "scorecam": {"": Case({"channels": 4}, signed=False)},
     # PCM carries a map to all positions that look a little alike.
     "seam": {"": Case(parts={"pcm": "cam"}, rivals=True, signed=False)},

@@ -9,6 +9,11 @@ The full objective as loss settings (w = 0.4 for the CPP terms, the weight that 
 paper's was not published where we could read it):
 
     {"name": "rmi", "options": {"ce": "softmax"}, "auxiliary": {"cpp": 0.4}}
+
+It puts no loss on the aggregated map: the finest class map and the relative attention learn only from what OCR's
+regions pass on, which is little at first, and next to nothing where the heads are narrow. `"auxiliary": {"cpp": 0.4,
+"aux": 0.4}` adds the loss of the aggregated map, as OCR has it for its own regions; what that changes is in
+docs/results.md.
 """
 
 from __future__ import annotations
@@ -56,8 +61,9 @@ class SeeThroughNet(MultiScaleModel):
     transformer) gets a simple pyramid: its maps are resized to a quarter, a half, once and twice that stride.
 
     Choices where the paper could not be read: coarse heads are as wide as their branch, at least 64; all but the finest
-    get the CPP loss, since the finest is supervised through the aggregate; relative attention reads the coarser
-    branch's features; the CPP terms are those of scale 1.
+    get the CPP loss; the finest, and relative attention, get none of their own, only what OCR's regions pass on and,
+    where `loss.auxiliary` has "aux", the loss of the aggregated map; relative attention reads the coarser branch's
+    features; the CPP terms are those of scale 1.
 
     Args:
         backbone: gives the feature maps.
