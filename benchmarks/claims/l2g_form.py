@@ -10,7 +10,6 @@ read from `out`; the table has all that are.
 from __future__ import annotations
 
 import json
-import os
 import shutil
 import sys
 import time
@@ -83,10 +82,10 @@ def run_row(name: str, out: Path, seed: int, classifier: Path) -> dict[str, Any]
 
     folder = out / folder_name(name, seed)
     context = RunContext(load_recipe(*overrides(name, folder, seed)), folder, print)
-    shutil.copytree(classifier, folder / "classifier", dirs_exist_ok=True, copy_function=os.link)
+    shutil.copytree(classifier, folder / "classifier", dirs_exist_ok=True)
     trained = out / folder_name(TRAINED_AS[name], seed) if name in TRAINED_AS else None
     if trained is not None:
-        shutil.copytree(trained / "l2g", folder / "l2g", dirs_exist_ok=True, copy_function=os.link)
+        shutil.copytree(trained / "l2g", folder / "l2g", dirs_exist_ok=True)
     seconds: dict[str, float] = {}
     for stage in label_stages(context)[1:]:
         if not (trained is not None and stage.name == "l2g"):
