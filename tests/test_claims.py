@@ -121,6 +121,27 @@ def test_a_row_is_a_run_folder_with_its_verdict(tmp_path):
     assert [others.tags(i) for i in range(4)] != [sets[0].tags(i) for i in range(4)]
 
 
+def test_weights_of_recam_are_judged_on_features_as_they_are():
+    """Features are the classes themselves, so that the heads can learn all of them."""
+    weights = import_module("benchmarks.claims.recam_weights")
+    sets = {split: scenes(split, count=16, size=32) for split in ("train", "val")}
+    labels = sets["train"].labels
+    features = {}
+    for split, dataset in sets.items():
+        masks = torch.from_numpy(np.stack([dataset.mask(index) for index in range(len(dataset))])).long()
+        masks = masks.where(masks < labels.num_classes, labels.background)
+        found = torch.nn.functional.one_hot(masks, labels.num_classes).permute(0, 3, 1, 2).float()
+        found = torch.nn.functional.avg_pool2d(found, 2)
+        features[split] = torch.stack([found, found.flip(-1)], 1).half()
+    found = weights.judge(sets, features, lambda line: None)
+    assert found["negative"] == 0
+    for option, least in {"w1": 0.7, "w2": 0.3, "product": 0.5, "agree": 0.7}.items():
+        scores = found["weights"][option]["train"]
+        assert scores["best"] >= scores["given"] > least, option
+    text = weights.table("scenes", {"signed": found, "unsigned": found}, import_module("benchmarks.facts").facts())
+    assert text.count("| agree |") == 2
+
+
 def test_names_of_folders_differ():
     folder_name = import_module("benchmarks.claims.runs").folder_name
     for module in MODULES.values():
