@@ -141,6 +141,61 @@ def test_data_check_takes_its_data_by_place_or_by_key(tmp_path, monkeypatch, wor
     assert seen[0].tags == ("tags.csv" if any("tags" in word for word in words) else None)
 
 
+@pytest.fixture
+def labelled(tmp_path, monkeypatch):
+    """A folder with photographs beside which one may type, and the recipe that `maskwright label` was given last."""
+    from maskwright.cli import photographs
+    from maskwright.plan import dryrun
+
+    (tmp_path / "photos").mkdir()
+    (tmp_path / "2024").mkdir()
+    (tmp_path / "tags.csv").write_text("image,tags\n")
+    monkeypatch.chdir(tmp_path)
+    monkeypatch.setattr(photographs, "QUICKEST", "cam")
+    seen = []
+    monkeypatch.setattr(dryrun, "dry_run", lambda recipe, say: seen.append(recipe))
+
+    def label(*words):
+        printed("label", *words, "dry_run=true")
+        recipe = seen.pop()
+        return recipe.name, recipe.data.root, recipe.data.tags, recipe.out
+
+    return label
+
+
+def test_label_takes_a_folder_and_its_tags_in_place_of_a_recipe(labelled):
+    assert labelled("photos/", "tags.csv") == ("cam", "photos/", "tags.csv", "runs/photos")
+    assert labelled("photos/", "tags=tags.csv") == ("cam", "photos/", "tags.csv", "runs/photos")
+    assert labelled("2024") == ("cam", "2024", None, "runs/2024")
+    assert labelled("scenes", "out=here") == ("cam", "scenes", None, "here")
+    assert labelled(".")[3] == f"runs/{os.path.basename(os.getcwd())}"
+    assert labelled("photos", "tags.csv", "recipe=recam-irn") == (
+        "recam-irn", "photos", "tags.csv", "runs/photos-recam-irn",
+    )  # fmt: skip
+    assert labelled("recam", "data=photos")[:2] == ("recam", "photos")
+
+
+@pytest.mark.parametrize(
+    ("words", "said"),
+    [
+        (
+            ["phots/"],
+            "phots/ is neither a folder nor a recipe: unknown folder or recipe 'phots/'. Did you mean 'photos/'",
+        ),
+        (["recm"], "Did you mean 'recam'"),
+        (["tags.csv", "photos"], "tags.csv is a file; a folder of images comes first"),
+        (["cam", "photos"], "one name too many: cam is a recipe, which takes data="),
+        (["cam", "recipe=recam"], "two recipes are given: cam and recipe=recam"),
+        (["photos", "data=scenes"], "'data=scenes' is given as 'photos' already"),
+        (["photos", "tags.csv", "data.tags=x.csv"], "'data.tags=x.csv' is given as 'tags.csv' already"),
+        (["photos", "recipe=recm"], "Did you mean 'recam'"),
+        ([], "RECIPE|DATA is missing"),
+    ],
+)
+def test_label_refuses_what_is_neither_folder_nor_recipe(labelled, words, said):
+    assert said in refused("label", *(words or ["dry_run=true"]))
+
+
 @pytest.mark.parametrize(
     ("verb", "module", "function"),
     [

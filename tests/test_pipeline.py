@@ -208,6 +208,14 @@ def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninte
     assert record["refinement"]["irn"]["beta"] == 10
     judged = read_json(out / "seed_evaluation.json")["stages"]
     assert list(judged) == ["seeds", "irn", "crf", "pseudo_masks"]  # of this run, not the one that was copied
+    # It ends with a report of what is there, to which the page that was shown meanwhile leads.
+    assert printed.splitlines()[-2:] == [
+        f"report: {(out / 'report.html').as_uri()}",
+        f"written to {out / 'pseudo_masks'}",
+    ]
+    assert f"preview: {(out / 'preview.html').as_uri()}" in printed
+    assert re.search(r"^verdict +(bad|doubtful|good) ", printed, re.M)
+    assert "url=report.html" in (out / "preview.html").read_text()
     again = finish([*label, "irn.beta=5"])
     assert again.count("done already") == 5
     assert "beta absent -> 5" in again

@@ -28,6 +28,8 @@ class Drawn:
     size: tuple[int, int] = SIZE
 
     labels = LABELS
+    images = masks = saliency = label_map = None
+    tags_from_masks = False
 
     @property
     def source(self) -> dict[str, Any]:
@@ -52,6 +54,10 @@ class Drawn:
 
     def __getitem__(self, index: int) -> Sample:
         return self.draw(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        sample = self.draw(index)
+        return sample if with_mask else Sample(sample.name, sample.image, None, sample.tags)
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         return self.draw(index).tags

@@ -22,7 +22,7 @@ def complete(name: str, before: Sequence[str], incomplete: str) -> list[str]:
     names = [word for word in before if "=" not in word]
     place = next(iter(verb.names[len(names) :]), verb.names[-1] if verb.names and "..." in verb.names[-1] else "")
     found: list[str] = []
-    if place in ("RECIPE", "METHODS..."):
+    if place in ("RECIPE", "RECIPE|DATA", "METHODS..."):
         found += _recipes()
     if place in ("RUN", "METHODS..."):
         found += _runs()

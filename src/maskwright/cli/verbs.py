@@ -134,8 +134,15 @@ def run(given: Given) -> None:
 
 @verb(app, "label")
 def label(given: Given) -> None:
-    """Make pseudo-masks from image tags, without a segmenter."""
-    _run(given, until="pseudo_masks")
+    """Make pseudo-masks from image tags, without a segmenter.
+
+    DATA is a folder of images or a built-in set, TAGS a CSV or JSON file. A page shows the first images while it works;
+    at the end, a report takes its place. The same command again resumes where it stopped.
+    """
+    from maskwright.cli.photographs import recipe_and_settings
+
+    recipe, settings = recipe_and_settings("label", given)
+    _run(Given([recipe], settings, given.options), until="pseudo_masks")
 
 
 @verb(app, "train")
@@ -163,7 +170,7 @@ def _run(given: Given, until: str | None) -> None:
     from maskwright.pipeline import run as pipeline
 
     try:
-        out = pipeline.run(resolved, until=until)
+        out = pipeline.run(resolved, until=until, page=until == "pseudo_masks")
         if distributed.is_main():
             typer.echo(f"written to {out if until is None else out / until}")
     finally:

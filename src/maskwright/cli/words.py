@@ -17,6 +17,8 @@ SETTING = re.compile(r"([\w.-]+)=(.*)", re.DOTALL)
 # Options of verbs that had other names: (verb, old) -> new.
 OLD_OPTIONS = {("compare", "seeds"): "random_seeds"}
 
+QUICKEST = "instant"  # the recipe for a folder of images without a word about the method
+
 EVERY = ("*",)  # any setting of a recipe
 DATA = ("data",)
 
@@ -78,7 +80,12 @@ class Verb:
 
 VERBS = {
     "run": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
-    "label": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
+    "label": Verb(
+        ("RECIPE|DATA", "[TAGS]"),
+        {"recipe": Option(None, f"recipe, where DATA is given in its place; default {QUICKEST}"), **PLAN},
+        EVERY,
+        resumes=True,
+    ),
     "train": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
     "evaluate": Verb(
         ("RUN",),

@@ -6,7 +6,7 @@ import math
 import os
 import sys
 import time
-from collections.abc import Iterable, Iterator, Sized
+from collections.abc import Callable, Iterable, Iterator, Sized
 from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
@@ -19,6 +19,9 @@ PLAIN_SECONDS = 10.0  # least time between lines where the output is not a termi
 
 # Set where the work of others would only be noise.
 QUIET: ContextVar[bool] = ContextVar("QUIET", default=False)
+
+# Called with each piece of work that moves on, for a person who does not look at the terminal.
+WATCHER: ContextVar[Callable[[Progress], None] | None] = ContextVar("WATCHER", default=None)
 
 T = TypeVar("T")
 
@@ -61,6 +64,8 @@ class Progress:
         self.done, self.info = done, info or self.info
         if not self.shown:
             return
+        if (watch := WATCHER.get()) is not None:
+            watch(self)
         if self.live:
             _display.update(self.task, completed=done, info=self.info)
         elif time.monotonic() - self.last_line >= PLAIN_SECONDS:

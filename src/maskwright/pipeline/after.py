@@ -25,13 +25,14 @@ from maskwright.weak.seed_evaluation import evaluate_seeds, map_stages
 SEED_EVALUATION = "seed_evaluation"
 
 
-def after_stages(context: RunContext, stages: Sequence[Stage], *, whole: bool) -> list[Stage]:
+def after_stages(context: RunContext, stages: Sequence[Stage], *, whole: bool, page: bool = False) -> list[Stage]:
     """What is to be made of stages that are finished.
 
     Args:
         context: of the run.
         stages: of the recipe, up to the last that was asked for.
         whole: all of them were asked for.
+        page: also make picture and report of a part of them, which ends with pseudo-masks.
 
     Raises:
         DataError: a record or a score is not JSON.
@@ -43,10 +44,12 @@ def after_stages(context: RunContext, stages: Sequence[Stage], *, whole: bool) -
         settings = context.recipe.pseudo_masks.model_copy(update={"threshold": used})
         folders = {name: folder for name, folder in map_stages(context.out).items() if name in names}
         found.append(seed_evaluation_stage(context, folders, settings))
-    if whole:
+    if whole or page:
         needs = tuple(stage.name for stage in found)
         made = {name: making(record) for name, record in context.out.records().items() if name in names}
-        found += [_scores_stage(context, made, needs), _report_stage(context, made, (*needs, "scores"))]
+        scores = [_scores_stage(context, made, needs)] if whole else []
+        needs += tuple(stage.name for stage in scores)
+        found += [*scores, _report_stage(context, made, needs, whole=whole)]
     return found
 
 
@@ -101,19 +104,23 @@ def _scores(context: RunContext, with_maps: Sequence[str], folder: Path) -> None
     write_json(out.metrics, metrics)
 
 
-def _report_stage(context: RunContext, made: dict[str, str], needs: tuple[str, ...]) -> Stage:
+def _report_stage(context: RunContext, made: dict[str, str], needs: tuple[str, ...], *, whole: bool) -> Stage:
     facts = {
         "made": made,
         "recipe": fingerprint(dump_recipe(context.recipe)),
-        "data": [context.train_facts, context.val_facts],
+        "data": [context.train_facts, context.val_facts if whole else None],
         "version": __version__,
     }
     files = (context.out.picture, context.out.report)
-    return Stage("report", "picture and report", partial(_report, context), facts, needs, files=files)
+    return Stage("report", "picture and report", partial(_report, context, whole), facts, needs, files=files)
 
 
-def _report(context: RunContext, folder: Path) -> None:
+def _report(context: RunContext, whole: bool, folder: Path) -> None:
     if not distributed.is_main():
+        return
+    if not whole:
+        write_picture(context.out, context.train)
+        build_report(context.out, dataset_train=context.train)
         return
     predictor = load(context.out, device=context.device)
     write_picture(context.out, context.train, predict=lambda image: predictor(image).mask)

@@ -16,6 +16,7 @@ from maskwright.files import atomic_write, read_json, write_json
 from maskwright.pipeline.after import after_stages
 from maskwright.pipeline.check import check_run
 from maskwright.pipeline.expected import compared_lines
+from maskwright.pipeline.preview import previewed
 from maskwright.pipeline.segment import measured_on
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe import dump_recipe
@@ -27,12 +28,13 @@ from maskwright.runs.stages import run_lock, run_stages
 from maskwright.settings import Recipe
 
 
-def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] = print) -> Path:
+def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Callable[[str], None] = print) -> Path:
     """Run a recipe, or resume it where it was stopped.
 
     Args:
         recipe: what to do.
         until: name of the last stage to run; all by default.
+        page: of a run that ends with pseudo-masks, keep a preview while it goes on, and end with its report.
         say: prints one line.
 
     Returns:
@@ -61,8 +63,9 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
                 temporary.write_text(dump_recipe(recipe), encoding="utf-8")
             write_json(context.out.facts, run_facts(recipe))
             context.digests.save()
-        run_stages(stages, out, say)
-        run_stages(after_stages(context, stages, whole=until is None), out, say)
+        with previewed(context, stages, say) if page and main else nullcontext(say) as tell:
+            run_stages(stages, out, tell)
+            run_stages(after_stages(context, stages, whole=until is None, page=page), out, tell)
         if main:
             context.digests.save()
         if until is None:
@@ -70,10 +73,11 @@ def run(recipe: Recipe, *, until: str | None = None, say: Callable[[str], None] 
             compared = compared_lines(metrics.get("expected", []), recipe.source)
             for line in summary_lines(metrics, recipe.supervision) + compared:
                 say(line)
+        if until is None or page:
             if found := read_verdict(read_run(context.out)):
                 say(found.line)
             say(f"picture: {context.out.picture}")
-            say(f"report: {context.out.report}")
+            say(f"report: {context.out.report.resolve().as_uri() if page else context.out.report}")
     distributed.barrier()
     return out
 

@@ -166,13 +166,17 @@ def _galleries(
 
 
 def _gallery(key: str, title: str, ranked: list[Ranked], rows: list[Row]) -> dict[str, Any]:
-    refined = list(dict.fromkeys(column for row in rows for column in row.cells if column not in COLUMNS))
-    ordered = [name for column in COLUMNS for name in (refined if column == "*" else [column])]
-    columns = [column for column in ordered if any(column in row.cells for row in rows)]
     kinds = {item.kind for item in ranked if item.score is not None}
     if len(rows) < len(ranked):
         order = f"{len(rows)} of {len(ranked)}: the worst, then a few spread evenly up to the best"
     else:
         order = f"all {len(rows)}, worst first" if kinds else f"all {len(rows)}"
     ranking = f", ranked by {' or '.join(sorted(kinds))} of the image" if kinds else ""
-    return {"key": key, "title": title, "note": order + ranking + ".", "columns": columns, "rows": rows}
+    return {"key": key, "title": title, "note": order + ranking + ".", "columns": gallery_columns(rows), "rows": rows}
+
+
+def gallery_columns(rows: list[Row]) -> list[str]:
+    """The columns that any of the rows has, in the order in which they are shown."""
+    refined = list(dict.fromkeys(column for row in rows for column in row.cells if column not in COLUMNS))
+    ordered = [name for column in COLUMNS for name in (refined if column == "*" else [column])]
+    return [column for column in ordered if any(column in row.cells for row in rows)]

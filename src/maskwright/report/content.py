@@ -154,15 +154,21 @@ def trained_on(run: RunContents) -> list[tuple[str, str]]:
     if train:
         count = source.get("count") or run.pseudo_masks.get("images")
         rows.append(("Trained on", _counted(root, train, count)))
-    if val:
+    modelled = has_segmenter(run)
+    if val and modelled:
         rows.append(("Evaluated on", _counted(root, judged.get("split") or val, judged.get("images"))))
     if run.setting("supervision") in ("tags", "mixed"):
         rows.append(("Tags", tag_source(run)))
         method = f"{run.setting('seeds.method', '')} from {run.setting('classifier.backbone', '')}"
         rows.append(("Maps", method))
-    if run.setting("model.name"):
+    if run.setting("model.name") and modelled:
         rows.append(("Model", f"{run.setting('model.name')}, {run.setting('model.backbone')}"))
     return [(term, text) for term, text in rows if text]
+
+
+def has_segmenter(run: RunContents) -> bool:
+    """Whether a run goes on to the segmenter; one of `maskwright label` ends with pseudo-masks."""
+    return "segmenter" in run.stages or "pseudo_masks" not in run.stages
 
 
 def trained_images(run: RunContents) -> int | None:
@@ -235,7 +241,7 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
         note("warn", "Pre-trained weights", text)
     elif run.recipe:
         text = "No pre-trained weights, so no images or labels beyond these."
-        if run.setting("model.pretrained") == "classifier":
+        if run.setting("model.pretrained") == "classifier" and has_segmenter(run):
             text += " The segmenter starts from this run's tag classifier."
         count = trained_images(run)
         if few := count is not None and count < FEW_IMAGES:
@@ -288,6 +294,8 @@ def pretrained_words(run: RunContents) -> dict[str, str]:
         ("IRNet", "irn", "irnet"),
         ("model", "model", "segmenter"),
     ):
+        if part == "model" and not has_segmenter(run):
+            continue
         kept = run.setting(f"{part}.pretrained") if weak or part == "model" else None
         record = run.weights.get(stage)
         if part == "classifier":

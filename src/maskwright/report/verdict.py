@@ -15,7 +15,7 @@ from dataclasses import dataclass
 from typing import Any
 
 from maskwright.files import read_json
-from maskwright.report.content import FEW_IMAGES, pretrained_words, trained_images
+from maskwright.report.content import FEW_IMAGES, has_segmenter, pretrained_words, trained_images
 from maskwright.runs.contents import RunContents
 from maskwright.runs.folder import RunFolder
 
@@ -91,6 +91,7 @@ def verdict(
     images: int | None = None,
     pretrained: bool = True,
     scored: bool = False,
+    modelled: bool = True,
     refine: Sequence[str] = (),
     lengths: Mapping[str, float] | None = None,
     run: str = "RUN",
@@ -104,6 +105,7 @@ def verdict(
         images: that the run was trained on.
         pretrained: whether a network began with pre-trained weights.
         scored: whether the model was scored against ground truth: then nobody need be asked to draw some.
+        modelled: whether the run has a segmenter; else its next steps are those of masks.
         refine: refinements of the maps.
         lengths: epochs or steps of the trainings, by the setting's name.
         run: folder, for the commands.
@@ -114,13 +116,13 @@ def verdict(
     """
     judged = judged or {}
     last = list(judged.get("stages", {}).values())[-1:]
-    again = f"maskwright run {shlex.quote(str(RunFolder(run).recipe))}"
+    again = f"maskwright {'run' if modelled else 'label'} {shlex.quote(str(RunFolder(run).recipe))}"
     signs: list[_Sign] = []
     if tags and tags["f1"] is not None:
         longer = " ".join(f"{key}={2 * count:g}" for key, count in (lengths or {}).items())
         signs.append(_tags(tags, f"{again} {longer}" if longer else "", data))
     if last and last[0].get("labelled") is not None:
-        signs += [_area(judged, again), _border(last[0], run)]
+        signs += [_area(judged, again), _border(last[0], run if modelled else "")]
     if not signs:
         return None
     if last and last[0]["tag_consistency"]["kept"] is not None:
@@ -137,7 +139,11 @@ def verdict(
         score = min(score, (BAD + GOOD) / 2)
         signs.insert(len(signs) if score < BAD else 0, _from_scratch(images, again))
     steps = dict(step for sign in signs for step in sign.steps)
-    if not scored:
+    if not modelled:
+        steps[f"maskwright run {shlex.quote(str(RunFolder(run).recipe))}"] = (
+            "trains a model on these masks, for photographs that have no tags; what is done stays"
+        )
+    elif not scored:
         classes = shlex.quote(f"classes={RunFolder(run).classes}")
         steps[f"maskwright evaluate {shlex.quote(run)} masks=FOLDER {classes}"] = (
             "a score to rely on, once masks of a few dozen validation images are drawn"
@@ -167,6 +173,7 @@ def read_verdict(run: RunContents) -> Verdict | None:
         images=trained_images(run),
         pretrained=bool(pretrained_words(run)),
         scored="segmenter" in run.scores,
+        modelled=has_segmenter(run),
         refine=run.setting("refine") or (),
         lengths={
             f"{training}.{key}": run.setting(f"{training}.{key}")
@@ -224,7 +231,7 @@ def _border(last: Mapping[str, Any], run: str) -> _Sign:
         return _Sign("border", factor, numbers)
     reason = f"background seems to be labelled, since objects seldom reach the border: {numbers}"
     step = (f"maskwright explain {shlex.quote(run)} photo.jpg class=NAME", "where the model looks for a class")
-    return _Sign("border", factor, numbers, (reason,), (step,))
+    return _Sign("border", factor, numbers, (reason,), (step,) if run else ())
 
 
 def _vanished(judged: Mapping[str, Any], again: str) -> _Sign:

@@ -11,6 +11,7 @@ evaluation/predictions/NAME.png, metrics.json, images.json
 features/                          maps of a frozen backbone, which stages share; deleted when the run is finished
 data_check.json                    what was found of the data before the run began
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
+preview.html                       how far `maskwright label` is; leads to the report when it is done
 evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
 """
 
@@ -60,6 +61,7 @@ class RunFolder(os.PathLike[str]):
         self.seed_evaluation = self.path / SEED_EVALUATION
         self.picture = self.path / "picture.png"
         self.report = self.path / "report.html"
+        self.preview = self.path / "preview.html"
         self.evaluations = self.path / "evaluations"
         self.explanations = self.path / "explanations"
         self.pseudo_masks = self.path / "pseudo_masks"
