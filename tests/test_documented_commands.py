@@ -30,8 +30,8 @@ def commands() -> list[str]:
         found += re.findall(
             r"`maskwright (?:run|label|train) (.*?)`", re.sub(r"^```\n.*?^```", "", text, flags=re.M | re.S)
         )
-    # `maskwright label photos/` has a folder in the recipe's place.
-    return sorted({command for command in found if not re.match(r"[A-Z_]+\b|\S+/( |$)", command)})
+    # The first word may be a folder of photographs, or the recipe in a run folder.
+    return sorted({command for command in found if not re.match(r"[A-Z_]+\b|\S*/", command)})
 
 
 def resolved(command: str):
