@@ -245,7 +245,7 @@ def test_recipes_are_grouped_by_their_data_and_filtered_by_words():
     assert heads[:3] == ["Your own photographs", "No data needed: the built-in scenes", "PASCAL VOC 2012"]
     own = text.partition("\n\n")[0].splitlines()[1:]
     assert {line.split()[0] for line in own} == {
-        *("cam", "recam", "l2g", "seam", "eps", "edam", "saliency", "deeplabv3plus-quick"),
+        *("cam", "instant", "cam-scratch", "recam", "l2g", "seam", "eps", "edam", "saliency", "deeplabv3plus-quick"),
         *("cam-irn", "recam-irn", "advcam-irn"),
     }
     rows = [line for line in text.splitlines() if line.startswith(" ")]
@@ -259,7 +259,9 @@ def test_recipes_are_grouped_by_their_data_and_filtered_by_words():
 
 
 def test_settings_show_value_type_default_and_meaning():
-    line = next(line for line in printed("settings", "cam").splitlines() if line.startswith("classifier.train.lr "))
+    line = next(
+        line for line in printed("settings", "cam-scratch").splitlines() if line.startswith("classifier.train.lr ")
+    )
     value, kind = line.split(maxsplit=2)[1:]
     assert value == "0.001"
     assert kind.startswith("number > 0 (default 0.01); ")
@@ -295,8 +297,9 @@ def test_completion_of_recipes_runs_and_keys(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     assert complete("run", [], "recam") == ["recam", "recam-irn"]
     assert complete("predict", [], "") == ["runs/mine"]
-    assert "recam.train.lr=" in complete("run", ["recam"], "recam.train.l")
-    assert complete("run", ["cam"], "recam.train.l") == []
+    assert complete("run", ["recam"], "recam.train.f") == ["recam.train.frozen="]
+    assert "seam.train.lr=" in complete("run", ["seam"], "seam.train.l")
+    assert complete("run", ["cam"], "recam.train.f") == []
     assert "classifier.train.lr=" in complete("run", ["recam-irn"], "classifier.train.l")
     assert complete("predict", ["runs/mine", "a.jpg"], "inference.f") == ["inference.flip="]
     assert complete("predict", ["runs/mine"], "prob") == ["probabilities="]

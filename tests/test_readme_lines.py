@@ -25,6 +25,7 @@ SHORT = "{epochs: null, steps: 2, batch_size: 2, workers: 0, augment: {crop: [64
 # The lines' own settings are kept; networks, images and trainings are made small.
 SMALL = [
     "device=cpu",
+    "pretrained=false",
     "classifier.backbone=resnet10t",
     f"classifier.train={SHORT}",
     "seeds.size=[64, 64]",

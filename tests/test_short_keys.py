@@ -25,7 +25,7 @@ def networks(recipe, key):
         ("cam", ["pretrained=true"], "pretrained", [True, True]),
         ("cam-irn", ["pretrained=weights.pth"], "pretrained", ["weights.pth"] * 3),
         ("cam-irn", ["pretrained=true", "irn.pretrained=classifier"], "pretrained", [True, "classifier", True]),
-        ("cam", ["pretrained=classifier"], "pretrained", [False, "classifier"]),
+        ("cam-scratch", ["pretrained=classifier"], "pretrained", [False, "classifier"]),
     ],
 )
 def test_every_network_of_the_chain_is_set(name, typed, key, expected):
@@ -62,9 +62,9 @@ def test_weights_that_cannot_fit_all_backbones_say_so():
     with pytest.raises(
         RecipeError, match=r"classifier.pretrained=w.pth \(resnet18\), model.pretrained=w.pth \(resnet50\)"
     ):
-        load_recipe("cam", [DATA, "pretrained=w.pth", "model.backbone=resnet50"])
-    load_recipe("cam", [DATA, "pretrained=true", "model.backbone=resnet50"])
-    load_recipe("cam", [DATA, "pretrained=w.pth", "model.backbone=resnet50", "model.pretrained=false"])
+        load_recipe("cam-scratch", [DATA, "pretrained=w.pth", "model.backbone=resnet50"])
+    load_recipe("cam-scratch", [DATA, "pretrained=true", "model.backbone=resnet50"])
+    load_recipe("cam-scratch", [DATA, "pretrained=w.pth", "model.backbone=resnet50", "model.pretrained=false"])
 
 
 @pytest.mark.parametrize("name", ["cam", "seam", "deeplabv3plus-quick"])

@@ -100,12 +100,12 @@ def test_a_toy_seed_method_takes_maps_of_any_network(toys, settings):
     overrides = [*settings[1], "networks=[classifier]", "toy=none"]
     with pytest.raises(RecipeError, match="toy"):
         load_recipe(settings[0], overrides)
-    recipe = load_recipe("cam", [*settings[1], "seeds.method=plain", "seeds.options={blur: box}"])
+    recipe = load_recipe("cam-scratch", [*settings[1], "seeds.method=plain", "seeds.options={blur: box}"])
     assert recipe.seeds.method == "plain"
     with pytest.raises(RecipeError, match=r"seeds.options.blur: Input should be 'none' or 'box', found 'bos'"):
-        load_recipe("cam", [*settings[1], "seeds.method=plain", "seeds.options={blur: bos}"])
+        load_recipe("cam-scratch", [*settings[1], "seeds.method=plain", "seeds.options={blur: bos}"])
     with pytest.raises(RecipeError, match=r"seeds.method=toy needs a network with background.*networks=\[toy\]"):
-        load_recipe("cam", [*settings[1], "seeds.method=toy"])
+        load_recipe("cam-scratch", [*settings[1], "seeds.method=toy"])
 
 
 def test_a_toy_seed_method_runs_end_to_end_on_a_network_of_ours(toys, settings, tmp_path):
@@ -116,7 +116,7 @@ def test_a_toy_seed_method_runs_end_to_end_on_a_network_of_ours(toys, settings, 
             *settings[1], f"out={tmp_path / blur}", "backbone=resnet10t", f"classifier.train={short}", f"train={short}",
             "seeds.method=plain", f"seeds.options={{blur: {blur}}}", "seeds.scales=[1.0]", "seeds.size=[32, 32]",
         ]  # fmt: skip
-        out = run(load_recipe("cam", overrides), say=lambda line: None)
+        out = run(load_recipe("cam-scratch", overrides), say=lambda line: None)
         assert read_json(RunFolder(out).provenance)["method"] == "plain"
         assert "plain" in (out / "report.html").read_text()
         path = next(RunFolder(out).maps("seeds").glob("*.npz"))
@@ -143,11 +143,11 @@ def test_the_type_of_a_recipe_has_what_there_is(toys):
 )
 def test_without_the_line_the_word_is_refused(change, error, words):
     with pytest.raises(error, match=words):
-        load_recipe("cam", ["data=scenes", change])
+        load_recipe("cam-scratch", ["data=scenes", change])
 
 
 def test_without_the_line_a_layout_is_refused(settings):
     from maskwright.data import open_dataset
 
     with pytest.raises(DataError, match="unknown layout 'toy'"):
-        open_dataset(load_recipe("cam", settings[1]).data, "train")
+        open_dataset(load_recipe("cam-scratch", settings[1]).data, "train")

@@ -17,7 +17,7 @@ import numpy as np
 from benchmarks.claims.runs import FAST, Experiment, kind_of, main
 from maskwright.files import atomic_write
 
-RECIPES = {"scenes": "demo", "msrc21": "cam"}
+RECIPES = {"scenes": "demo", "msrc21": "cam-scratch"}
 SETS = {
     "scenes": [
         "oracle=false",

@@ -24,7 +24,7 @@ CROP = {"scenes": "[128, 128]", "msrc21": "[128, 192]"}
 SETS: dict[str, tuple[str, list[str]]] = {
     "scenes": ("demo", ["oracle=false"]),
     "msrc21": (
-        "cam",
+        "cam-scratch",
         [
             "masks=SegmentationClassObjects",
             "classes=classes_objects.txt",

@@ -248,7 +248,7 @@ def test_a_file_has_a_record_and_a_model_hands_on_what_it_began_with(tmp_path, b
     from maskwright.data.sample import LabelSpace
 
     made = {"backbone": backbone, "num_tags": 1, "output_stride": 8, "options": small}
-    recipe = load_recipe("cam", ["data=x", f"classifier.backbone={backbone}", "classifier.output_stride=8"])
+    recipe = load_recipe("cam-scratch", ["data=x", f"classifier.backbone={backbone}", "classifier.output_stride=8"])
     recipe.classifier.options = small
     ours = tmp_path / "model.safetensors"
     save_model(ours, network, describe("classifier", made, network, LabelSpace(("background", "cat")), recipe))

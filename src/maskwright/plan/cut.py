@@ -55,8 +55,10 @@ class Cut:
 
 
 def trainings(recipe: Recipe) -> dict[str, TrainSettings]:
-    """The settings of each training of a recipe, by the name of its stage."""
-    return {**{stage: settings.train for stage, settings in trained_blocks(recipe).items()}, "segmenter": recipe.train}
+    """The settings of each training of a recipe, by the name of its stage; heads that are fitted make no steps."""
+    blocks = {stage: settings.train for stage, settings in trained_blocks(recipe).items()}
+    steps = {stage: train for stage, train in blocks.items() if not (train.frozen and stage in recipe.networks)}
+    return {**steps, "segmenter": recipe.train}
 
 
 def loadable(pretrained: bool | str) -> bool | str:
@@ -137,7 +139,9 @@ def small_training(settings: TrainSettings, measured: Shape, device: torch.devic
         "log_every": 1,
         "validate_every": 0,
         "checkpoint_seconds": 1e9,
-        "augment": settings.augment.model_copy(update={**first_sizes, "crop": tuple(size)}),
+        "augment": settings.augment.model_copy(
+            update={**first_sizes, "resize" if settings.frozen else "crop": tuple(size)}
+        ),
     }
     if device.type == "cpu":
         changes["autocast"] = "none"  # half precision on a CPU says nothing of a GPU, and takes minutes

