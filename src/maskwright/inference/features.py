@@ -6,6 +6,7 @@ second run in the folder, a changed head or a moved data set finds them, and a c
 
 from __future__ import annotations
 
+import copy
 import hashlib
 import os
 from collections.abc import Iterator, Sequence
@@ -21,7 +22,7 @@ from torch import Tensor, nn
 from maskwright.data import without_masks
 from maskwright.data.augment import normalise, resize_image
 from maskwright.data.batches import equal_batches
-from maskwright.data.content import facts, file_digest
+from maskwright.data.content import file_digest
 from maskwright.data.dataset import Dataset
 from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
@@ -29,6 +30,7 @@ from maskwright.engine.checkpoint import weights_digest
 from maskwright.engine.progress import track
 from maskwright.files import atomic_write, written_beside
 from maskwright.models.folding import inference_copy
+from maskwright.models.layers import evaluating
 
 # Bytes that the files of one folder take at most; what does not fit is made again whenever it is asked for.
 LIMIT = 8 * 2**30
@@ -64,8 +66,11 @@ class FeatureStore:
         backbone: nn.Module = network.backbone  # type: ignore[assignment]
         count = len(backbone.strides)  # type: ignore[arg-type]
         self.levels = sorted(level % count for level in levels)
-        made_for_inference: nn.Module = inference_copy(network.to(self.device).eval())
-        self.backbone: nn.Module = made_for_inference.backbone  # type: ignore[assignment]
+        with evaluating(network):
+            ready = inference_copy(network.to(self.device))
+        # Where nothing can be folded that is the network itself, which may be trained while maps are still made.
+        ready = copy.deepcopy(network).eval() if ready is network else ready
+        self.backbone: nn.Module = ready.backbone  # type: ignore[assignment]
         self.dataset, self.unmasked = dataset, without_masks(dataset)
         kinds = f"{backbone.name} {backbone.strides} {backbone.pooled}"
         key = hashlib.sha256(f"{kinds} {weights_digest(backbone)}".encode()).hexdigest()[:12]
@@ -85,7 +90,7 @@ class FeatureStore:
             title: what the progress line says.
         """
         jobs = [(size, scale, batch) for size in sizes for scale in scales for batch in self._batches(size, scale)]
-        missing = [job for job in jobs if not all(self.file(i, self.seen(i, job[0], job[1])).is_file() for i in job[2])]
+        missing = [job for job in jobs if not all(self._is_kept(i, self.seen(i, job[0], job[1])) for i in job[2])]
         mine = distributed.broadcast(missing)[distributed.rank() :: distributed.world_size()]
         room = self.left // distributed.world_size()
         threads = min(4, os.cpu_count() or 1)
@@ -124,14 +129,22 @@ class FeatureStore:
         """Where the maps of an image are kept."""
         return self.folder / f"{self._digest(index)}-{seen[0]}x{seen[1]}.safetensors"
 
+    def _is_kept(self, index: int, seen: tuple[int, int]) -> bool:
+        """Whether the file of an image is there and has every level."""
+        try:
+            with safe_open(self.file(index, seen), "pt") as arrays:
+                return set(arrays.keys()) >= {str(level) for level in self.levels}
+        except (FileNotFoundError, SafetensorError):
+            return False
+
     def _digest(self, index: int) -> str:
         if index not in self.digests:
             paths = self.dataset.images
             if paths is not None and paths[index] is not None:
                 self.digests[index] = file_digest(str(paths[index]), whole=False)
-            else:
-                described = f"{self.dataset.names[index]} {facts(self.dataset)}"
-                self.digests[index] = hashlib.sha256(described.encode()).hexdigest()[:24]
+            else:  # a built-in set, which draws an image sooner than a network looks at it
+                image = self.unmasked[index].image
+                self.digests[index] = hashlib.sha256(f"{image.shape}".encode() + image.tobytes()).hexdigest()[:24]
         return self.digests[index]
 
     def _batches(self, size: Size, scale: float) -> Iterator[list[int]]:

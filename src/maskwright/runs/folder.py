@@ -7,7 +7,6 @@ STAGE/maps/NAME.npz                                                             
 pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
 evaluation/predictions/NAME.png, metrics.json, images.json, tags.json
 evaluation/training/               the same of some images of the training split, where the others have no tags
-evaluation/predictions/NAME.png, metrics.json, images.json
 features/                          maps of a frozen backbone, which stages share; deleted when the run is finished
 data_check.json                    what was found of the data before the run began
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
