@@ -5,7 +5,8 @@ import pytest
 
 from maskwright.errors import MaskwrightError
 from maskwright.files import read_json
-from maskwright.runs.stages import Stage, fingerprints, run_lock, run_stages, states
+from maskwright.recipe.load import build_recipe
+from maskwright.runs.stages import Stage, effective, fingerprints, run_lock, run_stages, states
 
 
 class Log(list):
@@ -86,3 +87,17 @@ def test_two_runs_cannot_share_a_folder(tmp_path):
         process.start()
         assert "another process" in queue.get(timeout=60)
         process.join()
+
+
+@pytest.mark.parametrize("given", [{}, {"channels_last": "auto"}, {"channels_last": False}])
+def test_the_earlier_layout_of_memory_leaves_fingerprints_as_they_are(given):
+    """A recipe.yaml of an earlier version says channels_last: false in every block, and its stages do not."""
+    words = {"data": {"root": "scenes"}, "networks": ["classifier", "recam"], "refine": ["irn"]}
+    blocks = {"classifier": {"train": {"lr": 0.5, **given}}, "irn": {"train": given}, "recam": {"train": given}}
+    recipe = build_recipe({**words, **blocks, "train": given})
+    plain = build_recipe({**words, "classifier": {"train": {"lr": 0.5}}})
+    for block in ("classifier", "irn", "recam", "train"):
+        assert effective(getattr(recipe, block)) == effective(getattr(plain, block))
+    assert effective(recipe.classifier)["train"] == {"lr": 0.5}
+    asked = recipe.train.model_copy(update={"channels_last": True})
+    assert effective(asked) == {"channels_last": True}

@@ -8,7 +8,8 @@ from pathlib import Path
 import pytest
 import torch
 
-from maskwright.engine.device import freed_memory_kept
+from maskwright.engine.device import freed_memory_kept, prefers_channels_last
+from maskwright.models import create_classifier, create_model
 
 BLOCK = 2**24  # numbers: 64 MB, more than malloc keeps by itself
 BYTES = 4 * BLOCK
@@ -50,3 +51,28 @@ def test_a_block_inside_another_does_not_end_it():
 def test_other_devices_are_left_alone():
     with freed_memory_kept("cuda"):
         assert torch.ones(3).sum() == 3
+
+
+@pytest.mark.parametrize(
+    ("backbone", "convolutions"),
+    [
+        ("resnet10t", True),
+        ("tf_efficientnet_lite0", True),
+        ("hrnet_w18_small", True),
+        ("vit_tiny_patch16_224", False),
+        ("swin_tiny_patch4_window7_224", False),
+    ],
+)
+def test_channels_last_is_for_convolutions_on_a_cpu(backbone, convolutions):
+    with torch.device("meta"):
+        network = create_classifier(backbone=backbone, num_tags=2, output_stride=None)
+    assert prefers_channels_last(network, "cpu") == convolutions
+    assert not prefers_channels_last(network, "cuda")
+    assert not prefers_channels_last(torch.nn.Linear(2, 2), "cpu")
+
+
+@pytest.mark.parametrize("name", ["ocrnet", "hmsa", "light"])
+def test_attention_made_of_convolutions_is_no_attention_to_tokens(name):
+    with torch.device("meta"):
+        network = create_model(name, backbone="resnet10t", num_classes=2)
+    assert prefers_channels_last(network, "cpu")

@@ -179,6 +179,18 @@ def test_extra_modules_are_laid_out_as_the_model(toy, tmp_path):
     assert model[0].weight.is_contiguous(memory_format=torch.channels_last)
 
 
+@pytest.mark.parametrize(("wanted", "laid_out"), [("auto", True), (True, True), (False, False)])
+def test_networks_of_convolutions_are_laid_out_channels_last_on_a_cpu(toy, tmp_path, wanted, laid_out):
+    model, layers = nn.Sequential(nn.Conv2d(1, 6, 3, padding=1), nn.Conv2d(6, 2, 3, padding=1)), []
+
+    def watched(network, batch):
+        layers.append(network[1].weight.is_contiguous(memory_format=torch.channels_last))
+        return toy.step(network, batch)
+
+    toy.train(tmp_path, model=model, step=watched, steps=1, channels_last=wanted)
+    assert layers == [laid_out]
+
+
 @pytest.mark.parametrize(
     "changes", [{"autocast": "bfloat16"}, {"channels_last": True}, {"optimizer": "adamw", "lr": 0.01}]
 )

@@ -224,3 +224,12 @@ def test_a_signal_to_the_whole_group_is_a_stop_and_not_a_failure(toy, tmp_path, 
     assert torch.load(state, weights_only=True)["step"] > 0
     with pytest.raises(ProcessLookupError):  # nobody of the group is left
         os.killpg(process.pid, 0)
+
+
+@pytest.mark.parametrize(("then", "now"), [(False, "auto"), ("auto", "auto"), ("auto", False)])
+def test_a_training_of_the_earlier_default_layout_goes_on(toy, tmp_path, then, now):
+    killed(lambda: toy.train(tmp_path, step=toy.killed_in_step(7), channels_last=then, checkpoint_seconds=0))
+    state = torch.load(tmp_path / "state.pt", weights_only=True)
+    assert json.loads(state["identity"])["channels_last"] is False  # as earlier versions wrote
+    toy.train(tmp_path, channels_last=now, checkpoint_seconds=0)
+    assert (tmp_path / "model.safetensors").is_file()

@@ -11,6 +11,7 @@ from contextlib import AbstractContextManager, contextmanager, nullcontext
 from typing import Any
 
 import torch
+from torch import nn
 
 from maskwright.errors import RecipeError, unknown_name
 
@@ -45,6 +46,21 @@ def choose_device(name: str | torch.device = "auto") -> torch.device:
             "choose another, or start at most one process per GPU"
         )
     return torch.device("cuda", index)
+
+
+def prefers_channels_last(network: nn.Module, device: torch.device | str) -> bool:
+    """Whether a network is trained faster in memory layout NHWC: one of convolutions, without attention, on a CPU.
+
+    Attention works on tokens, whose maps are turned either way.
+    """
+    if torch.device(device).type != "cpu":
+        return False
+    attends = any(
+        "attn" in (kind := type(module).__name__.lower()) or "attention" in kind
+        for module in network.modules()
+        if any(isinstance(child, nn.Linear) for child in module.children())
+    )
+    return not attends and any(isinstance(module, nn.Conv2d) for module in network.modules())
 
 
 def half_type(name: str, device: torch.device | str) -> torch.dtype | None:

@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import MODEL, load_into, load_weights, save_model
-from maskwright.engine.device import deterministic, freed_memory_kept, memory_mb
+from maskwright.engine.device import deterministic, freed_memory_kept, memory_mb, prefers_channels_last
 from maskwright.engine.guards import check_collapse, check_finite, check_weights
 from maskwright.engine.optimizer import WeightAverage, create_optimizer, set_rates
 from maskwright.engine.progress import Progress, RunLog, plain
@@ -149,7 +149,9 @@ class _Training:
         self.model = distributed.synchronise_batchnorm(model, device) if settings.sync_batchnorm else model
         self.model.to(device)
         self.extra = nn.ModuleList(extra).to(device)
-        if settings.channels_last:
+        wanted = settings.channels_last
+        self.channels_last = prefers_channels_last(self.model, device) if wanted == "auto" else wanted
+        if self.channels_last:
             for module in (self.model, self.extra):
                 module.to(memory_format=torch.channels_last)  # type: ignore[call-overload]
         self.optimizer = create_optimizer(_with_extra(groups, self.extra), settings)
@@ -239,8 +241,10 @@ class _Training:
 
     def to_device(self, batch: Batch) -> Batch:
         batch = {name: value.to(self.device, non_blocking=True) for name, value in batch.items()}
-        if self.settings.channels_last and "image" in batch:
-            batch["image"] = batch["image"].contiguous(memory_format=torch.channels_last)
+        if self.channels_last:
+            for name in batch:
+                if name == "image" or name.startswith("map."):  # maps of a frozen backbone stand for images
+                    batch[name] = batch[name].contiguous(memory_format=torch.channels_last)
         return batch
 
     def train_mode(self) -> None:

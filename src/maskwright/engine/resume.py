@@ -70,9 +70,13 @@ def _with_later_settings(identity: dict[str, Any]) -> dict[str, Any]:
 
 
 def identity_of(settings: TrainSettings, train_set: Any) -> dict[str, Any]:
-    """All that decides how a training goes besides the model: settings, count of images, seed; JSON-able."""
+    """All that decides how a training goes besides the model: settings, count of images, seed; JSON-able.
+
+    `channels_last=auto` goes by what was the default before it, so that trainings of earlier versions go on.
+    """
     return {
         **settings.model_dump(mode="json", exclude=set(FREE_SETTINGS)),
+        "channels_last": settings.channels_last is True,
         "training images": len(train_set),
         "seed of the training set": train_set.seed,
     }

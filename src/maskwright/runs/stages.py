@@ -106,8 +106,19 @@ def effective(settings: Settings) -> dict[str, Any]:
     finished stages as they are, and so do the defaults that a setting had before (`Settings.earlier_defaults`); where a
     version changes what a default does, it raises `stages.FORMAT`.
     """
-    earlier = {name for name, was in settings.earlier_defaults.items() if getattr(settings, name) == was}
-    return _without(json.loads(settings.model_dump_json(exclude_defaults=True, by_alias=True, exclude=earlier)))
+    return _without(json.loads(_renewed(settings).model_dump_json(exclude_defaults=True, by_alias=True)))
+
+
+def _renewed(settings: Settings) -> Settings:
+    """Settings in which earlier defaults, of blocks inside too, are today's."""
+    changes: dict[str, Any] = {}
+    for name, field_ in type(settings).model_fields.items():
+        value = getattr(settings, name)
+        if name in settings.earlier_defaults and value == settings.earlier_defaults[name]:
+            changes[name] = field_.default
+        elif hasattr(value, "earlier_defaults"):
+            changes[name] = _renewed(value)
+    return settings.model_copy(update=changes)
 
 
 def _without(value: Any) -> Any:

@@ -31,7 +31,8 @@ class Settings(BaseModel):
     """A block of settings.
 
     `earlier_defaults`: defaults of earlier versions, which every `recipe.yaml` that they wrote holds. They leave
-    finished stages as they are, as today's do; so they are for settings of what is reported, not of what is made.
+    finished stages as they are, as today's do; so they are for settings of what is reported or how fast it comes, not
+    of what is made.
     """
 
     model_config = ConfigDict(extra="forbid", validate_assignment=True)

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from typing import Annotated, Any, Literal
+from typing import Annotated, Any, ClassVar, Literal
 
 from pydantic import Field
 
@@ -69,6 +69,8 @@ class AugmentSettings(Settings):
 class TrainSettings(Settings):
     """How a network is trained. `batch_size` is the total over all processes."""
 
+    earlier_defaults: ClassVar[dict[str, Any]] = {"channels_last": False}
+
     frozen: bool = Field(
         False,
         description="the backbone keeps its weights: its maps of every image are made once, and what stands on them is "
@@ -100,7 +102,11 @@ class TrainSettings(Settings):
     autocast: Literal["none", "bfloat16", "float16"] = Field(
         "none", description="type that the network is trained in; none: float32"
     )
-    channels_last: bool = Field(False, description="memory layout NHWC, faster on many devices")
+    channels_last: bool | Literal["auto"] = Field(
+        "auto",
+        description="memory layout NHWC, faster on many devices; auto: for networks of convolutions on a CPU; it only "
+        "changes how results are rounded",
+    )
     compile: bool = Field(False, description="torch.compile, which takes minutes at the start")
     freeze_batchnorm: bool = Field(
         False, description="keep the running statistics of batch normalisation, as the weak methods do"
