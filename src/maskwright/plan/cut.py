@@ -91,7 +91,8 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
     for name, settings in trainings(recipe).items():
         total_steps(settings, 1)
         batch = (settings.batch_size, *example_size(settings, labels, size))
-        batches[name] = (batch, reduced(batch, budget.batch))
+        # A head on kept maps is quick, and its step on a few small ones would be mostly what any step takes.
+        batches[name] = (batch, batch if settings.frozen else reduced(batch, budget.batch))
     blocks: dict[str, Any] = {}
     for word in dict.fromkeys(("classifier", *recipe.networks, *recipe.refine)):
         block, refinement = getattr(recipe, word), REFINEMENTS.get(word)

@@ -35,6 +35,8 @@ from maskwright.plan.peak import Peak
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage
 from maskwright.settings import Recipe, TrainSettings
+from maskwright.weak.networks.classifier import next_network
+from maskwright.weak.networks.frozen import frozen_store
 
 SLOW = 4.0  # seconds for an image, after which fewer are tried
 
@@ -161,14 +163,17 @@ def try_stages(
                 if _timed(stage, folder, device) > SLOW:
                     images = 3  # from here on, since maps of more are not there
             show(images)
+            if name in cut.recipe.networks:
+                # Maps are made for each image, once; a fit takes its time whatever the images.
+                features = _make_features(context, folder) if name == cut.recipe.networks[0] else 0.0
+                yield Trial(stage.name, folder, None, _timed(stage, folder, device), features, peak.fixed, peak.most)
+                continue
             many = _timed(stage, folder, device)
             show(1)
             few = _timed(stage, folder, device)
             # Two images were done before, and the one of the last call as well; but an evaluation starts again.
             again = name == "evaluation"
-            # The maps of a frozen backbone are kept: those of the first call are there at the last.
-            known = 1 if again else 0 if name == cut.recipe.networks[0] else 2
-            each = max(many - few, 0.1 * many) / (images - known)
+            each = max(many - few, 0.1 * many) / (images - 1 if again else images - 2)
             begin = max(0.0, few - each if again else few)
             if name == "seeds":
                 each /= cut.seed_share
@@ -184,11 +189,17 @@ def _timed(stage: Stage, folder: Path, device: torch.device) -> float:
 
 
 def _make_features(context: RunContext, folder: Path) -> float:
-    """Seconds for an image's maps of the segmenter's frozen backbone; they are kept for its training."""
+    """Seconds for an image's maps of a stage's frozen backbone; they are kept for its training."""
     recipe, train = context.recipe, context.train
-    model, _ = build_segmenter(recipe, train.labels, context.device)
-    started = time.perf_counter()
-    frozen_set(model, train, recipe.train, recipe.random_seed, folder, context.device)
+    if folder.name == "segmenter":
+        model, _ = build_segmenter(recipe, train.labels, context.device)
+        started = time.perf_counter()
+        frozen_set(model, train, recipe.train, recipe.random_seed, folder, context.device)
+    else:
+        network = next_network(recipe, None, len(train.labels.foreground), constant=True)
+        store = frozen_store(recipe, network, train, context.out, context.device)
+        started = time.perf_counter()
+        store.make([recipe.seeds.size], recipe.seeds.scales)
     return (time.perf_counter() - started) / len(train)
 
 
