@@ -59,7 +59,7 @@ def test_import_help_and_lists_do_not_import_torch():
 
 def test_alone_it_prints_the_three_commands():
     lines = printed().splitlines()
-    assert [line.split()[1] for line in lines if line.startswith("  maskwright")] == ["data", "run", "predict"]
+    assert [line.split()[1] for line in lines if line.startswith("  maskwright")] == ["label", "run", "predict"]
     assert len(lines) <= 8
     assert "maskwright --help" in lines[-1]
 

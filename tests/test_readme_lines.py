@@ -54,7 +54,7 @@ def typed(line: str) -> list[str]:
 
 
 def small(arguments: list[str]) -> list[str]:
-    if arguments[0] != "run":
+    if arguments[0] not in ("run", "label"):
         return arguments
     irn = OF_IRN if any("irn" in word for word in arguments) else []
     return [*arguments, *SMALL, *OF_NETWORK.get(arguments[1], []), *irn]
@@ -97,7 +97,7 @@ def folder(tmp_path, monkeypatch):
 
 
 def test_every_line_in_order_and_what_comes_after(folder):
-    assert [line.split()[1] for line in lines()[:3]] == ["data", "run", "predict"]
+    assert [line.split()[1] for line in lines()[:4]] == ["data", "label", "run", "predict"]
     assert len(lines()) >= 7
     for line in lines():
         succeed(*small(typed(line)))
@@ -117,9 +117,9 @@ def test_every_line_in_order_and_what_comes_after(folder):
     assert made("runs/photos/pseudo_masks/Confidence")[0] == "pseudo-masks"
     assert read_json("runs/recam/ir_labels/labels/provenance.json")["which"] == "IR labels"
 
-    train = small(typed(next(line for line in lines() if " run cam " in line and "out=" in line)))
+    train = small(typed(next(line for line in lines() if " run instant " in line and "out=" in line)))
     again = succeed(*train)
-    assert again.count("done already") == len(list(Path("runs/photos").glob("*/stage.json"))) == 5
+    assert again.count("done already") == len(list(Path("runs/photos").glob("*/stage.json"))) == 6
     assert re.search(r"^verdict +(bad|doubtful) \(0\.\d\d of 1\): ", again, re.M)
     agreement = read_json("runs/photos/evaluation/tags.json")
     assert (agreement["split"], agreement["trained_on"], agreement["tag_source"]) == ("val", False, "tags.csv")
@@ -138,7 +138,7 @@ def test_every_line_in_order_and_what_comes_after(folder):
 
 
 def test_predictions_written_anywhere_are_never_scored_against_themselves(folder):
-    train = small(typed(next(line for line in lines() if " run cam " in line and "out=" in line)))
+    train = small(typed(next(line for line in lines() if " run instant " in line and "out=" in line)))
     succeed(*train)
     images = len(list(Path("photos").iterdir()))
     for out in (".", "photos", "photos/new", "drawn/x"):
@@ -179,7 +179,7 @@ def test_predictions_written_anywhere_are_never_scored_against_themselves(folder
 
 
 def test_pseudo_masks_of_another_run_teach_but_are_never_called_truth(folder):
-    train = small(typed(next(line for line in lines() if " run cam " in line and "out=" in line)))
+    train = small(typed(next(line for line in lines() if " run instant " in line and "out=" in line)))
     succeed(*train)
     masks = "masks=runs/photos/pseudo_masks/SegmentationClass"
     # Pseudo-masks are of the training split: judging on it is what scores against them.

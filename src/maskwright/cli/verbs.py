@@ -19,11 +19,12 @@ if TYPE_CHECKING:
 START = """\
 maskwright: semantic segmentation from image tags, pixel masks, or both
 
-  maskwright data check photos/ tags.csv                          what is wrong with my labels
-  maskwright run cam data=photos/ tags=tags.csv out=runs/photos   from tags to masks, a model and a report
-  maskwright predict runs/photos new/ out=masks                   masks for new photographs
+  maskwright label photos/ tags.csv                                   from tags to masks, in minutes
+  maskwright run instant data=photos/ tags=tags.csv out=runs/photos   from tags to masks, a model and a report
+  maskwright predict runs/photos new/ out=masks                       masks for new photographs
 
-No photographs at hand: maskwright run demo. More: maskwright --help, maskwright recipes ls, maskwright settings cam."""
+Check your labels first: maskwright data check photos/ tags.csv. No photographs at hand: maskwright run demo-instant.
+More: maskwright --help, maskwright recipes ls, maskwright settings instant."""
 
 
 class Ended(Exception):
