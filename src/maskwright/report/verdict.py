@@ -49,7 +49,7 @@ class Verdict:
     Args:
         level: `good`, `doubtful` or `bad`.
         score: 0 to 1, that the level is cut from.
-        factors: 0 to 1, by the sign that they come from; the score is their product.
+        factors: 0 to 1, by the sign that they come from; the score is their product, or below it from scratch.
         reasons: what speaks against the masks, the worst first.
         seen: what was looked at, with its numbers.
         steps: commands, each with why to give it.
@@ -119,7 +119,7 @@ def verdict(
     again = f"maskwright {'run' if modelled else 'label'} {shlex.quote(str(RunFolder(run).recipe))}"
     signs: list[_Sign] = []
     if tags and tags["f1"] is not None:
-        longer = " ".join(f"{key}={2 * count:g}" for key, count in (lengths or {}).items())
+        longer = " ".join(f"{key}={2 * count:.12g}" for key, count in (lengths or {}).items())
         signs.append(_tags(tags, f"{again} {longer}" if longer else "", data))
     if last and last[0].get("labelled") is not None:
         signs += [_area(judged, again), _border(last[0], run if modelled else "")]
@@ -132,7 +132,8 @@ def verdict(
     signs.sort(key=lambda sign: sign.factor)
     # Told, and not counted.
     if last and last[0]["boundary_agreement"]["mean"] is not None:
-        signs.append(_boundaries(last[0]["boundary_agreement"]["mean"], "" if "crf" in refine else again))
+        with_crf = "" if "crf" in refine else f"{again} refine=[{','.join([*refine, 'crf'])}]"
+        signs.append(_boundaries(last[0]["boundary_agreement"]["mean"], with_crf))
     if (judged.get("stability") or {}).get("iou") is not None:
         signs.append(_views(judged["stability"]["iou"]))
     if not pretrained and images is not None and images < FEW_IMAGES:
@@ -246,11 +247,11 @@ def _vanished(judged: Mapping[str, Any], again: str) -> _Sign:
     return _Sign("vanished tags", kept, numbers, (reason,), _other_threshold(judged, False, again))
 
 
-def _boundaries(agreement: float, again: str) -> _Sign:
+def _boundaries(agreement: float, with_crf: str) -> _Sign:
     numbers = f"{agreement:.2f} times the image's mean edge strength"
     if agreement > CHANCE:
         return _Sign("boundaries", 1.0, numbers)
-    steps = [(f"{again} refine=[crf]", "moves boundaries to the edges of the image")] if again else []
+    steps = [(with_crf, "moves boundaries to the edges of the image")] if with_crf else []
     reason = f"boundaries are no better than chance ({agreement:.2f}, where chance is 1)"
     return _Sign("boundaries", 1.0, numbers, (reason,), tuple(steps))
 
