@@ -245,7 +245,7 @@ def cautions(run: RunContents) -> list[dict[str, str]]:
             text += " The segmenter starts from this run's tag classifier."
         count = trained_images(run)
         if few := count is not None and count < FEW_IMAGES:
-            text += f" {count} images are few to begin with; pretrained=true begins with weights that have seen many."
+            text += f" {count} images are few to begin with; recipe cam begins with weights that have seen many."
         note("warn" if few else "good", "Trained from scratch", text)
     uncertain = pseudo.get("unsure_share")
     if uncertain:

@@ -95,7 +95,7 @@ def verdict(
     refine: Sequence[str] = (),
     lengths: Mapping[str, float] | None = None,
     run: str = "RUN",
-    data: str = "FOLDER tags.csv",
+    data: Sequence[str] = ("FOLDER", "tags.csv"),
 ) -> Verdict | None:
     """What signs that need no ground truth say of a run's masks.
 
@@ -109,7 +109,7 @@ def verdict(
         refine: refinements of the maps.
         lengths: epochs or steps of the trainings, by the setting's name.
         run: folder, for the commands.
-        data: folder and tags, likewise.
+        data: folder, and tags where they are in a file, likewise.
 
     Returns:
         None where too little is known: neither tags of predictions, nor areas.
@@ -138,7 +138,7 @@ def verdict(
         signs.append(_views(judged["stability"]["iou"]))
     if not pretrained and images is not None and images < FEW_IMAGES:
         score = min(score, (BAD + GOOD) / 2)
-        signs.insert(len(signs) if score < BAD else 0, _from_scratch(images, again))
+        signs.insert(len(signs) if score < BAD else 0, _from_scratch(images, modelled, data))
     steps = dict(step for sign in signs for step in sign.steps)
     if not modelled:
         steps[f"maskwright run {shlex.quote(str(RunFolder(run).recipe))}"] = (
@@ -183,11 +183,11 @@ def read_verdict(run: RunContents) -> Verdict | None:
             if run.setting(f"{training}.{key}")
         },
         run=str(run.folder),
-        data=shlex.join(str(place) for place in places if place),
+        data=[str(place) for place in places if place],
     )
 
 
-def _tags(tags: Mapping[str, Any], longer: str, data: str) -> _Sign:
+def _tags(tags: Mapping[str, Any], longer: str, data: Sequence[str]) -> _Sign:
     """Jaccard index of predicted and given tags, 0 where it is that of predictions on images in random order."""
     found, chance = (f1 / (2 - f1) for f1 in (tags["f1"], tags["f1_by_chance"]))
     factor = max(0.0, (found - chance) / (1 - chance)) if chance < 1 else 1.0
@@ -203,7 +203,9 @@ def _tags(tags: Mapping[str, Any], longer: str, data: str) -> _Sign:
     if never:
         reasons.append("never predicted where it is tagged: " + _listed(never, "{0} ({1} images)"))
     steps = [(longer, "trains for twice as long")] if longer else []
-    steps.append((f"maskwright data check {data}", "wrong and missing tags, and tags that always occur together"))
+    steps.append(
+        (f"maskwright data check {shlex.join(data)}", "wrong and missing tags, and tags that always occur together")
+    )
     return _Sign("tags of predictions", factor, f"{rates}, {where}", tuple(reasons), tuple(steps if reasons else ()))
 
 
@@ -261,9 +263,10 @@ def _views(iou: float) -> _Sign:
     return _Sign("views", 1.0, said, (f"masks change with the size of the image: {said}",) if iou < UNSTABLE else ())
 
 
-def _from_scratch(images: int, again: str) -> _Sign:
+def _from_scratch(images: int, modelled: bool, data: Sequence[str]) -> _Sign:
     said = f"from scratch, on {images} images"
-    step = f"{again} pretrained=true classifier.train.epochs=4 train.epochs=3"
+    places = [f"{key}={place}" for key, place in zip(("data", "tags"), data, strict=False)]
+    step = f"maskwright {shlex.join(['run', 'cam', *places] if modelled else ['label', *data])}"
     return _Sign("training", 1.0, said, (f"the networks began {said}",), ((step, "begins with pre-trained weights"),))
 
 
