@@ -143,7 +143,7 @@ def test_what_is_stale_is_set_aside_and_nothing_else(out, change, stale, monkeyp
     before = files(out)
     made = []
     monkeypatch.setattr(pipeline, "run_stages", lambda stages, out, say: made.extend(stale_stages(stages, out)))
-    monkeypatch.setattr(pipeline, "after_stages", lambda *_, whole: [])
+    monkeypatch.setattr(pipeline, "after_stages", lambda *_, **__: [])
     run(out, change)
     assert set(made) == stale
     assert files(out) == before
