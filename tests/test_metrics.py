@@ -65,11 +65,21 @@ def test_counted_in_parts(at_once, monkeypatch):
     assert_array_equal(counted(prediction, target), slow(prediction, target))
 
 
-@pytest.mark.parametrize("ignore_index", [-1, -100, 255, 5])
+@pytest.mark.parametrize("ignore_index", [-1, -100, 255, 256, 300, 5, 4, 1, 0])
 def test_any_ignore_value(ignore_index):
     prediction, target = random_pair()
     target = np.where(target == 255, ignore_index, target)
-    assert_array_equal(counted(prediction, target, 5, ignore_index), slow(prediction, target, 5, ignore_index))
+    expected = slow(prediction, target, 5, ignore_index)
+    assert_array_equal(counted(prediction, target, 5, ignore_index), expected)
+    # With a prediction in int32 of no class elsewhere, counts take the other way.
+    assert_array_equal(counted(np.where(target == ignore_index, 500, prediction), target, 5, ignore_index), expected)
+
+
+@pytest.mark.parametrize("ignore_index", [0, 1, 2, 3, 255, -1, 256])
+def test_a_value_outside_the_classes_is_never_swallowed(ignore_index):
+    for value in {253, 254, 255, 3} - {ignore_index}:
+        with pytest.raises(DataError, match=rf"no class: {value} \(1 pixels\)"):
+            counted(np.zeros(4, np.uint8), np.array([0, 1, 2, value], np.uint8), 3, ignore_index)
 
 
 def test_views_and_read_only_arrays():

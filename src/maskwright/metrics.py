@@ -31,7 +31,8 @@ class ConfusionMatrix:
 
     Args:
         labels: the label space, or just the number of classes (named "0", "1", ... then, without a background).
-        ignore_index: label value of pixels that do not count; by default the label space's, or 255.
+        ignore_index: label value of pixels that do not count; by default the label space's, or 255. Where it is one of
+            the classes, that class's pixels do not count, and predicting it elsewhere is wrong.
     """
 
     def __init__(self, labels: LabelSpace | int, ignore_index: int | None = None) -> None:
@@ -158,19 +159,18 @@ def _count(predicted: Tensor, true: Tensor, classes: int, ignore_index: int) -> 
         and narrow_true is not None
         and int(narrow_predicted.max()) < classes
     ):
-        # The ignored pixels land in a row of their own, so nothing is gathered or masked, and two bytes per pixel are
-        # moved; the rows of values that are no class tell whether the ground truth is in range.
+        # Every value has a row of its own, the ignored one too, so nothing is gathered or masked, and two bytes per
+        # pixel are moved; the rows of values that are no class tell whether the ground truth is in range.
         index_type = torch.int16 if 256 * classes <= 2**15 else torch.int32
         counts = torch.zeros(256, classes, dtype=torch.int64, device=true.device)
         at_once = CACHED_PIXELS if true.device.type == "cpu" else true.numel()
         for pixels, values in zip(narrow_true.split(at_once), narrow_predicted.split(at_once)):
             index = (pixels.to(index_type) * classes).add_(values)
             counts += torch.bincount(index, minlength=256 * classes).view(256, classes)
-        beyond = counts[classes:].sum(1)
-        beyond[ignore_index - classes] = 0
-        if int(beyond.sum()) == 0:
+        counts[ignore_index] = 0
+        if int(counts[classes:].sum()) == 0:
             return counts[:classes]
-    counted = true != ignore_index
+    counted = true.long() != ignore_index
     _check_range("ground truth", true[counted], classes, f"0..{classes - 1} or {ignore_index} (ignored)")
     _check_range("prediction", predicted[counted], classes, f"0..{classes - 1}")
     spare = classes * classes

@@ -397,3 +397,8 @@ class TestRefuses:
     def test_settings_that_do_not_matter_may_change(self, toy, half_done):
         _, result = toy.train(half_done, workers=1, log_every=2)
         assert result["steps"] == 14
+
+
+def test_float16_is_refused_on_a_cpu(toy, tmp_path):
+    with pytest.raises(RecipeError, match="autocast=float16 was asked for on a CPU"):
+        toy.train(tmp_path, steps=2, autocast="float16")

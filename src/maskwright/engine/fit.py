@@ -24,7 +24,7 @@ from torch.nn.parallel import DistributedDataParallel
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import MODEL, load_into, load_weights, save_model
-from maskwright.engine.device import deterministic, freed_memory_kept, memory_mb, prefers_channels_last
+from maskwright.engine.device import deterministic, freed_memory_kept, half_type, memory_mb, prefers_channels_last
 from maskwright.engine.guards import check_collapse, check_finite, check_weights
 from maskwright.engine.optimizer import WeightAverage, create_optimizer, set_rates
 from maskwright.engine.progress import Progress, RunLog, plain
@@ -158,8 +158,8 @@ class _Training:
         self.base_rates = [group["lr"] for group in self.optimizer.param_groups]
         self.parameters = [p for group in self.optimizer.param_groups for p in group["params"]]
         self.average = WeightAverage(self.model, settings.ema) if settings.ema else None
-        half = settings.autocast == "float16" and device.type == "cuda"
-        self.scaler = torch.amp.GradScaler(device.type, enabled=half)
+        self.half = half_type(settings.autocast, device)
+        self.scaler = torch.amp.GradScaler(device.type, enabled=self.half is torch.float16)
 
         self.step = self.validated = self.window_steps = self.timed_steps = 0
         self.window: Tensor | None = None  # sums of the loss and its parts since the last log line
@@ -202,7 +202,6 @@ class _Training:
         """One optimiser step over `accumulate` batches."""
         settings = self.settings
         set_rates(self.optimizer, self.base_rates, rate_factor(settings, self.step, self.total))
-        kind = None if settings.autocast == "none" else getattr(torch, settings.autocast)
         sums: Tensor | None = None
         for turn in range(settings.accumulate):
             batch = self.to_device(next(batches))
@@ -210,7 +209,7 @@ class _Training:
             last = turn + 1 == settings.accumulate
             waits = not last and isinstance(self.runner, DistributedDataParallel)
             with self.runner.no_sync() if waits else contextlib.nullcontext():  # type: ignore[operator]
-                with torch.autocast(self.device.type, kind, enabled=kind is not None):
+                with torch.autocast(self.device.type, self.half, enabled=self.half is not None):
                     loss, parts = step(self.runner, batch)
                 values = self.values(loss, parts)
                 if self.device.type == "cpu":  # on a GPU looking means waiting; there each log line looks

@@ -41,7 +41,7 @@ def valid_pixels(labels: Tensor, num_classes: int, ignore_index: int = IGNORE_IN
     Args:
         labels: integer tensor of any shape, values `0..num_classes-1` or `ignore_index`.
         num_classes: number of classes.
-        ignore_index: value of pixels without a label.
+        ignore_index: value of pixels without a label, any integer; where it is one of the classes, that one is ignored.
 
     Returns:
         Bool tensor of the same shape, false where ignored.
@@ -50,9 +50,13 @@ def valid_pixels(labels: Tensor, num_classes: int, ignore_index: int = IGNORE_IN
         DataError: other values are there. Looked for on the CPU only: elsewhere it would make the host wait for the
             device at every step, and indexing with such a label stops with the device's own error.
     """
-    valid = labels != ignore_index
+    kind = torch.iinfo(labels.dtype)
+    # A number that the type cannot hold would be compared as what is left of it: 256 as 0, -1 as 255.
+    known = kind.min <= ignore_index <= kind.max
+    valid = labels != ignore_index if known else torch.ones_like(labels, dtype=torch.bool)
     if labels.device.type == "cpu" and not torch.compiler.is_compiling():
-        wrong = valid & ((labels < 0) | (labels >= num_classes))
+        beyond = labels >= num_classes if num_classes <= kind.max else torch.zeros_like(valid)
+        wrong = valid & ((labels < 0) | beyond)
         if wrong.any():
             values, counts = labels[wrong].unique(return_counts=True)
             shown = ", ".join(f"{v} ({n} pixels)" for v, n in zip(values[:8].tolist(), counts[:8].tolist()))

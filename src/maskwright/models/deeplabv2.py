@@ -50,6 +50,16 @@ class SummedASPP(nn.Module):
         return logits
 
 
+def _scaled(images: Tensor, scale: float) -> Tensor:
+    """Images at a factor of their size, each side at least one pixel.
+
+    Given as a factor, not as a size: the pixels are where the factor says, also where the size was rounded.
+    """
+    if int(min(images.shape[-2:]) * scale) >= 1:
+        return F.interpolate(images, scale_factor=scale, mode="bilinear")
+    return resize(images, tuple(max(1, int(side * scale)) for side in images.shape[-2:]))
+
+
 class DeepLabV2(SegmentationModel):
     """DeepLabV2 on any backbone, with shared weights on several sizes of the image.
 
@@ -105,8 +115,7 @@ class DeepLabV2(SegmentationModel):
         outputs: dict[str, Tensor] = {}
         found: dict[str, Tensor] = {}
         for scale in self.scales:
-            # Given as a factor, not as a size: the pixels are where the factor says, also where the size was rounded.
-            scaled = images if scale == 1 else F.interpolate(images, scale_factor=scale, mode="bilinear")
+            scaled = images if scale == 1 else _scaled(images, scale)
             features = self.backbone(scaled)
             logits = self.head(features, (scaled.shape[-2], scaled.shape[-1]))["logits"]
             if scale == 1:

@@ -157,7 +157,7 @@ def compressed_label_loss(
     with torch.no_grad():
         target = compress_labels(labels, weight, num_classes, ratio, ignore_index=ignore_index)
         room = (0, -labels.shape[2] % ratio, 0, -labels.shape[1] % ratio)
-        ignored = F.pad((labels == ignore_index).to(target.dtype), room, value=1.0)
+        ignored = F.pad((~valid_pixels(labels, num_classes, ignore_index)).to(target.dtype), room, value=1.0)
         counted = F.max_pool2d(ignored[:, None], ratio)[:, 0] == 0
     if features.shape != target.shape:
         raise DataError(

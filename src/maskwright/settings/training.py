@@ -99,9 +99,7 @@ class TrainSettings(Settings):
     ema: float | None = Field(
         None, gt=0, lt=1, description="decay of an average of the weights, which is then the model; none: no average"
     )
-    autocast: Literal["none", "bfloat16", "float16"] = Field(
-        "none", description="type that the network is trained in; none: float32"
-    )
+    autocast: Autocast = "none"
     channels_last: bool | Literal["auto"] = Field(
         "auto",
         description="memory layout NHWC, faster on many devices; auto: for networks of convolutions on a CPU; it only "
