@@ -32,7 +32,7 @@ def rows():
 @pytest.mark.parametrize("name", list(rows()))
 def test_row_gives_a_loss(name):
     torch.set_num_threads(1)
-    recipe = load_recipe("deeplabv3plus-quick", rows()[name])
+    recipe = load_recipe("deeplabv3plus-scratch", rows()[name])
     backbone = recipe.model.backbone if "hrnet" in recipe.model.backbone else "resnet10t"
     model = create_model(
         recipe.model.name,

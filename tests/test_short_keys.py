@@ -33,11 +33,11 @@ def test_every_network_of_the_chain_is_set(name, typed, key, expected):
 
 
 def test_a_recipe_with_masks_has_one_network():
-    recipe = load_recipe("deeplabv3plus-quick", [DATA, "backbone=resnet34", "pretrained=true", "epochs=3", "lr=0.5"])
+    recipe = load_recipe("deeplabv3plus-scratch", [DATA, "backbone=resnet34", "pretrained=true", "epochs=3", "lr=0.5"])
     assert (recipe.model.backbone, recipe.model.pretrained) == ("resnet34", True)
     assert (recipe.train.epochs, recipe.train.lr) == (3, 0.5)
     assert recipe.classifier == build_recipe({}).classifier
-    mixed = load_recipe("deeplabv3plus-quick", [DATA, "supervision=tags", "backbone=resnet34"])
+    mixed = load_recipe("deeplabv3plus-scratch", [DATA, "supervision=tags", "backbone=resnet34"])
     assert mixed.classifier.backbone == "resnet34"
 
 

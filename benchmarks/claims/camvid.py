@@ -2,7 +2,7 @@
 
     python -m benchmarks.claims.camvid DATA [out=DIR] [epochs=6] [only=NAME,NAME]
 
-DATA is CamVid, 11 classes, in PASCAL VOC layout. A row is one run of `deeplabv3plus-quick` with a few settings changed,
+DATA is CamVid, 11 classes, in PASCAL VOC layout. A row is one run of `deeplabv3plus-scratch` with a few settings changed,
 in a process of its own with one thread; a run that was stopped goes on, one that is finished is read. Two commands with
 different `only=` and the same `out` share the work; each writes the table of all rows that are done to
 `benchmarks/claims/results/camvid.md`. Rare classes are those below 1.5 % of the training pixels; thin ones are pole and
@@ -76,7 +76,7 @@ def run_row(name: str, data: str, folder: Path, epochs: str) -> dict[str, Any]:
 
     torch.set_num_threads(1)
     overrides = [f"data={data}", f"out={folder}", f"epochs={epochs}", *COMMON, *ROWS[name]]
-    recipe = load_recipe("deeplabv3plus-quick", overrides)
+    recipe = load_recipe("deeplabv3plus-scratch", overrides)
     run(recipe)
     scores = json.loads((folder / "metrics.json").read_text())["segmenter"]
     log = [json.loads(line) for line in (folder / "segmenter" / "log.jsonl").read_text().splitlines()]

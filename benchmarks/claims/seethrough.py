@@ -82,7 +82,7 @@ def run_row(name: str, data: str, folder: Path, epochs: str, seed: int) -> dict[
     from maskwright.recipe.load import load_recipe
 
     torch.set_num_threads(1)
-    run(load_recipe("deeplabv3plus-quick", overrides(name, data, folder, epochs, seed)))
+    run(load_recipe("deeplabv3plus-scratch", overrides(name, data, folder, epochs, seed)))
     scores = json.loads((folder / "metrics.json").read_text())["segmenter"]
     log = [json.loads(line) for line in (folder / "segmenter" / "log.jsonl").read_text().splitlines()]
     return {

@@ -32,6 +32,7 @@ from maskwright.pipeline.frozen import frozen_set, frozen_step
 from maskwright.runs.folder import METRICS, TRAINING
 from maskwright.settings import InferenceSettings, Recipe
 
+GLANCED = 16  # validation images that are predicted at the end of a training
 MOST_TAGGED = 200  # training images that are predicted to compare them with their tags
 
 
@@ -77,7 +78,8 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
     Args:
         recipe: `model`, `loss`, `train` and `inference` are read.
         train: dataset of examples with masks.
-        val: dataset for validation between epochs; used where `train.validate_every` is set and it has masks.
+        val: dataset for validation between epochs, where `train.validate_every` is set and it has masks. Where it is
+            not, `GLANCED` of its images tell at the end whether the model predicts more than one class.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
         device: where to train.
 
@@ -91,17 +93,18 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
     model, step = build_segmenter(recipe, train.labels, device, class_frequencies(train) if counted else None)
     model.prepare(train, folder)
 
+    judged = [index for index in range(len(val)) if val.has_mask(index)]
+    seen = val if settings.validate_every else subset(val, judged[:: math.ceil(len(judged) / GLANCED) or 1])
+
     def validate(network: torch.nn.Module) -> dict[str, Any]:
-        confusion, _ = evaluate(network, val, recipe.inference, device)
-        scores = confusion.scores()
+        confusion, _ = evaluate(network, seen, recipe.inference, device)
+        scores = confusion.scores() if settings.validate_every else {}
         return {
-            "miou": scores["miou"],
-            "pixel_accuracy": scores["pixel_accuracy"],
+            **{name: scores[name] for name in ("miou", "pixel_accuracy") if name in scores},
             "predicted_classes": int((confusion.matrix.sum(0) > 0).sum()),
             "true_classes": int((confusion.matrix.sum(1) > 0).sum()),
         }
 
-    judged = any(val.has_mask(index) for index in range(len(val)))
     made = {**recipe.model.model_dump(mode="json", exclude={"pretrained"}), "num_classes": train.labels.num_classes}
     augment = Augment(settings.augment, train.labels, mean=model.mean)
     examples = TrainingSet(train, augment, settings.seed + recipe.random_seed)
