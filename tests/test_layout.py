@@ -18,6 +18,7 @@ FLOORS = (
     ("files", "cpu"),
     ("settings", "crf"),
     ("data",),
+    ("formats",),
     ("losses", "metrics", "engine"),
     ("models",),
     ("runs",),

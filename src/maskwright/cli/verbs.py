@@ -256,6 +256,32 @@ def _finish_images(line: str, failures: list[str]) -> None:
         raise typer.Exit(1)
 
 
+@verb(app, "export")
+def export(given: Given) -> None:
+    """Write masks as other tools read them.
+
+    RUN is a run folder, whose pseudo-masks or predictions are written; DATA a data folder or a built-in set, whose own
+    masks are. The tools and what each format cannot say: docs/formats.md.
+    """
+    from maskwright.pipeline.export import export_data, export_run
+    from maskwright.runs.folder import RunFolder
+
+    options = given.options
+    written_as, out = options.pop("format"), options.pop("out")
+    for key, value in (("format", written_as), ("out", out)):
+        if value is None:
+            raise RecipeError(f"{key}= is missing; as in: maskwright export runs/photos format=coco out=photos-coco")
+    if RunFolder(given.names[0]).recipe.is_file():
+        lines = export_run(Path(given.names[0]), given.settings, written_as, out, **options)
+    else:
+        for key in ("which", "select"):
+            if options[key] != VERBS["export"].options[key].default:
+                raise RecipeError(f"{key}= is about what a run made, and {given.names[0]} is no run folder")
+        lines = export_data(_data("export", given), written_as, out, split=options["split"])
+    for line in lines:
+        typer.echo(line)
+
+
 @verb(app, "report")
 def report(given: Given) -> None:
     """Write the report of a run again.

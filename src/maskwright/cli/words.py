@@ -124,6 +124,19 @@ VERBS = {
         },
         ("inference",),
     ),
+    "export": Verb(
+        ("RUN|DATA", "[TAGS]"),
+        {
+            "format": Option(None, "how the masks are written; must be given, a wrong name lists those there are"),
+            "out": Option(None, "folder to write to; must be given"),
+            "split": Option(None, "whose images; default: those of a run's pseudo-masks, else those scores are of"),
+            "which": Option(None, "masks of a run: pseudo-masks or predictions; default: pseudo-masks where it can be"),
+            "select": Option("all", "all, or uncertain: the images of a run that are most worth correcting"),
+            "n": Option(50, "how many select=uncertain takes", _whole),
+            **DEVICE,
+        },
+        ("data", "inference"),
+    ),
     "report": Verb(("RUN",), {}, DATA),
     "compare": Verb(
         ("METHODS...",),

@@ -13,6 +13,8 @@ from collections.abc import Iterable, Mapping
 from pathlib import Path
 from typing import Any
 
+from maskwright.data.content import file_digest
+from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
 from maskwright.version import __version__
@@ -57,6 +59,50 @@ def made(folder: str | Path) -> tuple[str, Path] | None:
         if what is not None:
             return what, place / FILE_NAME
     return None
+
+
+def export_record(
+    what: str, written_as: str, labels: LabelSpace, digests: Mapping[str, str], made_by: Mapping[str, Any]
+) -> dict[str, Any]:
+    """The record of a folder that masks were exported to. Ground truth stays ground truth: no reader refuses it.
+
+    Args:
+        what: the masks are.
+        written_as: name of the format.
+        labels: what they mean.
+        digests: path below the folder -> hash of the file as it was written.
+        made_by: run, model, split, ...
+    """
+    ours = f"maskwright {what} 1"
+    return {
+        "format": ours if what != "ground truth" else "ground truth, exported by maskwright",
+        "exported_as": written_as,
+        **made_by,
+        "labels": labels.to_dict(),
+        "maskwright": __version__,
+        "files": dict(digests),
+    }
+
+
+def changed_since_export(folder: str | Path) -> list[str] | None:
+    """Files of an export that are not as they were written, or were not written with it.
+
+    Args:
+        folder: that was exported to.
+
+    Returns:
+        Their paths below the folder, sorted; None where it is no export.
+    """
+    path = Path(folder) / FILE_NAME
+    try:
+        record = read_json(path) if path.is_file() else None
+    except (DataError, OSError, UnicodeDecodeError):
+        return None
+    if not (isinstance(record, dict) and "exported_as" in record and isinstance(record.get("files"), dict)):
+        return None
+    there = {file.relative_to(folder).as_posix(): file for file in Path(folder).rglob("*") if file.is_file()}
+    there.pop(FILE_NAME)
+    return sorted(name for name, file in there.items() if record["files"].get(name) != file_digest(str(file)))
 
 
 def refuse_made(folder: str | Path, expected: str) -> None:

@@ -98,7 +98,7 @@ def judge_seeds(
     if not where.is_dir():
         raise DataError(f"{where} is no folder; expected a run, or a folder of maps or of pseudo-masks")
     run = RunFolder(where)
-    fields = _stored_recipe(run) if run.recipe.is_file() else {}
+    fields = stored_recipe(run) if run.recipe.is_file() else {}
     if fields:
         stages = map_stages(run)
     elif not any(override.startswith("data=") for override in overrides):
@@ -191,12 +191,12 @@ def report_run(run_folder: Path, overrides: list[str] | None = None) -> Path:
     from maskwright.report import build_report
 
     run = RunFolder(run_folder)
-    context = RunContext(recipe_with(_stored_recipe(run), overrides or [], ("data",)), run, lambda line: None)
+    context = RunContext(recipe_with(stored_recipe(run), overrides or [], ("data",)), run, lambda line: None)
     train, val = (open_run_data(run, context, split) for split in ("train", "val"))
     return build_report(run, dataset_train=train, dataset_val=val)
 
 
-def _stored_recipe(run: RunFolder) -> dict[str, Any]:
+def stored_recipe(run: RunFolder) -> dict[str, Any]:
     """The fields of a run's recipe.
 
     Raises:
