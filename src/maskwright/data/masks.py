@@ -20,7 +20,7 @@ DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image
 MAX_SHOWN = 8
 
 
-def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None) -> np.ndarray:
+def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None, *, by_colour: bool = False) -> np.ndarray:
     """The label values of a mask file.
 
     Palette files give their indices, grey files (1, 8 or 16 bit) their values. Nothing is changed on the way except by
@@ -30,6 +30,7 @@ def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None) -> n
     Args:
         path: an image in any lossless format that Pillow reads.
         label_map: value in the file -> label value, 0 to 255.
+        by_colour: of palette files too the colours count, not the indices.
 
     Returns:
         `(H, W)` uint8.
@@ -38,7 +39,7 @@ def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None) -> n
         DataError: missing or unreadable file, JPEG, colours without a `label_map`, values above 255, a value that
             `label_map` does not list, or a `label_map` to values outside 0 to 255.
     """
-    values, colours = _file_values(path)
+    values, colours = _file_values(path, by_colour)
     if label_map is not None:
         return _mapped(values, label_map, path, colours)
     if colours:
@@ -170,7 +171,7 @@ def describe_values(values: np.ndarray) -> str:
     return f"values {shown}" + (f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else "")
 
 
-def _file_values(path: str | Path) -> tuple[np.ndarray, bool]:
+def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
     """The numbers in a mask file `(H, W)`, and whether they are colours as 0xRRGGBB."""
     try:
         with Image.open(path) as picture:
@@ -182,6 +183,8 @@ def _file_values(path: str | Path) -> tuple[np.ndarray, bool]:
                     "palette or grey PNG",
                     "save the masks again as PNG from their source",
                 )
+            if picture.mode == "P" and by_colour:
+                picture = picture.convert("RGB")
             if picture.mode in ("1", "L", "P"):
                 return np.array(picture, dtype=np.uint8), False
             if picture.mode in ("LA", "PA"):

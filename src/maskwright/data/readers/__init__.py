@@ -11,7 +11,10 @@ from maskwright.data.readers.ade20k import open_ade20k
 from maskwright.data.readers.camvid import open_camvid
 from maskwright.data.readers.cityscapes import open_cityscapes
 from maskwright.data.readers.coco import open_coco
+from maskwright.data.readers.cvat_images import annotation_files, open_cvat_images
+from maskwright.data.readers.cvat_masks import LABELMAP, MASKS, open_cvat_masks
 from maskwright.data.readers.folder import open_folder, open_voc
+from maskwright.data.readers.label_studio import open_label_studio, task_files
 from maskwright.data.readers.nyu_depth import open_nyu_depth
 from maskwright.data.readers.pascal_context import open_pascal_context
 from maskwright.errors import DataError, unknown_name
@@ -37,6 +40,9 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "pascal_context": open_pascal_context,
     "nyu_depth": open_nyu_depth,
     "coco": open_coco,
+    "cvat_masks": open_cvat_masks,
+    "cvat_images": open_cvat_images,
+    "label_studio": open_label_studio,
 }
 BUILT_IN = ("scenes",)
 
@@ -79,6 +85,19 @@ def reader_name(settings: DataSettings) -> str:
     mark = next((mark for mark in MARKS if (root / mark).exists()), None)
     if mark is not None:
         return MARKS[mark]
+    exported = _exported(root)
+    # Settings that say what the masks mean are for other readers, as before these exports were known.
+    if exported is not None and not (settings.masks or settings.masks_are or settings.label_map):
+        return exported
     lists, plain = root / "ImageSets" / "Segmentation", root / "images"
     voc = (root / "JPEGImages").is_dir() or (lists.is_dir() and not plain.is_dir())
     return "voc" if voc else "folder"
+
+
+def _exported(root: Path) -> str | None:
+    """The layout of what an annotation tool exported into a folder; None where it is no such export."""
+    if (root / LABELMAP).is_file() and (root / MASKS).is_dir():
+        return "cvat_masks"
+    if annotation_files(root):
+        return "cvat_images"
+    return "label_studio" if task_files(root) else None

@@ -218,7 +218,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         raise DataError(
             f"ignore_index must be 0 to 255, since masks on disk have 8 bits, found {settings.ignore_index}"
         )
-    names, split_source = _split(root, split, listing, complain)
+    names, split_source = split_names(root, split, listing, complain)
     table = _tag_table(settings, layout, listing)
     labels, class_source = label_space(settings, layout, listing.images, listing.masks, table)
     masks = [None] * len(names) if listing.masks is None else [listing.masks.get(name) for name in names]
@@ -262,7 +262,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
     )
 
 
-def _split(root: Path, split: str, listing: Listing, complain: Complain) -> tuple[list[str], str]:
+def split_names(root: Path, split: str, listing: Listing, complain: Complain) -> tuple[list[str], str]:
     """Names of a split in order, and where it comes from, in words."""
     path = next((path for folder in LIST_FOLDERS if (path := root / folder / f"{split}.txt").is_file()), None)
     if path is None and split.endswith(".txt"):

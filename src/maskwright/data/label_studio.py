@@ -1,0 +1,172 @@
+"""Tasks of Label Studio, as it exports them in JSON and in JSON-MIN: images, regions, and choices as tags."""
+
+from __future__ import annotations
+
+import re
+from collections.abc import Iterable, Mapping
+from dataclasses import dataclass, field
+from pathlib import Path
+from typing import Any
+from urllib.parse import parse_qs, unquote, urlsplit
+
+from maskwright.errors import DataError
+from maskwright.files import read_json
+
+HEAD = 4096  # characters in which an export shows what it is
+_TASKS = re.compile(r'"(annotations|completions|annotation_id|was_cancelled|completed_by|annotator|predictions)"\s*:')
+_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
+# Keys of JSON-MIN behind the results.
+_BEHIND = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
+_PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp|heic)$", re.IGNORECASE)
+
+
+@dataclass
+class Task:
+    """One image with the annotation that counts.
+
+    Args:
+        where: in which file and task, for messages.
+        image: as the task names it.
+        results: regions and choices, each with `value`; None where nobody has finished the task.
+    """
+
+    where: str
+    image: str
+    results: list[dict[str, Any]] | None = field(default_factory=list)
+
+    @property
+    def names(self) -> list[str]:
+        """What the image's file may be called, the most exact first: paths with `/`."""
+        return image_names(self.image)
+
+
+def is_tasks(path: Path) -> bool:
+    """Whether a JSON file begins as an export of tasks does."""
+    try:
+        with open(path, encoding="utf-8-sig") as stream:
+            head = stream.read(HEAD)
+    except (OSError, UnicodeDecodeError):
+        return False
+    return re.match(r"\s*\[\s*\{", head) is not None and _TASKS.search(head) is not None
+
+
+def read_tasks(path: Path) -> tuple[list[Task], list[str]]:
+    """Tasks of an export, JSON or JSON-MIN, and what is wrong with entries that were passed over.
+
+    Of several annotations of a task the last one counts that is not cancelled; predictions do not. In JSON-MIN, which
+    has an entry for each annotation, it is the last entry of the task.
+
+    Raises:
+        DataError: missing, not JSON, or not a list of tasks.
+    """
+    content = read_json(path)
+    if not isinstance(content, list):
+        raise DataError(f"{path} is not a list of tasks. Expected Label Studio's export as JSON or JSON-MIN")
+    tasks: dict[str, Task] = {}
+    wrong = []
+    for index, entry in enumerate(content):
+        where = f"{path}: task {entry.get('id', index + 1) if isinstance(entry, dict) else index + 1}"
+        if not isinstance(entry, dict):
+            wrong.append(f"{where} is {str(entry)[:60]!r}, expected an object")
+            continue
+        try:
+            task = _task(entry, where) if isinstance(entry.get("data"), dict) else _short_task(entry, where)
+        except DataError as error:
+            wrong.append(str(error))
+            continue
+        tasks[f"{where} {task.image}"] = task
+    return list(tasks.values()), wrong
+
+
+def _task(entry: Mapping[str, Any], where: str) -> Task:
+    annotations = entry.get("annotations", entry.get("completions")) or []
+    if not isinstance(annotations, list) or not all(isinstance(one, dict) for one in annotations):
+        raise DataError(f"{where} has annotations that are no list of objects")
+    finished = [one for one in annotations if not (one.get("was_cancelled") or one.get("skipped"))]
+    finished.sort(key=lambda one: str(one.get("created_at", "")))
+    results = None
+    if finished:
+        results = finished[-1].get("result") or []
+        if not isinstance(results, list) or not all(isinstance(one, dict) for one in results):
+            raise DataError(f"{where}: the result of its annotation is no list of objects")
+    return Task(where, _image(entry["data"], results or [], where), results)
+
+
+def _short_task(entry: Mapping[str, Any], where: str) -> Task:
+    """A task of JSON-MIN: its data, then `id`, the results by the names of their controls, then who made them."""
+    keys = list(entry)
+    if "annotation_id" not in entry:
+        raise DataError(f"{where} has neither data nor annotation_id, as tasks of JSON and JSON-MIN do")
+    start = keys.index("id") + 1 if "id" in keys else 0
+    data = {key: value for key, value in entry.items() if key not in _BEHIND}
+    results: list[dict[str, Any]] = []
+    for key in keys[start:]:
+        if key in _BEHIND:
+            break
+        values = entry[key] if isinstance(entry[key], list) else [entry[key]]
+        for value in values:
+            value = {"choices": [value]} if isinstance(value, str) else value
+            if isinstance(value, dict):
+                sizes = {name: value[name] for name in ("original_width", "original_height") if name in value}
+                results.append({"from_name": key, "value": value, **sizes})
+    finished = entry["annotation_id"] is not None
+    return Task(where, _image(data, [], where), results if finished else None)
+
+
+def _image(data: Mapping[str, Any], results: Iterable[Mapping[str, Any]], where: str) -> str:
+    """The image of a task: the one value of its data that names one, else the value under a usual key."""
+    texts = {key: value for key, value in data.items() if isinstance(value, str) and value}
+    usual = [key for key in ("image", "img", "photo", "picture", "url", "file") if key in texts]
+    pictures = [key for key, value in texts.items() if _PICTURE.search(image_names(value)[0])]
+    for key in (*(key for key in usual if key in pictures), *pictures, *usual):
+        return texts[key]
+    raise DataError(f"{where} names no image in its data: {', '.join(data) or 'nothing'}")
+
+
+def image_names(text: str) -> list[str]:
+    """What the file of an image may be called that a task names by a path, an upload, local storage or an address.
+
+    `/data/upload/1/0a1b2c3d-cat.jpg` was uploaded as `cat.jpg`, `/data/local-files/?d=pets/cat.jpg` lies below the
+    document root, and of an address the path counts.
+    """
+    parts = urlsplit(text.strip().replace("\\", "/"))
+    inside = parse_qs(parts.query).get("d")
+    path = inside[0] if inside and "local-files" in parts.path else unquote(parts.path)
+    path = path.replace("\\", "/").lstrip("/")
+    folder, slash, name = path.rpartition("/")
+    short = _UPLOAD.sub("", name)
+    return [path] if short == name else [path, f"{folder}{slash}{short}"]
+
+
+def choices_of(results: Iterable[Mapping[str, Any]]) -> list[list[str]]:
+    """Choices and taxonomy entries of the whole image, each as the path to it; those of single regions are left out.
+
+    Raises:
+        DataError: choices that are no lists of names.
+    """
+    found: list[list[str]] = []
+    for result in results:
+        value = result.get("value")
+        if not isinstance(value, dict) or {"x", "points", "rle"} & set(value):
+            continue
+        choices = value.get("choices", [])
+        choices = [choices] if isinstance(choices, str) else choices
+        paths = value.get("taxonomy", [])
+        if not (isinstance(choices, list) and isinstance(paths, list)):
+            raise DataError(f"{str(value)[:80]} is no list of choices")
+        # A choice may itself be a path, of nested choices.
+        for path in (*choices, *paths):
+            path = [path] if isinstance(path, str) else path
+            if not (isinstance(path, list) and path and all(isinstance(name, str) for name in path)):
+                raise DataError(f"{str(path)[:80]!r} is no choice")
+            found.append(path)
+    return found
+
+
+def tag_names(paths: Iterable[list[str]]) -> dict[tuple[str, ...], str]:
+    """Path of a choice -> its tag: the last name, or where two paths end in the same one, all of it."""
+    whole = {tuple(path) for path in paths}
+    ends: dict[str, int] = {}
+    for path in whole:
+        ends[path[-1]] = ends.get(path[-1], 0) + 1
+    return {path: path[-1] if ends[path[-1]] == 1 else " / ".join(path) for path in whole}

@@ -1,0 +1,163 @@
+"""Label Studio's exports as JSON and JSON-MIN: brush, polygons, rectangles, ellipses, key points, choices as tags."""
+
+from __future__ import annotations
+
+from collections.abc import Mapping
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from maskwright.data.brush import decode_brush
+from maskwright.data.finding import Complain, Finding, refuse
+from maskwright.data.label_studio import Task, choices_of, is_tasks, read_tasks, tag_names
+from maskwright.data.readers.annotated import Export, annotated_set
+from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners, ellipse_corners, turned
+from maskwright.errors import DataError
+from maskwright.settings import DataSettings
+
+LARGEST = 1 << 28  # pixels of an image; of more no mask is made, whatever a file says
+
+
+def task_files(root: Path) -> list[Path]:
+    """JSON files in a folder that begin as exports of tasks do."""
+    return [path for path in sorted(root.glob("*.json")) if is_tasks(path)]
+
+
+def open_label_studio(settings: DataSettings, split: str, complain: Complain = refuse) -> ShapeSet:
+    """One split of a project of Label Studio, exported as JSON or JSON-MIN.
+
+    The file lies in the root, whatever its name; images in `images/`, or where `data.options.images` says. They are
+    found by the names in the tasks: uploads with or without the eight digits that Label Studio puts before them, local
+    storage by the path in `?d=`, addresses by their path. Of several annotations of a task the last counts that is not
+    cancelled; predictions do not. A region with several labels is painted as the first. Choices and taxonomy entries of
+    the image are its tags; an annotation that was submitted empty says that nothing is in the image.
+
+    Args:
+        settings: see `data.readers.annotated.annotated_set`.
+        split: which images.
+        complain: what to do with findings; by default errors are raised.
+
+    Raises:
+        DataError: no such file, one that is not as described, images that are missing, or as `annotated_set`.
+    """
+    root = Path(settings.root)
+    files = task_files(root) if root.is_dir() else []
+    if not files:
+        raise DataError(f"{root} has no list of tasks in JSON. Expected an export of Label Studio, JSON or JSON-MIN")
+    export = Export("label_studio", files)
+    tasks: list[Task] = []
+    for path in files:
+        found, wrong = read_tasks(path)
+        tasks += found
+        export.damaged += wrong
+    choices = []
+    for task in tasks:
+        try:
+            choices.append(choices_of(task.results or []))
+        except DataError as error:
+            choices.append([])
+            export.damaged.append(f"{task.where}: {error}")
+    names = tag_names(path for paths in choices for path in paths)
+    several = 0
+    for task, paths in zip(tasks, choices):
+        row = Annotated(task.names[0], task.where, also=tuple(task.names[1:]), looked_at=task.results is not None)
+        row.tags = [names[tuple(path)] for path in paths]
+        several += _add_regions(row, task.results or [], export)
+        export.annotated.append(row)
+    export.classes = sorted({name for row in export.annotated for name in row.names()})
+    if several:
+        what = f"{several} regions with several labels, painted as the first of them"
+        export.notes.append(Finding("warning", what, [str(files[0])], several, kind="region-labels"))
+    return annotated_set(settings, split, export, complain)
+
+
+def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) -> int:
+    """Put the regions of an annotation into its row; the number of those with several labels."""
+    # Labels that are chosen apart from the shape are results of their own with its id.
+    labels: dict[Any, list[str]] = {}
+    for result in results:
+        found = _labels(result)
+        if found and result.get("id") is not None:
+            labels.setdefault(result["id"], []).extend(name for name in found if name not in labels[result["id"]])
+    several = 0
+    done = set()
+    for number, result in enumerate(results, start=1):
+        value = result.get("value")
+        if not isinstance(value, dict) or not {"x", "points", "rle"} & set(value):
+            continue
+        identity = result.get("id")
+        if identity is not None and identity in done:
+            continue
+        names = labels.get(identity) or _labels(result)
+        if not names:
+            continue
+        done.add(identity)
+        where = f"region {identity if identity is not None else number} ({names[0]})"
+        try:
+            height, width = _size(result, row)
+            shape = _shape(names[0], where, value, height, width)
+        except (DataError, KeyError, TypeError, ValueError) as error:
+            said = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
+            export.damaged.append(f"{row.where}, {where}: {said}")
+            row.damaged = True
+            continue
+        row.shapes.append(shape)
+        row.tags += names[1:]
+        several += len(names) > 1
+    return several
+
+
+def _labels(result: Mapping[str, Any]) -> list[str]:
+    """Labels of a result: what is under `brushlabels`, `polygonlabels`, `labels`, ..."""
+    value = result.get("value")
+    if not isinstance(value, dict):
+        return []
+    for key, found in value.items():
+        if key.endswith("labels") and isinstance(found, list):
+            return [name for name in found if isinstance(name, str)]
+    return []
+
+
+def _size(result: Mapping[str, Any], row: Annotated) -> tuple[int, int]:
+    """Height and width that a region was drawn on; all of an image must agree."""
+    height, width = result["original_height"], result["original_width"]
+    if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
+        raise DataError(f"original size {width}x{height} is no size")
+    if height * width > LARGEST:
+        raise DataError(f"original size {width}x{height} is larger than any image that is read")
+    if row.size not in (None, (height, width)):
+        assert row.size is not None
+        raise DataError(f"original size {width}x{height}, other regions have {row.size[1]}x{row.size[0]}")
+    row.size = height, width
+    return row.size
+
+
+def _shape(label: str, where: str, value: Mapping[str, Any], height: int, width: int) -> Shape:
+    """A region in pixels; all but the brush is given in percent of the image."""
+    scale = np.array([width, height]) / 100
+    if "rle" in value:
+        inside = decode_brush(value["rle"], height, width)
+        return Shape(label, "mask", where, window=(0, 0, height, width), runs=runs_of(inside))
+    if "points" in value:
+        points = np.array(value["points"], np.float64)
+        if points.ndim != 2 or points.shape[1] != 2:
+            raise DataError("points are not pairs of numbers")
+        closed = value.get("closed", True)
+        return Shape(label, "polygon" if closed else "line", where, points * scale)
+    left, top = np.array([value["x"], value["y"]], np.float64) * scale
+    degrees = float(value.get("rotation", 0))
+    if "radiusX" in value:
+        across, down = np.array([value["radiusX"], value["radiusY"]], np.float64) * scale
+        return Shape(label, "polygon", where, turned(ellipse_corners(left, top, across, down), degrees, left, top))
+    if "height" in value:
+        right, bottom = np.array([value["width"], value["height"]], np.float64) * scale + (left, top)
+        return Shape(label, "box", where, turned(box_corners(left, top, right, bottom), degrees, left, top))
+    return Shape(label, "points", where, np.array([[left, top]]))
+
+
+def runs_of(inside: np.ndarray) -> np.ndarray:
+    """Lengths of the runs outside, inside, outside, ... of a mask `(H, W)` bool, along its rows."""
+    flat = np.concatenate([[False], inside.ravel()])
+    changes = np.flatnonzero(flat[1:] != flat[:-1])
+    return np.diff(np.concatenate([[0], changes, [inside.size]]))
