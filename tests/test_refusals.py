@@ -414,6 +414,20 @@ def test_a_large_set_is_read_in_part_and_says_so(nowhere, monkeypatch):
     assert sum(map(int, (counted.split("cat ")[1].split(",")[0], counted.split("dog ")[1].split(",")[0]))) > 20
 
 
+@pytest.mark.parametrize(("values", "kind"), [((0, 255), "mask-binary"), ((0, 1, 7), "mask-range")])
+def test_what_the_check_says_of_masks_stops_a_run_however_large_the_set(nowhere, monkeypatch, values, kind):
+    root = folder(nowhere / "photos", count=30)
+    monkeypatch.setattr(checks, "LOOKING_SECONDS", 0.0)
+    on_folder(root, recipe="deeplabv3plus-quick")
+    for path in sorted((root / "masks").iterdir())[15 * (kind == "mask-range") :]:
+        Image.fromarray(np.resize(np.array(values, np.uint8), (64, 64))).save(path)
+    errors = [finding for finding in check(DataSettings(root=str(root))) if finding.kind == kind]
+    assert errors
+    with pytest.raises(DataError) as caught:
+        pipeline.run(load_recipe("deeplabv3plus-quick", [f"data={root}", "device=cpu"]), say=lambda line: None)
+    assert all(error.text() in str(caught.value) for error in errors if error.level == "error")
+
+
 def test_a_part_does_not_tell_what_only_the_whole_can(tmp_path):
     root = folder(tmp_path / "photos", count=30)
     settings = DataSettings(root=str(root), tags="tags.csv")
@@ -432,7 +446,7 @@ def test_images_are_read_once_for_a_run_that_goes_on(nowhere, monkeypatch):
     assert read_json(nowhere / "run" / "data_check.json")["lines"]
     checks._checked.clear()  # as in another process
     calls = []
-    monkeypatch.setattr(checks, "examine", lambda *given: calls.append(given) or examine(*given))
+    monkeypatch.setattr(checks, "examine", lambda *given, **more: calls.append(given) or examine(*given, **more))
     assert on_folder(root) == said
     assert not calls
     Image.fromarray(np.zeros((64, 64), np.uint8)).save(root / "masks" / "001.png")

@@ -7,7 +7,7 @@ import numpy as np
 import pytest
 from PIL import Image
 
-from maskwright.data.check import check, report
+from maskwright.data.check import check, examine, report
 from maskwright.data.finding import Finding
 from maskwright.settings import DataSettings
 
@@ -99,6 +99,50 @@ class TestMasks:
         assert finding.count == 8
         assert "{0: 0, 255: 1}" in finding.fix
         assert "error" not in levels(found(root, label_map={0: 0, 255: 1}))
+
+    def test_one_class_beside_ignored_pixels(self, root):
+        """Also where the object is not in every mask, and with other values."""
+        for i in range(10):
+            mask_file(root / "masks" / f"n{i}.png", (0, 255) if i else (0,))
+        finding = next(finding for finding in found(root) if finding.kind == "mask-binary")
+        assert (finding.level, finding.fix) == ("error", "give data.label_map='{0: 0, 255: 1}'")
+        for i in range(10):
+            mask_file(root / "masks" / f"n{i}.png", (1, 9))
+        findings = [finding for finding in found(root, ignore_index=9) if finding.kind == "mask-binary"]
+        assert levels(findings) == ["error", "warning"]
+        assert findings[0].fix == "give data.label_map='{1: 0, 9: 1}'"
+
+    def test_a_single_named_class(self, root):
+        (root / "classes.txt").write_text("coin\n")
+        for i in range(10):
+            mask_file(root / "masks" / f"n{i}.png", (0, 255))
+        finding = next(finding for finding in found(root) if finding.kind == "mask-binary")
+        assert finding.level == "error"
+        assert "name both classes" in finding.fix
+
+    def test_smoothed_edges_of_named_classes(self, root):
+        for i in range(10):
+            mask_file(root / "masks" / f"n{i}.png", (*[0] * 40, *[1] * 40, 9, 30, 41, 77, 90, 120))
+        finding = next(finding for finding in found(root) if finding.kind == "mask-range")
+        assert "interpolated; save the masks again" in finding.fix
+
+    def test_names_of_many_classes_are_cut(self, root):
+        (root / "classes.txt").write_text("".join(f"thing {number}\n" for number in range(99)))
+        for finding in found(root):
+            if finding.kind == "class-empty":
+                assert "96 of 99 classes" in finding.what
+                assert "and 88 more" in finding.what
+                assert len(finding.what) < 250
+
+    def test_masks_are_read_to_the_last_one_where_they_are_trained_on(self, root):
+        mask_file(root / "masks" / "n6.png", (0, 1, 9))
+        settings = DataSettings(root=str(root))
+        assert "mask-range" not in {finding.kind for finding in examine(settings, seconds=0.0)[0]}
+        findings, (train, _) = examine(settings, seconds=0.0, all_masks=True)
+        assert only(findings, "mask-range").text() == only(found(root), "mask-range").text()
+        assert (train.read, train.images, train.all_masks, train.whole) == (1, 8, True, False)
+        mask_file(root / "masks" / "n6.png", height=20)
+        assert only(examine(settings, seconds=0.0, all_masks=True)[0], "mask-size").level == "error"
 
     def test_colours_instead_of_indices(self, root):
         colours = np.zeros((40, 48, 3), np.uint8)

@@ -10,9 +10,9 @@ from typing import Any
 import numpy as np
 
 from maskwright.data import READERS, Dataset, reader_name
-from maskwright.data.finding import Complain, Finding, FindingError, Level, number_of
+from maskwright.data.finding import Complain, Finding, FindingError, Level, few, number_of
 from maskwright.data.images import ImageSet
-from maskwright.data.masks import range_finding
+from maskwright.data.masks import map_text, range_finding
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scan import Record, scan
@@ -36,6 +36,7 @@ class SplitSummary:
         labels: of the set.
         source: of the split, as its reader gives it.
         read: images whose files were read; of the others only names and tags are known, and whether there is a mask.
+        all_masks: whether every mask was read.
         pixels: `(256,)` pixels of each label value, over masks whose values all mean something.
         with_pixels: `(256,)` images whose mask has each value.
         together: `(K, K)` images tagged with both, over `labels.foreground`.
@@ -47,6 +48,7 @@ class SplitSummary:
     source: dict[str, Any] = field(default_factory=dict)
     images: int = 0
     read: int = 0
+    all_masks: bool = False
     masks: int = 0
     tagged: int = 0
     pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
@@ -89,7 +91,10 @@ def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[F
 
 
 def examine(
-    settings: DataSettings, splits: Sequence[str] | None = None, seconds: float | None = None
+    settings: DataSettings,
+    splits: Sequence[str] | None = None,
+    seconds: float | None = None,
+    all_masks: bool = False,
 ) -> tuple[list[Finding], list[SplitSummary]]:
     """As `check`, in limited time, with what each split holds.
 
@@ -98,6 +103,7 @@ def examine(
         splits: as for `check`.
         seconds: about the most that is spent on the files of a split, which are then read in random order; all are by
             default. What a part cannot tell is not said: a class without a pixel, labels that are all the same.
+        all_masks: of the images that are not read in that time, read the mask files nonetheless.
 
     Returns:
         Findings as `check` gives them, and one summary for each split that could be opened.
@@ -117,7 +123,7 @@ def examine(
         tags = len(dataset.labels.foreground)
         summary.together = np.zeros((tags, tags), np.int64)
         summary.tags_derived = dataset.source.get("tag_source") in (None, *TAGS_FROM_MASKS)
-        for record in _records(dataset, seconds, summary):
+        for record in _records(dataset, seconds, summary, all_masks):
             _add(summary, record)
         findings += _problems(summary)
         findings += _saliency(settings, dataset, training=not summaries)
@@ -158,10 +164,13 @@ def _open(settings: DataSettings, split: str, complain: Complain) -> Dataset:
     return READERS[reader_name(settings)](settings, split, complain)
 
 
-def _records(dataset: Dataset, seconds: float | None, summary: SplitSummary) -> list[Record] | Iterator[Record]:
-    """Records of all images in order: read from the files, or for the rest, after some seconds, from what is listed."""
+def _records(
+    dataset: Dataset, seconds: float | None, summary: SplitSummary, all_masks: bool
+) -> list[Record] | Iterator[Record]:
+    """Records of all images in order: read from the files, or for the rest, after some seconds, from their masks or
+    from what is listed."""
     if seconds is None:
-        summary.read = len(dataset)
+        summary.read, summary.all_masks = len(dataset), True
         return scan(dataset)
     found: dict[int, Record] = {}
     on_disk = isinstance(dataset, ImageSet)  # what is drawn has nothing wrong with it
@@ -172,6 +181,10 @@ def _records(dataset: Dataset, seconds: float | None, summary: SplitSummary) -> 
             if time.perf_counter() - started > seconds:
                 break
     summary.read = len(found)
+    if all_masks and isinstance(dataset, ImageSet) and dataset.masks_in_files:
+        rest = [index for index in range(len(dataset)) if index not in found]
+        found |= zip(rest, scan(dataset, rest, images=False))
+    summary.all_masks = len(found) == len(dataset)
 
     def listed(index: int) -> Record:
         tags = None if on_disk and summary.tags_derived else dataset.tags(index)
@@ -284,36 +297,39 @@ def _content(summary: SplitSummary, training: bool) -> list[Finding]:
     """Masks that are readable and yet teach nothing."""
     labels = summary.labels
     present = np.flatnonzero(summary.pixels[: labels.num_classes])
-    if not summary.whole:
+    if not summary.all_masks:
         return []
-    if summary.binary and summary.binary == summary.masks and labels.ignore_index == 255 and labels.num_classes > 1:
+    ignored = int(summary.pixels[labels.ignore_index]) if 0 <= labels.ignore_index < 256 else 0
+    if len(present) > 1 or "mask-range" in summary.examples:
+        return []
+    if len(present) == 1 and ignored:
+        only, ignore = int(present[0]), labels.ignore_index
+        fix = f"give data.label_map='{map_text({only: 0, ignore: 1})}'"
         return [
             Finding(
-                "error",
-                f"every mask of {summary.split} holds only the values 0 and 255, and 255 is ignored: "
-                f"nothing but {labels.names[0]} would be learned",
+                "error" if training or summary.binary else "warning",
+                f"every mask of {summary.split} holds only the values {only} and {ignore}, and {ignore} is ignored: "
+                f"nothing but {labels.names[only]} would be learned",
                 count=summary.masks,
-                expected=f"values 0 to {labels.num_classes - 1}",
-                fix="for 0/255 masks give label_map='{0: 0, 255: 1}'",
+                expected=f"values 0 to {labels.num_classes - 1}" if labels.num_classes > 1 else "two classes or more",
+                fix=fix if labels.num_classes > 1 else f"{fix}, and name both classes",
                 kind="mask-binary",
             )
         ]
-    if labels.num_classes > 1 and len(present) < 2 and "mask-range" not in summary.examples:
-        only = f"only {labels.names[present[0]]}" if len(present) else "no class, every pixel is ignored"
-        level: Level = "error" if training else "warning"
-        what = f"the {summary.masks} masks of {summary.split} hold {only}"
-        return [Finding(level, what, expected="two classes or more", fix="look at the masks", kind="mask-constant")]
-    return []
+    only_name = f"only {labels.names[present[0]]}" if len(present) else "no class, every pixel is ignored"
+    what = f"the {summary.masks} masks of {summary.split} hold {only_name}"
+    level: Level = "error" if training else "warning"
+    return [Finding(level, what, expected="two classes or more", fix="look at the masks", kind="mask-constant")]
 
 
 def _classes(summary: SplitSummary, training: bool) -> list[Finding]:
     """Classes that never occur, and classes that masks and tags disagree on."""
     labels, split = summary.labels, summary.split
     found = []
-    if summary.masks and summary.whole:
+    if summary.masks and summary.all_masks:
         absent = [name for value, name in enumerate(labels.names) if not summary.pixels[value]]
         if absent and len(absent) < labels.num_classes:
-            what = f"{len(absent)} of {labels.num_classes} classes are in no mask of {split}: {', '.join(absent)}"
+            what = f"{len(absent)} of {labels.num_classes} classes are in no mask of {split}: {few(absent)}"
             fix = "add images with them, or drop them from the classes" if training else "add images with them"
             then = "" if training else "; their IoU cannot be measured"
             found.append(Finding("warning", what + then, count=len(absent), fix=fix, kind="class-empty"))
@@ -321,7 +337,7 @@ def _classes(summary: SplitSummary, training: bool) -> list[Finding]:
         counts = summary.tag_counts
         absent = [name for name, count in zip(labels.tag_names, counts) if not count]
         if absent:
-            what = f"{len(absent)} of {len(labels.tag_names)} tags are on no image of {split}: {', '.join(absent)}"
+            what = f"{len(absent)} of {len(labels.tag_names)} tags are on no image of {split}: {few(absent)}"
             fix = "tag images with them, or drop them from the classes"
             level: Level = "error" if len(absent) == len(counts) and not summary.masks else "warning"
             found.append(Finding(level, what, count=len(absent), fix=fix, kind="tag-empty"))

@@ -5,13 +5,13 @@ from __future__ import annotations
 import os
 import re
 from collections.abc import Mapping
-from concurrent.futures import ThreadPoolExecutor
 from functools import lru_cache
 from pathlib import Path
 
 from PIL import Image
 
-from maskwright.data.masks import DECODE_ERRORS, read_mask
+from maskwright.data.mask_values import guess_last_value
+from maskwright.data.masks import DECODE_ERRORS
 from maskwright.data.sample import LabelSpace
 from maskwright.data.tags import TagTable
 from maskwright.errors import DataError, unknown_name
@@ -118,25 +118,11 @@ def _looks_like_voc(root: Path, images: Mapping[str, str]) -> bool:
 def _highest_value(
     paths: tuple[str, ...], changed: int, ignore_index: int, label_map: tuple[tuple[int, int], ...] | None
 ) -> int:
-    """The highest label value in masks. All are read, since every split must get the same classes.
+    """`guess_last_value`, once for the splits of a set.
 
     `changed` (the time of the latest change, in nanoseconds) makes the cache forget masks that were written again.
     """
-
-    def highest(path: str) -> int:
-        values = read_mask(path, dict(label_map) if label_map is not None else None)
-        values = values[values != ignore_index]
-        return int(values.max()) if values.size else -1
-
-    with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
-        last = max(pool.map(highest, paths, chunksize=64))
-    if last < 1:
-        raise DataError(
-            f"{Path(paths[0]).parent}: the masks hold no value but {'0' if last == 0 else 'the ignored one'} and "
-            f"{ignore_index}, which is ignored. Expected at least two classes. "
-            "Fix: for 0/255 masks give label_map='{0: 0, 255: 1}'; else give classes=FILE"
-        )
-    return last
+    return guess_last_value(paths, dict(label_map) if label_map is not None else None, ignore_index)
 
 
 def _frozen(label_map: dict[int, int] | None) -> tuple[tuple[int, int], ...] | None:

@@ -2,13 +2,14 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable
+from collections.abc import Callable, Sequence
 from dataclasses import dataclass, field
 from typing import Literal
 
 from maskwright.errors import DataError
 
 SHOWN_FILES = 5
+SHOWN_NAMES = 8
 
 Level = Literal["error", "warning", "info"]
 
@@ -61,6 +62,12 @@ class FindingError(DataError):
 def number_of(count: int, noun: str) -> str:
     """A count with its noun: `1 image`, `3 images`, `2 classes`."""
     return f"{count} {noun}" if count == 1 else f"{count} {noun}{'es' if noun.endswith('s') else 's'}"
+
+
+def few(names: Sequence[str], shown: int = SHOWN_NAMES) -> str:
+    """The first few names, and how many more there are."""
+    more = len(names) - shown
+    return ", ".join(names[:shown]) + (f" and {more} more" if more > 0 else "")
 
 
 Complain = Callable[[Finding], None]

@@ -14,6 +14,7 @@ import numpy as np
 from PIL import Image, ImageFile
 
 from maskwright.data.finding import Finding, FindingError
+from maskwright.data.mask_values import MaskFacts, mask_facts
 from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
 from maskwright.data.provenance import is_marked
 from maskwright.data.sample import LabelSpace, Sample
@@ -328,6 +329,23 @@ class ImageSet:
         """
         path = self.masks[index]
         return None if path is None else read_mask(path, self.label_map)
+
+    @property
+    def masks_in_files(self) -> bool:
+        """Whether each mask is an image file of its own."""
+        return type(self).label_values is ImageSet.label_values
+
+    def mask_facts(self, index: int) -> MaskFacts | None:
+        """What the mask of one image holds; None where there is none.
+
+        Raises:
+            DataError: as `label_values`.
+        """
+        path = self.masks[index]
+        if path is not None and self.masks_in_files:
+            return mask_facts(path, self.label_map)
+        values = self.label_values(index)
+        return None if values is None else MaskFacts.of(values)
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         """Label values said to be in one image, ascending; None where nobody said."""

@@ -18,6 +18,12 @@ from maskwright.files import atomic_write
 DECODE_ERRORS = (OSError, SyntaxError, ValueError, EOFError, struct.error, Image.DecompressionBombError)
 
 MAX_SHOWN = 8
+BETWEEN = 3  # values of few pixels, more than which are no classes that somebody forgot to name
+
+NEAREST = (
+    "save the masks again from their source as PNG, resized with nearest and without smoothed edges (no anti-aliasing, "
+    "no JPEG on the way)"
+)
 
 
 def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None, *, by_colour: bool = False) -> np.ndarray:
@@ -46,12 +52,14 @@ def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None, *, b
         raise _colour_error(path, values)
     if values.dtype != np.uint8:
         if values.size and (values.max() > 255 or values.min() < 0):
+            found = np.unique(values).tolist()
             raise _error(
                 path,
                 "mask-values",
                 f"mask has {describe_values(values)}",
                 "label values 0 to 255",
-                "give label_map with the label value of each value in the file",
+                "give data.label_map with the label value of each value in the files, such as "
+                f"data.label_map='{map_text({value: place for place, value in enumerate(found[:MAX_SHOWN])})}'",
             )
         values = values.astype(np.uint8)
     return values
@@ -139,15 +147,19 @@ def range_finding(counts: np.ndarray, labels: LabelSpace, files: list[str], coun
     real = [value for value in values if value != labels.ignore_index]
     last = labels.num_classes - 1
     if set(values) == {0, 255}:
-        fix = "a 0/255 mask: give label_map='{0: 0, 255: 1}'"
+        fix = "a 0/255 mask: give data.label_map='{0: 0, 255: 1}'"
     elif real == list(range(1, last + 2)):
         pairs = ", ".join(f"{value}: {value - 1}" for value in real[:MAX_SHOWN])
-        fix = f"the values start at 1: give label_map='{{{pairs}{', ...' if len(real) > MAX_SHOWN else ''}}}'"
+        fix = f"the values start at 1: give data.label_map='{{{pairs}{', ...' if len(real) > MAX_SHOWN else ''}}}'"
     elif len(real) == labels.num_classes:
-        fix = f"give label_map='{_map_text({value: index for index, value in enumerate(real)})}' if that is the order"
+        fix = (
+            f"give data.label_map='{map_text({value: index for index, value in enumerate(real)})}' if that is the order"
+        )
+    elif len(wrong) > max(BETWEEN, labels.num_classes) and 5 * counts[wrong].sum() < counts.sum():
+        fix = f"many values of few pixels: the masks look interpolated; {NEAREST}"
     else:
         fix = (
-            "name every class (classes=FILE, one name per line, line number from 0 = value), or give label_map "
+            "name every class (classes=FILE, one name per line, line number from 0 = value), or give data.label_map "
             f"with a label value for each value in the files ({labels.ignore_index} to ignore it)"
         )
     shown = ", ".join(f"{value} ({int(counts[value])} pixels)" for value in wrong[:MAX_SHOWN])
@@ -169,6 +181,11 @@ def describe_values(values: np.ndarray) -> str:
     order = np.argsort(-counts, kind="stable")[:MAX_SHOWN]
     shown = ", ".join(f"{found[index]} ({counts[index]} pixels)" for index in order)
     return f"values {shown}" + (f" and {len(found) - MAX_SHOWN} more" if len(found) > MAX_SHOWN else "")
+
+
+def map_text(label_map: Mapping[int, int]) -> str:
+    """A map of label values as it is typed in a setting."""
+    return "{" + ", ".join(f"{key}: {value}" for key, value in label_map.items()) + "}"
 
 
 def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
@@ -249,10 +266,6 @@ def _colour_error(path: str | Path, values: np.ndarray, why: str = "instead of l
         "mask-colours",
         f"mask has colours {why}: {shown}{more}",
         "palette or grey PNG whose values are label values",
-        "convert the masks, or give label_map with the label value of every colour, as in "
-        "label_map='{0x000000: 0, 0x800000: 1}'",
+        "convert the masks, or give data.label_map with the label value of every colour, as in "
+        "data.label_map='{0x000000: 0, 0x800000: 1}'",
     )
-
-
-def _map_text(label_map: Mapping[int, int]) -> str:
-    return "{" + ", ".join(f"{key}: {value}" for key, value in label_map.items()) + "}"

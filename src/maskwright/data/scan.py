@@ -14,9 +14,11 @@ from PIL import Image
 
 from maskwright.data import Dataset
 from maskwright.data.finding import Finding, FindingError, Level
-from maskwright.data.images import ORIENTATION, ImageSet, image_error
+from maskwright.data.images import ORIENTATION, ImageSet, image_error, image_size, orientation
+from maskwright.data.mask_values import MaskFacts
 from maskwright.data.masks import DECODE_ERRORS, allowed_values, range_finding
 from maskwright.data.sample import LabelSpace
+from maskwright.errors import DataError
 
 CHUNK = 2048  # images in flight, so that memory does not grow with the set
 SMALL_SIDE = 32  # pixels; the deepest feature map of most networks is one pixel there
@@ -47,12 +49,20 @@ class Record:
     problems: list[Finding] = field(default_factory=list)
 
 
-def scan(dataset: Dataset, order: Sequence[int] | None = None) -> Iterator[Record]:
-    """A `Record` of every example, in order or in that which is given; images are read whole, by a few threads."""
+def scan(dataset: Dataset, order: Sequence[int] | None = None, images: bool = True) -> Iterator[Record]:
+    """A `Record` of every example, in order or in that which is given; files are read whole, by a few threads.
+
+    Args:
+        dataset: of any reader.
+        order: which examples; all by default.
+        images: otherwise of the image files only the header is read, and of saliency maps nothing.
+    """
     indices = range(len(dataset)) if order is None else order
 
     def inspect(index: int) -> Record:
-        return inspect_files(dataset, index) if isinstance(dataset, ImageSet) else inspect_sample(dataset, index)
+        return (
+            inspect_files(dataset, index, images) if isinstance(dataset, ImageSet) else inspect_sample(dataset, index)
+        )
 
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(indices), CHUNK):
@@ -65,32 +75,35 @@ def inspect_sample(dataset: Dataset, index: int) -> Record:
     digest = hashlib.blake2b(sample.image.tobytes(), digest_size=16).digest()
     record = Record(sample.name, digest, sample.image.shape[:2], sample.mask is not None, tags=sample.tags)
     if sample.mask is not None:
-        _count(record, sample.mask, dataset.labels, sample.name)
+        _count(record, MaskFacts.of(sample.mask), dataset.labels, sample.name)
     return record
 
 
-def inspect_files(dataset: ImageSet, index: int) -> Record:
-    """The record of an example on disk."""
+def inspect_files(dataset: ImageSet, index: int, images: bool = True) -> Record:
+    """The record of an example on disk; `images`: see `scan`."""
     record = Record(dataset.names[index])
-    side = _inspect_image(record, dataset.images[index], dataset.tolerant)
+    if images:
+        side = _inspect_image(record, dataset.images[index], dataset.tolerant)
+    else:
+        side = _inspect_header(record, dataset.images[index])
     path = dataset.masks[index]
     if path is not None:
         record.has_mask = True
         try:
-            mask = dataset.label_values(index)
+            facts = dataset.mask_facts(index)
         except FindingError as error:
             if error.finding is not None:
                 record.problems.append(error.finding)
         else:
-            assert mask is not None
-            _count(record, mask, dataset.labels, path)
-            _compare(record, mask.shape, side, path, dataset.images[index])
+            assert facts is not None
+            _count(record, facts, dataset.labels, path)
+            _compare(record, facts.size, side, path, dataset.images[index])
     if not isinstance(dataset.given_tags, str):
         record.tags = dataset.given_tags[index]
     elif record.counts is not None:
         record.tags = tuple(value for value in record.values if value in dataset.labels.foreground)
     saliency = None if dataset.saliency is None else dataset.saliency[index]
-    if saliency is not None and record.size is not None:
+    if images and saliency is not None and record.size is not None:
         _inspect_saliency(record, saliency)
     return record
 
@@ -130,9 +143,17 @@ def _inspect_image(record: Record, path: str, tolerant: bool) -> int:
     return side
 
 
-def _count(record: Record, mask: np.ndarray, labels: LabelSpace, path: str) -> None:
-    record.counts = np.bincount(mask.ravel(), minlength=256)
-    record.values = tuple(np.flatnonzero(record.counts).tolist())
+def _inspect_header(record: Record, path: str) -> int:
+    """Fill in the size that the header of an image file says; its EXIF orientation."""
+    try:
+        record.size = image_size(path)
+        return orientation(path)
+    except (DataError, *DECODE_ERRORS):  # what is wrong with images is said of those that are read
+        return 1
+
+
+def _count(record: Record, facts: MaskFacts, labels: LabelSpace, path: str) -> None:
+    record.counts, record.values = facts.counts(), facts.values
     if not allowed_values(labels)[list(record.values)].all():
         record.problems.append(range_finding(record.counts, labels, [path]))
     elif record.values == (labels.ignore_index,):

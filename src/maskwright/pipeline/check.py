@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from maskwright.data.check import SplitSummary, examine
-from maskwright.data.finding import number_of
+from maskwright.data.finding import few, number_of
 from maskwright.data.sizes import seen_size
 from maskwright.engine import distributed
 from maskwright.engine.weights import weights_words
@@ -71,7 +71,7 @@ def check_run(context: RunContext, until: str | None = None) -> Start:
     left, needs = check_settings(context, until)
     if not left:
         return Start()
-    record = _check_data(context)
+    record = _check_data(context, _on_masks(context.recipe, left))
     warnings = [*_disk(context, left, needs), *_memory(context, needs), *_threads(context, left)]
     lines = [_recipe_line(context.recipe), *record["lines"], _device_line(context, left)]
     lines += weights_lines(context.recipe, left)
@@ -131,8 +131,19 @@ def nearest_folder(out: Path) -> Path:
     return next(path for path in (out, *out.parents) if path.exists())
 
 
-def _check_data(context: RunContext) -> dict[str, Any]:
+def _on_masks(recipe: Recipe, left: Iterable[str]) -> bool:
+    """Whether something is left that is trained on ground-truth masks."""
+    started = {name.partition("-")[0] for name in left}
+    return "oracle" in started or ("segmenter" in started and recipe.supervision != "tags")
+
+
+def _check_data(context: RunContext, on_masks: bool) -> dict[str, Any]:
     """What the data check says of both splits, kept in the run folder under the content of the data.
+
+    Args:
+        context: of the run.
+        on_masks: whether masks are trained on, whose values are then read to the last one: what the check calls an
+            error in any of them is refused.
 
     Raises:
         DataError: it says an error.
@@ -140,11 +151,11 @@ def _check_data(context: RunContext) -> dict[str, Any]:
     data = context.recipe.data
     kept = context.out.data_check
     if kept.is_file() or _checked:
-        key = _content(context)
+        key = _content(context, on_masks)
         found = _checked.get(key) or (read_json(kept) if kept.is_file() else {})
         if isinstance(found, dict) and found.get("key") == key:
             return found
-    findings, summaries = examine(data, (data.train, data.val), LOOKING_SECONDS)
+    findings, summaries = examine(data, (data.train, data.val), LOOKING_SECONDS, all_masks=on_masks)
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         more = f"\nand {len(errors) - SHOWN} more errors" if len(errors) > SHOWN else ""
@@ -153,13 +164,14 @@ def _check_data(context: RunContext) -> dict[str, Any]:
     warnings = [finding.text() for finding in findings if finding.level == "warning"]
     if len(warnings) > SHOWN:
         warnings = [*warnings[:SHOWN], f"{len(warnings) - SHOWN} more; see `maskwright data check {data.root}`"]
-    key = _content(context)
+    key = _content(context, on_masks)
     _checked[key] = {"key": key, "lines": list(data_lines(data.root, summaries)), "warnings": warnings}
     return _checked[key]
 
 
-def _content(context: RunContext) -> str:
-    return fingerprint([context.train_facts, context.val_facts, context.saliency_facts])
+def _content(context: RunContext, on_masks: bool) -> str:
+    read = ["all masks"] if on_masks else []
+    return fingerprint([context.train_facts, context.val_facts, context.saliency_facts, *read])
 
 
 def data_lines(root: str, summaries: Sequence[SplitSummary]) -> Iterator[str]:
@@ -172,7 +184,7 @@ def data_lines(root: str, summaries: Sequence[SplitSummary]) -> Iterator[str]:
         yield f"split      {'; '.join(source for source in sources if source)}"
     train = summaries[0]
     counts = sorted(zip(train.labels.tag_names, train.tag_counts.tolist()), key=lambda pair: -pair[1])
-    part = train.tags_derived and train.read and not train.whole
+    part = train.tags_derived and train.read and not train.all_masks
     of_part = f" (of the {train.read} that were read)" if part else ""
     if train.tagged:
         names = ", ".join(f"{name} {count}" for name, count in counts[:SHOWN])
@@ -181,15 +193,11 @@ def data_lines(root: str, summaries: Sequence[SplitSummary]) -> Iterator[str]:
         yield f"tags       from {source}: {number_of(train.tagged, 'image')} of {train.split}{of_part}; {names}{more}"
     masks = ", ".join(f"{summary.images - len(summary.unmasked)} in {summary.split}" for summary in summaries)
     where = f" from {train.source['masks']}" if train.source.get("masks") else ""
-    yield f"masks      {masks}{where}; {number_of(train.labels.num_classes, 'class')}: " + _few(train.labels.names)
+    yield f"masks      {masks}{where}; {number_of(train.labels.num_classes, 'class')}: " + few(train.labels.names)
     parts = [summary for summary in summaries if summary.read and not summary.whole]
     if parts:
         read = ", ".join(f"{summary.read} of {summary.images} images of {summary.split}" for summary in parts)
         yield f"checked    {read}, drawn at random; `maskwright data check {root}` reads all"
-
-
-def _few(names: Sequence[str]) -> str:
-    return ", ".join(names[:SHOWN]) + (f" and {len(names) - SHOWN} more" if len(names) > SHOWN else "")
 
 
 def _recipe_line(recipe: Recipe) -> str:

@@ -89,7 +89,7 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
 
     Classes are `classes` (names or a file), else `classes.txt`, else VOC's where the folder is called VOC20xx or its
     images are, else the tag names in alphabetical order where there are no masks, else `class_0`, `class_1`, ... up to
-    the highest value in the masks.
+    the highest value in the masks, which must then hold every value up to it; see `maskwright.data.mask_values`.
 
     The background with `background="auto"` is the class called background; where none is and the set has tags but no
     masks, a background is put before the classes; else there is none.
