@@ -332,8 +332,9 @@ class ImageSet:
 
     @property
     def masks_in_files(self) -> bool:
-        """Whether each mask is an image file of its own."""
-        return type(self).label_values is ImageSet.label_values
+        """Whether each mask has a file of its own; otherwise masks are made from one that is read already."""
+        paths = [path for path in self.masks if path is not None]
+        return len(set(paths)) == len(paths)
 
     def mask_facts(self, index: int) -> MaskFacts | None:
         """What the mask of one image holds; None where there is none.
@@ -342,7 +343,7 @@ class ImageSet:
             DataError: as `label_values`.
         """
         path = self.masks[index]
-        if path is not None and self.masks_in_files:
+        if path is not None and type(self).label_values is ImageSet.label_values:
             return mask_facts(path, self.label_map)
         values = self.label_values(index)
         return None if values is None else MaskFacts.of(values)
