@@ -11,11 +11,20 @@ from maskwright.errors import DataError, unknown_name
 from maskwright.files import atomic_folder, write_json
 from maskwright.formats.coco import write_coco, write_coco_polygons
 from maskwright.formats.export import Export
+from maskwright.formats.fiftyone import write_fiftyone
+from maskwright.formats.huggingface import write_huggingface
+from maskwright.formats.labelme import write_labelme
+from maskwright.formats.yolo import write_yolo, write_yolo_semantic
 
 # Each writes everything into an empty folder and returns what it had to leave out or change, in sentences.
 FORMATS: dict[str, Callable[[Export, Path], list[str]]] = {
     "coco": write_coco,
     "coco-polygons": write_coco_polygons,
+    "yolo": write_yolo,
+    "yolo-semantic": write_yolo_semantic,
+    "labelme": write_labelme,
+    "fiftyone": write_fiftyone,
+    "huggingface": write_huggingface,
 }
 
 
