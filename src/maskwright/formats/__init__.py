@@ -10,9 +10,11 @@ from maskwright.data.provenance import FILE_NAME, changed_since_export, export_r
 from maskwright.errors import DataError, unknown_name
 from maskwright.files import atomic_folder, write_json
 from maskwright.formats.coco import write_coco, write_coco_polygons
+from maskwright.formats.cvat import write_cvat
 from maskwright.formats.export import Export
 from maskwright.formats.fiftyone import write_fiftyone
 from maskwright.formats.huggingface import write_huggingface
+from maskwright.formats.label_studio import write_label_studio
 from maskwright.formats.labelme import write_labelme
 from maskwright.formats.yolo import write_yolo, write_yolo_semantic
 
@@ -25,6 +27,8 @@ FORMATS: dict[str, Callable[[Export, Path], list[str]]] = {
     "labelme": write_labelme,
     "fiftyone": write_fiftyone,
     "huggingface": write_huggingface,
+    "cvat": write_cvat,
+    "label-studio": write_label_studio,
 }
 
 

@@ -12,9 +12,10 @@ import numpy as np
 from PIL import Image
 
 from maskwright.data.images import image_suffixes, orientation
+from maskwright.data.readers.shapes import IGNORED
 from maskwright.data.sample import LabelSpace
 
-IGNORED = "__ignore__"  # how labelme's tools, and with them ours, call pixels that carry no label
+__all__ = ["IGNORED", "Example", "Export", "put_image"]
 
 
 @dataclass(frozen=True)

@@ -9,10 +9,10 @@ from pathlib import Path
 from maskwright.data.classes import read_classes, resolve
 from maskwright.data.finding import Complain, Finding, number_of
 from maskwright.data.images import image_size, list_images, orientation
-from maskwright.data.provenance import refuse_made
+from maskwright.data.provenance import changed_since_export, made, refuse_made
 from maskwright.data.readers.folder import Listing, saliency_paths, split_names
 from maskwright.data.readers.official import tag_source
-from maskwright.data.readers.shapes import AREAS, Annotated, Kind, Painting, ShapeSet, problem_of
+from maskwright.data.readers.shapes import AREAS, IGNORED, Annotated, Kind, Painting, ShapeSet, problem_of
 from maskwright.data.sample import LabelSpace
 from maskwright.data.tags import TagTable, image_key, match_tags
 from maskwright.errors import DataError, unknown_name
@@ -53,7 +53,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
     Polygons and masks are painted, later over earlier; pixels outside are background. Boxes are not: within one, what
     nothing else covers is ignored. An image's tags are those that it was given and the labels of what is drawn in it.
     An image with nothing at all may not have been worked on yet, so it has neither mask nor tags, unless the tool says
-    that somebody finished it.
+    that somebody finished it. What is labelled `__ignore__` is ignored.
 
     Args:
         settings: `root`, `classes` (names or a file, in the order of their values), `background`, `ignore_index`,
@@ -71,6 +71,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
     _check_settings(settings, export.layout)
     options = settings.options
     folder, images = _images(settings, complain)
+    _refuse_ours(export.files, folder)
     rows = _matched(export, images, folder, complain)
     for note in export.notes:
         complain(note)
@@ -144,6 +145,19 @@ def _check_settings(settings: DataSettings, layout: str) -> None:
             )
 
 
+def _refuse_ours(files: Sequence[Path], images: Path) -> None:
+    """Refuse what maskwright wrote as annotations of its own, unless somebody has changed them since.
+
+    Photographs that it put beside them are photographs.
+    """
+    for file in files:
+        found = made(file.parent)
+        if found is not None and file.name not in (changed_since_export(found[1].parent) or ()):
+            refuse_made(file.parent, "annotations")
+    if not any(images == file.parent or file.parent in images.parents for file in files):
+        refuse_made(images, "images")
+
+
 def _images(settings: DataSettings, complain: Complain) -> tuple[Path, dict[str, str]]:
     """The folder of images, and name -> path of each."""
     root = Path(settings.root)
@@ -154,7 +168,6 @@ def _images(settings: DataSettings, complain: Complain) -> tuple[Path, dict[str,
             raise DataError(f"images {typed}: no such folder in {root}")
     else:
         folder = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root)
-    refuse_made(folder, "images")
     images, twice = list_images(folder)
     if not images:
         raise DataError(
@@ -244,7 +257,8 @@ def _labels(settings: DataSettings, export: Export, complain: Complain) -> tuple
     """Classes with the background in front where the tool has none, and where their names come from."""
     file = str(export.files[0])
     used = dict.fromkeys(name for row in export.annotated for name in row.names())
-    names, source = list(dict.fromkeys([*export.classes, *used])), file
+    used.pop(IGNORED, None)
+    names, source = [name for name in dict.fromkeys([*export.classes, *used]) if name != IGNORED], file
     if isinstance(settings.classes, list):
         names, source = [str(name) for name in settings.classes], "settings"
     elif settings.classes is not None:

@@ -4,11 +4,11 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping
 from pathlib import Path
-from xml.parsers import expat
 
 import numpy as np
 
 from maskwright.data.finding import Complain, Finding, number_of, refuse
+from maskwright.data.plain_xml import parse_xml
 from maskwright.data.readers.annotated import Export, annotated_set
 from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners, ellipse_corners, turned
 from maskwright.errors import DataError
@@ -16,10 +16,6 @@ from maskwright.settings import DataSettings
 
 FILE = "annotations.xml"
 OTHER_SHAPES = ("cuboid", "skeleton")
-
-
-class _Refused(Exception):
-    """The file is no annotation file that is read; the text says why."""
 
 
 class _Reader:
@@ -37,33 +33,17 @@ class _Reader:
         self.count = 0
 
     def read(self) -> None:
-        parser = expat.ParserCreate()
-        # Entities can be made to grow to any size, or to name other files; CVAT writes none.
-        parser.StartDoctypeDeclHandler = self._no_doctype
-        parser.EntityDeclHandler = self._no_entity
-        parser.StartElementHandler = self._start
-        parser.EndElementHandler = self._end
-        parser.CharacterDataHandler = self._characters
         try:
-            with open(self.path, "rb") as stream:
-                parser.ParseFile(stream)
-        except expat.ExpatError as error:
-            self.export.damaged.append(f"{self.path}: not valid XML ({error})")
-        except _Refused as error:
+            parse_xml(self.path, self._start, self._end, self._characters)
+        except DataError as error:
             self.export.damaged.append(f"{self.path}: {error}")
-
-    def _no_doctype(self, *_: object) -> None:
-        raise _Refused("declares a document type, which CVAT's files never do; it is not read")
-
-    def _no_entity(self, *_: object) -> None:
-        raise _Refused("declares entities, which CVAT's files never do; it is not read")
 
     def _characters(self, text: str) -> None:
         self.text += text
 
     def _start(self, name: str, given: dict[str, str]) -> None:
         if not self.open and name != "annotations":
-            raise _Refused(f"begins with <{name}>, expected <annotations>")
+            raise DataError(f"begins with <{name}>, expected <annotations>")
         self.open.append(name)
         self.text = ""
         if name == "track":

@@ -16,13 +16,14 @@ from maskwright.data.provenance import check_masks, refuse_made
 from maskwright.data.readers.annotated import PARTS
 from maskwright.data.readers.folder import Listing, hash_split, saliency_paths, split_names
 from maskwright.data.readers.official import Colour, tag_source
+from maskwright.data.readers.shapes import IGNORED
 from maskwright.data.sample import LabelSpace, voc_palette
 from maskwright.data.tags import TagTable, match_tags
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
 LABELMAP, MASKS, LISTS = "labelmap.txt", "SegmentationClass", "ImageSets/Segmentation"
-IGNORED = "ignored"  # the label that stands for no label in the maps of PASCAL VOC
+NO_LABEL = ("ignored", IGNORED)  # the label that stands for none in maps of PASCAL VOC, and in what is exported here
 OPTIONS = ("images", "tolerant")
 
 
@@ -68,8 +69,8 @@ def open_cvat_masks(settings: DataSettings, split: str, complain: Complain = ref
 
     `labelmap.txt`, `SegmentationClass/NAME.png`, `ImageSets/Segmentation/SPLIT.txt`, and `JPEGImages/` where images
     were saved too; else `data.options.images` is their folder. Classes are the labels in the order of `labelmap.txt`,
-    background in front; black is background where no label has it, and the label `ignored` stands for no label. The
-    list `default.txt`, if it is the only one, is divided as in `data.readers.folder.open_folder`.
+    background in front: the label of that name, else the black one, else black itself. `ignored` and `__ignore__` stand
+    for no label. The list `default.txt`, if it is the only one, is divided as in `data.readers.folder.open_folder`.
 
     Args:
         settings: `root`, `ignore_index`, `tags`, `saliency`; classes and masks are the export's own. `options`:
@@ -179,6 +180,7 @@ def read_labelmap(path: Path, complain: Complain = refuse) -> dict[str, Colour]:
 def _labels(settings: DataSettings, colours: dict[str, Colour]) -> tuple[LabelSpace, dict[str, int]]:
     """The label space, and label -> value."""
     known = [label for label in colours if label.strip("_ ").lower() == "background"]
+    known += [label for label, colour in colours.items() if colour == (0, 0, 0) and label not in NO_LABEL]
     background: str | None = known[0] if known else "background"
     if settings.background in (None, "none"):
         background = None
@@ -187,12 +189,15 @@ def _labels(settings: DataSettings, colours: dict[str, Colour]) -> tuple[LabelSp
         if background not in colours:
             raise DataError(f"background: {unknown_name('class', background, colours)}")
     first = [] if background is None else [background]
-    names = [*first, *(label for label in colours if label not in (background, IGNORED))]
+    names = [*first, *(label for label in colours if label not in (background, *NO_LABEL))]
     palette = [colours.get(name, (0, 0, 0)) for name in names]
     labels = LabelSpace(
         tuple(names), None if background is None else 0, settings.ignore_index, tuple(palette) if names else ()
     )
-    return labels, {**{name: value for value, name in enumerate(names)}, IGNORED: settings.ignore_index}
+    return labels, {
+        **{name: value for value, name in enumerate(names)},
+        **dict.fromkeys(NO_LABEL, settings.ignore_index),
+    }
 
 
 def _by_colour(colours: dict[str, Colour], values: dict[str, int], labels: LabelSpace) -> dict[int, int]:

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -11,6 +12,8 @@ import numpy as np
 from maskwright.data.brush import decode_brush
 from maskwright.data.finding import Complain, Finding, refuse
 from maskwright.data.label_studio import Task, choices_of, is_tasks, read_tasks, tag_names
+from maskwright.data.plain_xml import parse_xml
+from maskwright.data.provenance import changed_since_export
 from maskwright.data.readers.annotated import Export, annotated_set
 from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners, ellipse_corners, turned
 from maskwright.errors import DataError
@@ -27,11 +30,12 @@ def task_files(root: Path) -> list[Path]:
 def open_label_studio(settings: DataSettings, split: str, complain: Complain = refuse) -> ShapeSet:
     """One split of a project of Label Studio, exported as JSON or JSON-MIN.
 
-    The file lies in the root, whatever its name; images in `images/`, or where `data.options.images` says. They are
-    found by the names in the tasks: uploads with or without the eight digits that Label Studio puts before them, local
-    storage by the path in `?d=`, addresses by their path. Of several annotations of a task the last counts that is not
-    cancelled; predictions do not. A region with several labels is painted as the first. Choices and taxonomy entries of
-    the image are its tags; an annotation that was submitted empty says that nothing is in the image.
+    The file lies in the root, whatever its name; so may the labelling configuration, as XML, which then gives the order
+    of the classes; without it that is the alphabet's. Images lie in `images/` or where `data.options.images` says. They
+    are found by the names in the tasks: uploads with or without the eight digits that Label Studio puts before them,
+    local storage by the path in `?d=`, addresses by their path. Of several annotations of a task the last counts that
+    is not cancelled; predictions do not. A region with several labels is painted as the first. Choices and taxonomy
+    entries of the image are its tags; an annotation that was submitted empty says that nothing is in the image.
 
     Args:
         settings: see `data.readers.annotated.annotated_set`.
@@ -43,6 +47,10 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
     """
     root = Path(settings.root)
     files = task_files(root) if root.is_dir() else []
+    # Tasks that were written for Label Studio lie beside what came back from it.
+    changed = changed_since_export(root) if files else None
+    if changed is not None:
+        files = [path for path in files if path.name in changed] or files
     if not files:
         raise DataError(f"{root} has no list of tasks in JSON. Expected an export of Label Studio, JSON or JSON-MIN")
     export = Export("label_studio", files)
@@ -65,11 +73,34 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
         row.tags = [names[tuple(path)] for path in paths]
         several += _add_regions(row, task.results or [], export)
         export.annotated.append(row)
-    export.classes = sorted({name for row in export.annotated for name in row.names()})
+    used = {name for row in export.annotated for name in row.names()}
+    export.classes = list(dict.fromkeys([*_configured(root, export), *sorted(used)]))
     if several:
         what = f"{several} regions with several labels, painted as the first of them"
         export.notes.append(Finding("warning", what, [str(files[0])], several, kind="region-labels"))
     return annotated_set(settings, split, export, complain)
+
+
+def _configured(root: Path, export: Export) -> list[str]:
+    """Labels and choices of a labelling configuration in the folder, in its order; their colours go to the export."""
+    names: list[str] = []
+
+    def start(name: str, given: dict[str, str]) -> None:
+        if name == "View":
+            names.append("")
+        elif names and name in ("Label", "Choice") and given.get("value"):
+            names.append(given["value"])
+            colour = re.fullmatch("#([0-9a-fA-F]{6})", given.get("background", ""))
+            if colour:
+                number = int(colour[1], 16)
+                export.colours[given["value"]] = (number >> 16, number >> 8 & 255, number & 255)
+
+    for path in sorted(root.glob("*.xml")):
+        try:
+            parse_xml(path, start)
+        except DataError as error:
+            export.notes.append(Finding("warning", f"left out: {error}", [str(path)], kind="config-unreadable"))
+    return [name for name in names if name]
 
 
 def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) -> int:

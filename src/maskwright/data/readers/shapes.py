@@ -15,6 +15,7 @@ from maskwright.data.sample import LabelSpace
 
 Kind = Literal["polygon", "box", "mask", "line", "points"]
 AREAS: tuple[Kind, ...] = ("polygon", "mask")  # what says of every pixel of an object that it is one
+IGNORED = "__ignore__"  # the label of pixels that carry none, in exports to tools that know no such thing
 STROKE = 3  # pixels; tools give lines and points no width
 CORNERS = 64  # of an ellipse: less than a pixel beside it up to a radius of 800
 NO_POINTS = np.zeros((0, 2))
