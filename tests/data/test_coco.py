@@ -8,7 +8,7 @@ import pytest
 
 from maskwright.data import open_dataset
 from maskwright.data.check import check
-from maskwright.data.readers import coco
+from maskwright.data.readers import coco, coco_annotations
 from maskwright.data.readers.polygons import paint_polygon, to_grid
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
@@ -83,7 +83,7 @@ def test_painted_in_file_order_later_over_earlier(root, contract, columns):
 
 def test_tags_need_no_painting(root, monkeypatch):
     dataset = opened(root)
-    monkeypatch.setattr(coco.Annotations, "paint", lambda *_: pytest.fail("painted"))
+    monkeypatch.setattr(coco_annotations.Annotations, "paint", lambda *_: pytest.fail("painted"))
     assert [dataset.tags(index) for index in range(3)] == [(1, 3), (1, 2, 3), ()]
     assert all(dataset.has_mask(index) for index in range(3))
     monkeypatch.undo()
@@ -107,9 +107,9 @@ def test_2017_has_the_same_form(root, files):
 @pytest.mark.parametrize("chunk", [1, 7, 64, 1 << 22])
 @pytest.mark.parametrize("indent", [None, 2])
 def test_the_file_is_read_in_pieces(root, files, monkeypatch, chunk, indent):
-    monkeypatch.setattr(coco, "CHUNK", chunk)
+    monkeypatch.setattr(coco_annotations, "CHUNK", chunk)
     path = files.text("annotations/other.json", annotations(indent=indent))
-    found = coco.read_annotations(str(path), chunk, 0)
+    found = coco_annotations.read_annotations(str(path), chunk, 0)
     assert found.classes == ("person", "car", "toothbrush")
     assert [found.tags(row) for row in range(3)] == [(), (1, 2, 3), (1, 3)]
     assert np.array_equal(found.paint(2), opened(root)[0].mask)
@@ -132,15 +132,56 @@ def test_read_once_and_anew_when_replaced(root, files):
         ("{}", "is not valid JSON"),
         ('{"images": [], "annotations": []}', "has no images"),
         (annotations([{"image_id": 9, "category_id": 1}]), "KeyError: 'segmentation'"),
-        (annotations([instance(1, 9, 2, box(0, 0, 2, 2))]), "have the category_id 2"),
-        (annotations([instance(1, 8, 1, box(0, 0, 2, 2))]), "have the image_id 8"),
-        (annotations([instance(7, 9, 1, {"size": [24, 32], "counts": "abc"})]), "annotation 7 has compressed runs"),
+        (annotations([instance(1, 9, 2, box(0, 0, 2, 2))]), "annotation 1 has the category_id 2"),
+        (annotations([instance(1, 8, 1, box(0, 0, 2, 2))]), "annotation 1 has the image_id 8"),
+        (
+            annotations([instance(7, 9, 1, {"size": [24, 32], "counts": [24, 24]})]),
+            "annotation 7 has runs of 48 pixels together, 32x24 are 768: 1 damaged annotation",
+        ),
+        (
+            annotations([instance(7, 9, 1, {"size": [32, 24], "counts": [0, 24 * 32]})]),
+            r"annotation 7 has runs of the size \[32, 24\], its image COCO_train2014_0+9.jpg is \[24, 32\]",
+        ),
+        (annotations([instance(7, 9, 1, {"size": [24, 32], "counts": "é"})]), "annotation 7 has runs that cannot be"),
+        (annotations([instance(7, 9, 1, {"size": [24], "counts": [3]})]), r"annotation 7 has runs of the size \[24\]"),
+        (
+            annotations([instance(7, 9, 1, {"size": [24, 32], "counts": [-1, 769]})]),
+            "annotation 7 has runs that are no",
+        ),
+        (annotations([instance(7, 9, 1, [[1, 1, 2, 2, 3]])]), "annotation 7 has a polygon of 5 numbers"),
+        (annotations([instance(7, 9, 1, [[1, 1, 2, 2]])]), "annotation 7 has a polygon of 2 corners"),
+        (annotations([instance(7, 9, 1, [[1, 1, 2, float("nan"), 3, 3]])]), "annotation 7 has a polygon with a coord"),
+        (annotations([instance(7, 9, 1, [[1, 1, 2, 1e30, 3, 3]])]), "annotation 7 has a polygon with a coordinate"),
+        (annotations([instance(7, 9, 1, [[1, 1, 2, 900, 3, 3]])]), "annotation 7 has a corner far outside"),
     ],
 )
 def test_an_annotation_file_that_is_not_as_described(root, files, text, message):
     files.text("annotations/instances_train2014.json", text)
     with pytest.raises(DataError, match=message):
         opened(root)
+
+
+def test_compressed_runs_are_those_of_the_official_tools(root, files):
+    runs = {"size": [24, 32], "counts": "l32Rd0"}  # by pycocotools 2.0.11
+    mask = np.zeros((24, 32), np.uint8)
+    mask[4:6, 5] = 1
+    files.text("annotations/instances_train2014.json", annotations([instance(7, 9, 3, runs)]))
+    assert np.array_equal(opened(root)[0].mask, 2 * mask)
+
+
+def test_what_is_damaged_is_named_and_the_rest_goes_on(root, files):
+    damaged = [instance(8, 9, 1, [[1, 2, 3]]), instance(9, 9, 90, {"size": [24, 32], "counts": [5]})]
+    files.text("annotations/instances_train2014.json", annotations([*INSTANCES, *damaged]))
+    (finding,) = [one for one in check(DataSettings(root=str(root), val="train")) if one.level == "error"]
+    assert finding.count == 2
+    assert [file.partition(": ")[2] for file in finding.files] == [
+        "annotation 8 has a polygon of 3 numbers, expected pairs",
+        "annotation 9 has runs of 5 pixels together, 32x24 are 768",
+    ]
+    found = []
+    dataset = coco.open_coco(DataSettings(root=str(root), layout="coco"), "train", found.append)
+    assert found
+    assert dataset.tags(0) == (1, 3)
 
 
 def test_what_is_missing(root, files):

@@ -42,19 +42,23 @@ def counts_of(text: str) -> np.ndarray:
     Raises:
         ValueError: a character that cannot be in it, or an end within a number.
     """
-    counts: list[int] = []
-    number = shift = 0
-    for letter in text:
-        bits = ord(letter) - 48
-        if not 0 <= bits < 64 or shift > 60:
-            raise ValueError(f"{letter!r} is no character of a run-length code")
-        number |= (bits & 31) << shift
-        shift += 5
-        if not bits & 32:
-            if bits & 16:
-                number -= 1 << shift
-            counts.append(number + (counts[-2] if len(counts) > 2 else 0))
-            number = shift = 0
-    if shift:
+    bits = np.frombuffer(text.encode("latin-1", "replace"), np.uint8).astype(np.int64) - 48
+    if not len(bits):
+        return np.zeros(0, np.int64)
+    if bits.min() < 0 or bits.max() > 63:
+        wrong = text[int(np.flatnonzero((bits < 0) | (bits > 63))[0])]
+        raise ValueError(f"{wrong!r} is no character of a run-length code")
+    last = np.flatnonzero(bits < 32)
+    if not len(last) or last[-1] != len(bits) - 1:
         raise ValueError("the run-length code ends within a number")
-    return np.array(counts, np.int64)
+    length = np.diff(last, prepend=-1)
+    if length.max() > 12:
+        raise ValueError("the run-length code has a number of more than 60 bits")
+    first = last - length + 1
+    shift = 5 * (np.arange(len(bits)) - np.repeat(first, length))
+    counts = np.add.reduceat((bits & 31) << shift, first)
+    negative = bits[last] & 16 != 0
+    counts[negative] -= np.int64(1) << (5 * length[negative])
+    counts[1::2] = np.cumsum(counts[1::2])
+    counts[2::2] = np.cumsum(counts[2::2])
+    return counts
