@@ -16,7 +16,6 @@ from PIL import Image
 from maskwright.data import Dataset, open_dataset
 from maskwright.data.check import check
 from maskwright.data.finding import Finding
-from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
 SIZE = (40, 48)
@@ -104,10 +103,141 @@ def table(content: str | bytes, name: str = "tags.csv") -> Callable[[Path], Any]
     return both(pictures(*PHOTOS), text(name, content))
 
 
+def tagged(
+    content: str | bytes, *said: str, name: str = "tags.csv", gives: dict[str, Any] = TAGGED, **settings: Any
+) -> Variant:
+    """A table that is named and read."""
+    return Variant(table(content, name), gives, said=said, settings={"tags": name, **settings})
+
+
+def refused(content: str | bytes, pattern: str, name: str = "tags.csv", **settings: Any) -> Variant:
+    """A table that is named and refused."""
+    return Variant(table(content, name), refused=pattern, settings={"tags": name, **settings})
+
+
+PLAIN = "image,tags\na.jpg,cup\nb.jpg,lid\nc.jpg,cup;lid\nd.jpg,\n"
+ONE_HOT = "image,cup,lid\na.jpg,1,0\nb.jpg,0,1\nc.jpg,1,1\nd.jpg,0,0\n"
+UMLAUTS = {"classes": "background Tür lid", "tags": {"a": "Tür", "b": "lid", "c": "Tür lid", "d": ""}}
+
+
+def umlauts(content: str) -> str:
+    return content.replace("cup", "Tür")
+
+
 TABLES = {
-    "semicolons in a cell": Variant(
-        table("image,tags\na.jpg,cup\nb.jpg,lid\nc.jpg,cup;lid\nd.jpg,\n"), TAGGED, settings={"tags": "tags.csv"}
+    "semicolons in a cell": tagged(PLAIN),
+    "byte mark of UTF-8": tagged(b"\xef\xbb\xbf" + PLAIN.encode()),
+    "semicolons between columns": tagged(
+        "Dateiname;Labels\na.jpg;cup\nb.jpg;lid\nc.jpg;cup,lid\nd.jpg;\n",
+        "semicolons between columns",
+        "commas between tags",
     ),
+    "the first line of Excel": tagged("sep=;\nimage;tags\na.jpg;cup\nb.jpg;lid\nc.jpg;cup|lid\nd.jpg;\n", "semicolons"),
+    "tabs": tagged(PLAIN.replace(",", "\t"), "tabs between columns", name="tags.tsv"),
+    "UTF-16 of Excel": tagged(
+        umlauts(PLAIN).replace(",", "\t").encode("utf-16"), "text in UTF-16", name="tags.txt", gives=UMLAUTS
+    ),
+    "Windows-1252": tagged(
+        umlauts(PLAIN).encode("cp1252"),
+        "text in Windows-1252, since it is not UTF-8: look whether 'Tür'",
+        gives=UMLAUTS,
+    ),
+    "lines of Windows and an old Mac": tagged(PLAIN.replace("\n", "\r").replace("\r", "\r\n", 2)),
+    "other headings and columns": tagged(
+        "ID,Split,Labels,Width,File Name\n7,val,cup,9,a.jpg\n8,val,lid,9,b.jpg\n9,val,cup;lid,9,c.jpg\n1,,,9,d.jpg\n",
+        "info: .*images in 'File Name', tags in 'Labels'; left out: ID, Split, Width",
+    ),
+    "index of pandas": tagged(
+        ",file,category\n0,a.jpg,cup\n1,b.jpg,lid\n2,c.jpg,cup;lid\n3,d.jpg,nan\n", "'nan': no tag applies"
+    ),
+    "no headings": tagged("a.jpg,cup\nb.jpg,lid\nc.jpg,cup;lid\nd.jpg,\n", "no headings"),
+    "no headings, no suffix, the image last": tagged(
+        "cup;a\nlid;b\ncup,lid;c\n-;d\n", "no headings", "'-': no tag applies"
+    ),
+    "no headings and a cell per tag": tagged("a.jpg,cup\nb.jpg,lid\nc.jpg,cup,lid\nd.jpg,\n", "no headings"),
+    "a cell per tag": tagged("image,tags\na.jpg,cup\nb.jpg,lid\nc.jpg,cup,lid\nd.jpg,\n", "more tags \\(1 row\\)"),
+    "a column per tag": tagged(ONE_HOT),
+    "floats of pandas and holes": tagged(
+        "image,cup,lid\na.jpg,1.0,0.0\nb.jpg,,1.0\nc.jpg,1.0,1.0\nd.jpg,0.0,\n", "empty cells mean no"
+    ),
+    "words for yes and no": tagged("filename,cup,lid\na.jpg,True,False\nb.jpg,no,yes\nc.jpg,x,x\nd.jpg,FALSE,n\n"),
+    "crosses": tagged("name,cup,lid,comment\na.jpg,x,,blurred\nb.jpg,,X,\nc.jpg,x,x,\nd.jpg,,,\n", "left out: comment"),
+    "minus one": tagged("image,cup,lid\na.jpg,1,-1\nb.jpg,-1,1\nc.jpg,1,1\nd.jpg,-1,-1\n"),
+    "a row per tag": tagged("image,tag\na.jpg,cup\nb.jpg,lid\nc.jpg,cup\nc.jpg,lid\nd.jpg,\n", "one row per tag"),
+    "a row per box": tagged(
+        "filename,width,class,xmin\na.jpg,9,cup,1\na.jpg,9,cup,5\nb.jpg,9,lid,2\nc.jpg,9,cup,3\nc.jpg,9,lid,4\nd.jpg,9,,\n",
+        "left out: width, xmin",
+        "one row per tag",
+    ),
+    "a row per tag that was verified": tagged(
+        "ImageID,LabelName,Confidence\na,cup,1\na,lid,0\nb,lid,1\nc,cup,1\nc,lid,1\nd,cup,0\n",
+        "only rows with yes in 'Confidence'",
+    ),
+    "bars in a cell": tagged(PLAIN.replace(";", "|"), "bars between tags"),
+    "commas in a cell": tagged(PLAIN.replace("cup;lid", '"cup, lid"'), "commas between tags"),
+    "blanks in a cell": refused(
+        PLAIN.replace("cup;lid", "cup lid"),
+        r"'cup lid'.*';'.*data.rename='\{cup lid: cup;lid\}', or data.options.tag_separator=blank",
+    ),
+    "blanks in a cell, told": tagged(PLAIN.replace(";", " "), options={"tag_separator": "blank"}),
+    "joins, renamed": tagged(PLAIN.replace(";", "/"), rename={"cup/lid": "cup;lid"}),
+    "lists of Python": tagged(
+        "image,tags\na.jpg,['cup']\nb.jpg,['lid']\nc.jpg,\"['cup', 'lid']\"\nd.jpg,[]\n", "'\\[\\]': no tag applies"
+    ),
+    "lists of NumPy and JSON": tagged("image;tags\na.jpg;[\"cup\"]\nb.jpg;{'lid'}\nc.jpg;['cup' 'lid']\nd.jpg;None\n"),
+    "numbers": tagged(
+        "image,label\na.jpg,0\nb.jpg,1\nc.jpg,0;1\nd.jpg,\n",
+        r"warning: .*numbers: 0, 1.*data.rename='\{\"0\": name0",
+        gives={"classes": "background 0 1"},
+    ),
+    "numbers, renamed": tagged("image,label\na.jpg,0\nb.jpg,1\nc.jpg,0;1\nd.jpg,\n", rename={0: "cup", 1: "lid"}),
+    "JSON by image": tagged(
+        '{"a.jpg": ["cup"], "b.jpg": "lid", "c.jpg": {"cup": true, "lid": 1}, "d.jpg": null}', name="t.json"
+    ),
+    "JSON by tag": tagged(
+        '{"cup": ["a.jpg", "c.jpg"], "lid": ["b.jpg", "c.jpg"]}',
+        "each key is a tag",
+        name="t.json",
+        gives={"classes": "background cup lid"},
+    ),
+    "JSON objects": tagged(
+        '[{"filename": "a.jpg", "labels": ["cup"], "id": 3}, {"filename": "b.jpg", "labels": [{"name": "lid"}]}, '
+        '{"filename": "c.jpg", "labels": "cup;lid"}, {"filename": "d.jpg"}]',
+        "left out: id",
+        name="t.json",
+    ),
+    "lines of JSON": tagged(
+        "\n".join(
+            f'{{"file_name": "{n}.jpg", "label": {t}}}'
+            for n, t in zip("abcd", ('"cup"', '"lid"', '["cup", "lid"]', "[]"))
+        ),
+        name="t.jsonl",
+    ),
+    "other capitals and paths": tagged(
+        "image,tags\nC:\\photos\\A.JPG,cup\n/x/y/B.jpg,lid\nimages/c,cup;lid\n./d.jpeg,\n"
+    ),
+    "a letter too many": Variant(
+        both(
+            pictures(*(f"{n}.jpg" for n in "abcdefg")),
+            text(
+                "tags.csv",
+                "image,tags\na.jpg,ild\n" + "".join(f"{n}.jpg,cup;lid\n" for n in "bcd") + "e,cup\nf,lid\ng,\n",
+            ),
+        ),
+        said=(r"one letter apart: 'ild' \(1 image\) and 'lid' \(4 images\).*data.rename='\{ild: lid\}'",),
+        settings={"tags": "tags.csv"},
+    ),
+    "few images": tagged(PLAIN, r"tags on fewer than 3 images: cup \(2\), lid \(2\).*data.rename="),
+    "capitals": tagged(
+        PLAIN.replace("a.jpg,cup", "a.jpg,Cup"),
+        r"differ only in case.*data.rename='\{\w+: \w+\}'",
+        gives={"classes": "background Cup cup lid"},
+    ),
+    "no tag at all": refused("image,tags\na.jpg,\nb.jpg,nan\nc.jpg,\nd.jpg,\n", "no image of all has a tag"),
+    "masks in place of tags": refused(
+        "image,label\na.jpg,a.png\nb.jpg,b.png\n", "'label' names files, not tags.*masks=FOLDER"
+    ),
+    "no column of images": refused("what,else\none,two\n", "begins with 'what,else', and no column names images"),
 }
 
 LAYOUTS = {

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskwright.data import READERS, Dataset, reader_name
+from maskwright.data.check_tags import tag_findings
 from maskwright.data.finding import Complain, Finding, FindingError, Level, few, number_of
 from maskwright.data.images import ImageSet
 from maskwright.data.masks import map_text, range_finding
@@ -19,10 +20,6 @@ from maskwright.data.scan import Record, scan
 from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
-
-TOGETHER_AT_LEAST = 3  # images with a tag, before "always together" means anything
-BY_CHANCE = 0.05  # a pair that is as likely as this to be together by chance is not reported
-SHOWN_PAIRS = 10
 
 __all__ = ["Finding", "check", "examine", "report"]
 
@@ -357,41 +354,15 @@ def _classes(summary: SplitSummary, training: bool) -> list[Finding]:
 
 
 def _tags(summary: SplitSummary, training: bool) -> list[Finding]:
-    """Tags that a classifier cannot tell apart: always on, always together, or two spellings of one word."""
+    """What is wrong with the tags that are trained on."""
     if not training or not summary.tagged:
         return []
-    found = []
-    names, counts = summary.labels.tag_names, summary.tag_counts
-    everywhere = [name for name, count in zip(names, counts) if count == summary.tagged]
-    if everywhere and summary.tagged >= TOGETHER_AT_LEAST:
-        what = f"on every tagged image: {', '.join(everywhere)}; the classifier sees no image without"
-        fix = "add images without, or make it part of the background"
-        found.append(Finding("warning", what, count=len(everywhere), fix=fix, kind="tag-always"))
-    pairs = []
-    for first, second in np.argwhere(summary.together == counts[:, None]):
-        count, other = int(counts[first]), int(counts[second])
-        mutual = count == other
-        chance = (other / summary.tagged) ** count
-        if first == second or count < TOGETHER_AT_LEAST or names[second] in everywhere or (mutual and first > second):
-            continue
-        if mutual or chance < BY_CHANCE:
-            relation = "never one without the other" if mutual else f"{names[second]} also without"
-            text = f"`{names[first]}` always with `{names[second]}` ({count} images, {relation})"
-            pairs.append((not mutual, -count, text))
-    if pairs:
-        shown = ", ".join(text for _, _, text in sorted(pairs)[:SHOWN_PAIRS])
-        more = f" and {len(pairs) - SHOWN_PAIRS} more pairs" if len(pairs) > SHOWN_PAIRS else ""
-        what = f"tags that always occur together: {shown}{more}; masks made from tags merge them"
-        fix = "add images of the one without the other, or masks for some of them"
-        found.append(Finding("warning", what, count=len(pairs), fix=fix, kind="tag-together"))
-    spellings: dict[str, list[str]] = {}
-    for name in names:
-        spellings.setdefault("".join(filter(str.isalnum, name.casefold())), []).append(name)
-    alike = [" and ".join(map(repr, group)) for group in spellings.values() if len(group) > 1]
-    if alike:
-        what = f"tags that differ only in case, blanks or dashes: {', '.join(alike)}"
-        found.append(Finding("warning", what, count=len(alike), fix="choose one spelling", kind="tag-spelling"))
-    return found
+    if not summary.tags_derived and not summary.tag_counts.any() and len(summary.unmasked) == summary.images:
+        what = f"no image of {summary.split} has a tag: {number_of(summary.tagged, 'image')} with an empty list"
+        fix = "name what is in the images in the table of tags"
+        return [Finding("error", what, count=summary.tagged, fix=fix, kind="no-tag")]
+    given = not summary.tags_derived
+    return tag_findings(summary.labels.tag_names, summary.together, summary.tagged, given=given)
 
 
 def _between(summaries: list[SplitSummary]) -> list[Finding]:

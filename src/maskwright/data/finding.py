@@ -10,6 +10,7 @@ from maskwright.errors import DataError
 
 SHOWN_FILES = 5
 SHOWN_NAMES = 8
+ASSUMED = "assumed"  # kind of findings that say how something was read that may be read in another way
 
 Level = Literal["error", "warning", "info"]
 

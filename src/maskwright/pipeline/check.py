@@ -19,7 +19,7 @@ import numpy as np
 import torch
 
 from maskwright.data.check import SplitSummary, examine
-from maskwright.data.finding import few, number_of
+from maskwright.data.finding import ASSUMED, few, number_of
 from maskwright.data.sizes import seen_size
 from maskwright.engine import distributed
 from maskwright.engine.weights import weights_words
@@ -165,7 +165,8 @@ def _check_data(context: RunContext, on_masks: bool) -> dict[str, Any]:
     if len(warnings) > SHOWN:
         warnings = [*warnings[:SHOWN], f"{len(warnings) - SHOWN} more; see `maskwright data check {data.root}`"]
     key = _content(context, on_masks)
-    _checked[key] = {"key": key, "lines": list(data_lines(data.root, summaries)), "warnings": warnings}
+    assumed = [f"read       {finding.what}" for finding in findings if finding.kind == ASSUMED]
+    _checked[key] = {"key": key, "lines": [*data_lines(data.root, summaries), *assumed], "warnings": warnings}
     return _checked[key]
 
 

@@ -4,7 +4,7 @@ from __future__ import annotations
 
 from typing import Annotated, Any, ClassVar, Literal
 
-from pydantic import Field
+from pydantic import Field, field_validator
 
 from maskwright.settings.base import Autocast, CRFPreset, KernelScale, Settings
 
@@ -23,7 +23,14 @@ class DataSettings(Settings):
         "wrote, and named beside every score against them",
     )
     classes: str | list[str] | None = Field(None, description="file with one class name per line, or the names")
-    tags: str | None = Field(None, description="CSV, JSON or folder of tags; masks: derived from the masks")
+    tags: str | None = Field(
+        None,
+        description="table (CSV, TSV, Excel, JSON) or folder of tags; masks: derived from the masks; none: the table "
+        "or the folders that are there, where there are no masks",
+    )
+    rename: dict[str, str] | None = Field(
+        None, description="other names of tags, as in {cwo: cow}; two tags of one name become one"
+    )
     saliency: str | None = Field(
         None, description="folder of saliency maps, or a detector: `maskwright.data.saliency.DETECTORS`"
     )
@@ -38,6 +45,21 @@ class DataSettings(Settings):
     options: dict[str, Any] = Field(
         default_factory=dict, description="settings of one reader alone, such as count of scenes"
     )
+
+    @field_validator("rename", mode="before")
+    @classmethod
+    def _numbers_are_names(cls, value: Any) -> Any:
+        """A tag may be a number, as in `{0: cat}`."""
+        if not isinstance(value, dict):
+            return value
+        return {
+            str(old) if isinstance(old, int) else old: str(new) if isinstance(new, int) else new
+            for old, new in value.items()
+        }
+
+
+def _digits(name: Any) -> Any:
+    return str(name) if isinstance(name, int) and not isinstance(name, bool) else name
 
 
 class AugmentSettings(Settings):

@@ -18,12 +18,14 @@ from maskwright.data.images import ImageSet, list_images
 from maskwright.data.provenance import check_masks, is_marked, refuse_made
 from maskwright.data.provenance import made as made_by_us
 from maskwright.data.saliency import DETECTORS
-from maskwright.data.tags import TagTable, image_key, match_tags, read_tags, tag_values
+from maskwright.data.spelling import join_finding, number_finding
+from maskwright.data.tables import read_tags
+from maskwright.data.tags import TagTable, image_key, match_tags, tag_values, told
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
 LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", ".", "ImageSets/Main")
-OPTIONS = ("images", "image_suffix", "mask_suffix", "tolerant")
+OPTIONS = ("images", "image_suffix", "mask_suffix", "tag_separator", "tolerant")
 TRAIN_SHARE = 0.8
 
 
@@ -98,7 +100,7 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
         settings: `root`, `masks`, `masks_are`, `classes`, `tags`, `saliency`, `background`, `ignore_index`,
             `label_map`; paths that are given count from root, then from the working folder, all else lies below root.
             `options`: `images` (their folder), `image_suffix` and `mask_suffix` (ends of file names that do not count,
-            as `_mask`), `tolerant` (decode truncated images).
+            as `_mask`), `tag_separator` (between the tags in a cell), `tolerant` (decode truncated images).
         split: which images.
         complain: what to do with findings; by default errors are raised.
 
@@ -220,7 +222,13 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         )
     names, split_source = split_names(root, split, listing, complain)
     table = _tag_table(settings, layout, listing)
+    if table is not None:
+        told(table, settings.rename, complain)
     labels, class_source = label_space(settings, layout, listing.images, listing.masks, table)
+    if table is not None and class_source == table.source:
+        for finding in (join_finding(table.source, table.names), number_finding(table.source, table.names)):
+            if finding is not None:
+                complain(finding)
     masks = [None] * len(names) if listing.masks is None else [listing.masks.get(name) for name in names]
     source: dict[str, Any] = {
         "root": settings.root,
@@ -366,7 +374,7 @@ def _tag_table(settings: DataSettings, layout: str, listing: Listing) -> TagTabl
     path = resolve(root, settings.tags)
     if path.is_dir() and path.resolve() == Path(listing.folders["images"]).resolve():
         return _folder_tags(settings, listing)
-    return read_tags(path)
+    return read_tags(path, listing.images, _option(settings, "tag_separator"))
 
 
 def _folder_tags(settings: DataSettings, listing: Listing) -> TagTable:

@@ -13,7 +13,8 @@ from maskwright.data.images import ImageSet, list_images
 from maskwright.data.provenance import refuse_made
 from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.sample import LabelSpace
-from maskwright.data.tags import match_tags, read_tags, tag_values
+from maskwright.data.tables import read_tags
+from maskwright.data.tags import match_tags, tag_values, told
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
@@ -213,7 +214,8 @@ def tag_source(
         return "masks", {"tag_source": "derived from the masks"}
     if settings.tags is None:
         return [None] * len(names), {"tag_source": None}
-    table = read_tags(resolve(Path(settings.root), settings.tags))
+    table = read_tags(resolve(Path(settings.root), settings.tags), all_names)
+    told(table, settings.rename, complain)
     matched = match_tags(table, list(all_names), complain)
     values = tag_values(table, labels, complain)
     tags = [values[matched[name]] if name in matched else None for name in names]
