@@ -16,6 +16,7 @@ from PIL import Image
 from maskwright.data import Dataset, open_dataset
 from maskwright.data.check import check
 from maskwright.data.finding import Finding
+from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
 SIZE = (40, 48)
@@ -233,7 +234,12 @@ TABLES = {
         r"differ only in case.*data.rename='\{\w+: \w+\}'",
         gives={"classes": "background Cup cup lid"},
     ),
-    "no tag at all": refused("image,tags\na.jpg,\nb.jpg,nan\nc.jpg,\nd.jpg,\n", "no image of all has a tag"),
+    "no tag at all": Variant(
+        table("image,tags\na.jpg,\nb.jpg,nan\nc.jpg,\nd.jpg,\n"),
+        refused="no image of all has a tag",
+        settings={"tags": "tags.csv"},
+        only_checked=True,
+    ),
     "masks in place of tags": refused(
         "image,label\na.jpg,a.png\nb.jpg,b.png\n", "'label' names files, not tags.*masks=FOLDER"
     ),
