@@ -317,3 +317,12 @@ def test_classes_that_are_given(images):
         opened(images, layout="cvat_images", label_map={0: 0})
     with pytest.raises(DataError, match="unknown option of cvat_images 'box'"):
         opened(images, options={"box": True})
+
+
+def test_other_names_of_labels(masks, columns):
+    dataset = opened(masks, rename={"dog": "cat"})
+    assert dataset.labels.names == ("background", "cat")
+    assert columns(dataset[0].mask) == [0, 1]
+    dataset = opened(masks, rename={"dog": "wolf", "cat": ""})
+    assert dataset.labels.names == ("background", "wolf")
+    assert columns(dataset[0].mask) == [0, 255, 1]

@@ -1,6 +1,7 @@
 """Exports of Label Studio: brush codes bit by bit, regions in percent, choices as tags, which annotation counts."""
 
 import json
+import unicodedata
 
 import numpy as np
 import pytest
@@ -8,7 +9,7 @@ import pytest
 from maskwright.data import open_dataset, reader_name
 from maskwright.data.brush import decode_brush, encode_brush
 from maskwright.data.check import check
-from maskwright.data.label_studio import image_names, read_tasks
+from maskwright.data.label_studio import image_names, is_tasks, read_tasks
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -350,3 +351,61 @@ def test_sizes_names_and_entries_that_do_not_fit(project, files):
     project(task(1, "a.jpg"), task(2, "b.jpg"))
     with pytest.raises(DataError, match="has no class and no annotation"):
         opened(root)
+
+
+def test_other_names_of_classes(project, columns):
+    root = project(
+        task(1, "a.jpg", annotation(polygon("cwo", *LEFT))),
+        task(2, "b.jpg", annotation(polygon("cow", *LEFT), choice("cwo", "blurred"))),
+        task(3, "c.jpg", annotation(polygon("blurred", *LEFT))),
+    )
+    dataset = opened(root, rename={"cwo": "cow", "blurred": ""})
+    assert dataset.labels.names == ("background", "cow")
+    assert [columns(dataset[index].mask) for index in range(3)] == [[1, 0], [1, 0], [255, 0]]
+    assert dataset.tags(1) == (1,)
+    findings = check(DataSettings(root=str(root), rename={"horse": "cow"}), ["all"])
+    (finding,) = (finding for finding in findings if finding.kind == "rename-unknown")
+    assert finding.what.endswith("not have: horse")
+
+
+def test_names_in_another_unicode_form(project, files):
+    files.image(f"images/{unicodedata.normalize('NFD', 'Übung')}.jpg")
+    root = project(
+        task(1, "/data/upload/1/0a1b2c3d-%C3%9Cbung.jpg", annotation(polygon("Möwe", *LEFT))),
+        task(2, "b.jpg", annotation(polygon(unicodedata.normalize("NFD", "Möwe"), *LEFT))),
+    )
+    dataset = opened(root)
+    assert dataset.labels.names == ("background", "Möwe")
+    assert [dataset.has_mask(index) for index in range(2)] == [True, True]
+
+
+def test_an_export_as_the_table_of_tags_of_a_folder(project):
+    root = project(
+        task(1, "/data/upload/1/0a1b2c3d-a.jpg", annotation(choice("cat", "dog"))),
+        task(2, "b.jpg", annotation(polygon("cow", *LEFT))),
+        task(3, "c.jpg", annotation()),
+        task(4, "d.jpg", annotation(choice("cat"), cancelled=True)),
+    )
+    (path,) = root.glob("*.json")
+    dataset = opened(root / "images", tags=str(path))
+    names = [None if dataset.tags(i) is None else [dataset.labels.names[t] for t in dataset.tags(i)] for i in range(4)]
+    assert names == [["cat", "dog"], ["cow"], [], None]
+    project(task(1, "a.jpg", annotation(choice("cat"))), 5)
+    with pytest.raises(DataError, match=r"task 2 is '5', expected an object"):
+        opened(root / "images", tags=str(path))
+
+
+@pytest.mark.parametrize(
+    ("content", "expected"),
+    [
+        ([{"data": {"image": "a.jpg"}}], True),
+        ([{"id": 1, "annotations": [annotation(polygon("cat", *LEFT))], "data": {}}], True),
+        ([{"image": "a.jpg", "id": 1, "choice": "cat", "annotator": 1, "annotation_id": 4}], True),
+        ([{"image": "a.jpg", "annotations": [{"label": "cat", "coordinates": {"x": 1}}]}], False),  # CreateML
+        ([{"image": "a.jpg", "tags": ["cat"]}], False),
+        ({"images": [], "annotations": [], "categories": []}, False),
+        ({"version": "5.0", "flags": {}, "shapes": [], "imagePath": "a.jpg"}, False),
+    ],
+)
+def test_what_looks_like_an_export(content, expected, files):
+    assert is_tasks(files.text("some.json", json.dumps(content))) == expected

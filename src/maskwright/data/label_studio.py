@@ -3,17 +3,18 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from maskwright.data.tags import TagTable, image_key
 from maskwright.errors import DataError
 from maskwright.files import read_json
 
 HEAD = 4096  # characters in which an export shows what it is
-_TASKS = re.compile(r'"(annotations|completions|annotation_id|was_cancelled|completed_by|annotator|predictions)"\s*:')
+_TASKS = re.compile(r'"(was_cancelled|completed_by|annotation_id)"\s*:|"data"\s*:\s*\{|"result"\s*:\s*\[')
 _UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 # Keys of JSON-MIN behind the results.
 _BEHIND = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
@@ -161,6 +162,45 @@ def choices_of(results: Iterable[Mapping[str, Any]]) -> list[list[str]]:
                 raise DataError(f"{str(path)[:80]!r} is no choice")
             found.append(path)
     return found
+
+
+def region_labels(result: Mapping[str, Any]) -> list[str]:
+    """Labels of a region: what is under `brushlabels`, `polygonlabels`, `labels`, ..."""
+    value = result.get("value")
+    if not isinstance(value, dict):
+        return []
+    for key, found in value.items():
+        if key.endswith("labels") and isinstance(found, list):
+            return [name for name in found if isinstance(name, str)]
+    return []
+
+
+def task_tags(path: Path, images: Collection[str]) -> TagTable:
+    """Choices, taxonomy entries and labels of regions as tags of the images; tasks that nobody finished are left out.
+
+    Args:
+        path: an export of tasks.
+        images: names of the images that there are, which tell uploads with and without their prefix apart.
+
+    Raises:
+        DataError: not an export of tasks, or a task that is damaged.
+    """
+    tasks, wrong = read_tasks(path)
+    if wrong:
+        raise DataError(f"{wrong[0]}; {len(wrong)} such entries. Expected Label Studio's export as JSON or JSON-MIN")
+    table = TagTable(str(path), said=["choices and labels of Label Studio as tags"])
+    finished = [task for task in tasks if task.results is not None]
+    try:
+        choices = [choices_of(task.results or []) for task in finished]
+    except DataError as error:
+        raise DataError(f"{path}: {error}") from error
+    names = tag_names(path for paths in choices for path in paths)
+    files = {image.rpartition("/")[2] for image in images}
+    for task, paths in zip(finished, choices):
+        image = next((name for name in task.names if image_key(name).rpartition("/")[2] in files), task.names[-1])
+        labels = [label for result in task.results or [] for label in region_labels(result)]
+        table.add(image, [*(names[tuple(path)] for path in paths), *labels], task.where.rpartition(": ")[2])
+    return table
 
 
 def tag_names(paths: Iterable[list[str]]) -> dict[tuple[str, ...], str]:

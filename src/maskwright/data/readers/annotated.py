@@ -3,12 +3,13 @@
 from __future__ import annotations
 
 from collections.abc import Mapping, Sequence
-from dataclasses import dataclass, field
+from dataclasses import dataclass, field, replace
 from pathlib import Path
 
 from maskwright.data.classes import read_classes, resolve
 from maskwright.data.finding import Complain, Finding, number_of
 from maskwright.data.images import image_size, list_images, orientation
+from maskwright.data.names import normal
 from maskwright.data.provenance import changed_since_export, made, refuse_made
 from maskwright.data.readers.folder import Listing, saliency_paths, split_names
 from maskwright.data.readers.official import tag_source
@@ -56,11 +57,11 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
     that somebody finished it. What is labelled `__ignore__` is ignored.
 
     Args:
-        settings: `root`, `classes` (names or a file, in the order of their values), `background`, `ignore_index`,
-            `tags`, `saliency`. `options`: `images` (their folder; by default `images`, `JPEGImages`, else the folder
-            itself), `partial` (lines, points and boxes are painted too, and what nothing covers is ignored), `boxes`
-            (boxes are painted), `empty` (`background`: an image with nothing shows none of the classes), `tolerant`
-            (an image with a damaged annotation has no mask, instead of an error).
+        settings: `root`, `classes` (names or a file, in the order of their values), `rename`, `background`,
+            `ignore_index`, `tags`, `saliency`. `options`: `images` (their folder; by default `images`, `JPEGImages`,
+            else the folder itself), `partial` (lines, points and boxes are painted too, and what nothing covers is
+            ignored), `boxes` (boxes are painted), `empty` (`background`: an image with nothing shows none of the
+            classes), `tolerant` (an image with a damaged annotation has no mask, instead of an error).
         split: which images: a list as in `data.readers.folder.open_folder`, a split of the tool, `all`.
         export: what the files say.
         complain: what to do with findings.
@@ -69,6 +70,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
         DataError: settings that do not fit, images that are missing, damaged annotations, or nothing to learn from.
     """
     _check_settings(settings, export.layout)
+    _rename(export, settings.rename or {}, complain)
     options = settings.options
     folder, images = _images(settings, complain)
     _refuse_ours(export.files, folder)
@@ -158,6 +160,32 @@ def _refuse_ours(files: Sequence[Path], images: Path) -> None:
         refuse_made(images, "images")
 
 
+def _rename(export: Export, rename: Mapping[str, str], complain: Complain) -> None:
+    """Give classes their other names, in one Unicode form; a shape has the first of several, or is ignored."""
+    new = {normal(old): [normal(one.strip()) for one in name.split(";")] for old, name in rename.items()}
+
+    def names(old: str) -> list[str]:
+        old = normal(old)
+        return [name for name in new.get(old, [old]) if name]
+
+    absent = sorted(set(new) - {normal(name) for row in export.annotated for name in row.names()} - {*export.classes})
+    if absent:
+        complain(
+            Finding(
+                "warning",
+                f"data.rename names classes that {export.files[0]} does not have: {', '.join(absent)}",
+                count=len(absent),
+                fix="leave them out, or correct them",
+                kind="rename-unknown",
+            )
+        )
+    for row in export.annotated:
+        row.tags = [name for tag in row.tags for name in names(tag)]
+        row.shapes = [replace(shape, label=(names(shape.label) or [IGNORED])[0]) for shape in row.shapes]
+    export.colours = {name: colour for old, colour in export.colours.items() for name in names(old)}
+    export.classes = [name for old in export.classes for name in names(old)]
+
+
 def _images(settings: DataSettings, complain: Complain) -> tuple[Path, dict[str, str]]:
     """The folder of images, and name -> path of each."""
     root = Path(settings.root)
@@ -194,7 +222,7 @@ def _matched(export: Export, images: Mapping[str, str], folder: Path, complain: 
     table = TagTable(str(export.files[0]))
     by_key: dict[str, Annotated] = {}
     outside = []
-    files = {name.rpartition("/")[2] for name in images}
+    files = {normal(name.rpartition("/")[2]) for name in images}
     for row in export.annotated:
         keys = [image_key(name) for name in (row.image, *row.also)]
         key = next((key for key in keys if key.rpartition("/")[2] in files), keys[0])
@@ -215,21 +243,9 @@ def _matched(export: Export, images: Mapping[str, str], folder: Path, complain: 
                 kind="name-outside",
             )
         )
-    repeated, table.repeated = list(table.repeated), []
-    if repeated:
-        complain(
-            Finding(
-                "error",
-                f"{table.source} describes {number_of(len(repeated), 'image')} more than once",
-                repeated,
-                len(repeated),
-                expected="one entry for each image",
-                fix="export the tasks one by one, each into its own folder",
-                kind="image-repeated",
-            )
-        )
-    # A name that fits no image is an error here, as in a split list; of a table of tags it is a warning.
-    matched = match_tags(table, images, lambda finding: complain(_of_images(finding, folder)))
+    spelled = {normal(name): name for name in images}
+    found = match_tags(table, spelled, lambda finding: complain(_of_images(finding, table.source, folder)))
+    matched = {spelled[name]: key for name, key in found.items()}
     if not matched:
         raise DataError(f"{table.source} describes no image that is in {folder}")
     left = [name for name in images if name not in matched]
@@ -246,10 +262,20 @@ def _matched(export: Export, images: Mapping[str, str], folder: Path, complain: 
     return {name: by_key[matched[name]] for name in images if name in matched}
 
 
-def _of_images(finding: Finding, folder: Path) -> Finding:
+def _of_images(finding: Finding, file: str, folder: Path) -> Finding:
+    """What is a warning about rows of tags is an error about masks, as in a split list."""
     if finding.kind == "tag-no-image":
-        finding.level, finding.kind = "error", "image-missing"
-        finding.fix = f"add the images to {folder}, or give data.options.images=FOLDER"
+        fix = f"add the images to {folder}, or give data.options.images=FOLDER"
+        return replace(finding, level="error", fix=fix, kind="image-missing")
+    if finding.kind == "tag-repeated":
+        return replace(
+            finding,
+            level="error",
+            what=f"{file} describes {number_of(finding.count, 'image')} more than once",
+            expected="one entry for each image",
+            fix="export the tasks one by one, each into its own folder",
+            kind="image-repeated",
+        )
     return finding
 
 

@@ -12,13 +12,14 @@ from maskwright.data.classes import resolve
 from maskwright.data.finding import Complain, Finding, FindingError, number_of, refuse
 from maskwright.data.images import ImageSet, list_images
 from maskwright.data.masks import DECODE_ERRORS, read_mask
+from maskwright.data.names import normal
 from maskwright.data.provenance import check_masks, refuse_made
 from maskwright.data.readers.annotated import PARTS
 from maskwright.data.readers.folder import Listing, hash_split, saliency_paths, split_names
 from maskwright.data.readers.official import Colour, tag_source
 from maskwright.data.readers.shapes import IGNORED
 from maskwright.data.sample import LabelSpace, voc_palette
-from maskwright.data.tags import TagTable, match_tags
+from maskwright.data.tags import TagTable, image_key, match_tags
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
@@ -73,8 +74,8 @@ def open_cvat_masks(settings: DataSettings, split: str, complain: Complain = ref
     for no label. The list `default.txt`, if it is the only one, is divided as in `data.readers.folder.open_folder`.
 
     Args:
-        settings: `root`, `ignore_index`, `tags`, `saliency`; classes and masks are the export's own. `options`:
-            `images`, `tolerant` (decode truncated images).
+        settings: `root`, `rename`, `background`, `ignore_index`, `tags`, `saliency`; classes and masks are the
+            export's own. `options`: `images`, `tolerant` (decode truncated images).
         split: a list, `train`, `val`, `test` for CVAT's `Train`, `Validation`, `Test`, or `all`.
         complain: what to do with findings; by default errors are raised.
 
@@ -101,9 +102,12 @@ def open_cvat_masks(settings: DataSettings, split: str, complain: Complain = ref
         raise DataError(f"{folder} holds no masks. Expected an export of CVAT, Segmentation mask 1.1")
     image_folder, images = _images(settings, root)
     table = TagTable(str(folder))
-    for name, path in masks.items():
-        table.add(name, (), path)
-    matched = match_tags(table, images, lambda finding: complain(_of_masks(finding, image_folder)))
+    by_key = {image_key(name): path for name, path in masks.items()}
+    for key, path in by_key.items():
+        table.add(key, (), path)
+    spelled = {normal(name): name for name in images}
+    found = match_tags(table, spelled, lambda finding: complain(_of_masks(finding, image_folder)))
+    matched = {spelled[name]: key for name, key in found.items()}
     listing = Listing({name: images[name] for name in images if name in matched}, None, {"images": str(image_folder)})
     names, split_source = _split(root, split, listing, complain)
     tags, facts = tag_source(settings, labels, names, list(images), complain)
@@ -112,7 +116,7 @@ def open_cvat_masks(settings: DataSettings, split: str, complain: Complain = ref
         lines={line: values[name] for line, name in enumerate(colours)},
         names=names,
         images=[images[name] for name in names],
-        masks=[masks[matched[name]] for name in names],
+        masks=[by_key[matched[name]] for name in names],
         tags=tags,
         saliency=saliency_paths(settings, names, complain),
         label_map=_by_colour(colours, values, labels),
@@ -178,26 +182,25 @@ def read_labelmap(path: Path, complain: Complain = refuse) -> dict[str, Colour]:
 
 
 def _labels(settings: DataSettings, colours: dict[str, Colour]) -> tuple[LabelSpace, dict[str, int]]:
-    """The label space, and label -> value."""
-    known = [label for label in colours if label.strip("_ ").lower() == "background"]
-    known += [label for label, colour in colours.items() if colour == (0, 0, 0) and label not in NO_LABEL]
+    """The label space, and the value of each label of the map; labels that `rename` gives one name are one class."""
+    rename = {normal(old): normal(new.split(";")[0].strip()) for old, new in (settings.rename or {}).items()}
+    classes = {label: rename.get(normal(label), normal(label)) for label in colours}
+    classes = {label: IGNORED if not name or name in NO_LABEL else name for label, name in classes.items()}
+    known = [name for name in classes.values() if name.strip("_ ").lower() == "background"]
+    known += [classes[label] for label, colour in colours.items() if colour == (0, 0, 0) and classes[label] != IGNORED]
     background: str | None = known[0] if known else "background"
     if settings.background in (None, "none"):
         background = None
     elif settings.background != "auto":
         background = str(settings.background)
-        if background not in colours:
-            raise DataError(f"background: {unknown_name('class', background, colours)}")
-    first = [] if background is None else [background]
-    names = [*first, *(label for label in colours if label not in (background, *NO_LABEL))]
-    palette = [colours.get(name, (0, 0, 0)) for name in names]
-    labels = LabelSpace(
-        tuple(names), None if background is None else 0, settings.ignore_index, tuple(palette) if names else ()
-    )
-    return labels, {
-        **{name: value for value, name in enumerate(names)},
-        **dict.fromkeys(NO_LABEL, settings.ignore_index),
-    }
+        if background not in classes.values():
+            raise DataError(f"background: {unknown_name('class', background, classes.values())}")
+    names = list(dict.fromkeys([*([] if background is None else [background]), *classes.values()]))
+    names = [name for name in names if name != IGNORED]
+    palette = [next((colours[label] for label, name in classes.items() if name == one), (0, 0, 0)) for one in names]
+    labels = LabelSpace(tuple(names), None if background is None else 0, settings.ignore_index, tuple(palette))
+    values = {name: value for value, name in enumerate(names)} | {IGNORED: settings.ignore_index}
+    return labels, {label: values[name] for label, name in classes.items()}
 
 
 def _by_colour(colours: dict[str, Colour], values: dict[str, int], labels: LabelSpace) -> dict[int, int]:

@@ -11,7 +11,7 @@ import numpy as np
 
 from maskwright.data.brush import decode_brush
 from maskwright.data.finding import Complain, Finding, refuse
-from maskwright.data.label_studio import Task, choices_of, is_tasks, read_tasks, tag_names
+from maskwright.data.label_studio import Task, choices_of, is_tasks, read_tasks, region_labels, tag_names
 from maskwright.data.plain_xml import parse_xml
 from maskwright.data.provenance import changed_since_export
 from maskwright.data.readers.annotated import Export, annotated_set
@@ -108,7 +108,7 @@ def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) 
     # Labels that are chosen apart from the shape are results of their own with its id.
     labels: dict[Any, list[str]] = {}
     for result in results:
-        found = _labels(result)
+        found = region_labels(result)
         if found and result.get("id") is not None:
             labels.setdefault(result["id"], []).extend(name for name in found if name not in labels[result["id"]])
     several = 0
@@ -120,7 +120,7 @@ def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) 
         identity = result.get("id")
         if identity is not None and identity in done:
             continue
-        names = labels.get(identity) or _labels(result)
+        names = labels.get(identity) or region_labels(result)
         if not names:
             continue
         done.add(identity)
@@ -137,17 +137,6 @@ def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) 
         row.tags += names[1:]
         several += len(names) > 1
     return several
-
-
-def _labels(result: Mapping[str, Any]) -> list[str]:
-    """Labels of a result: what is under `brushlabels`, `polygonlabels`, `labels`, ..."""
-    value = result.get("value")
-    if not isinstance(value, dict):
-        return []
-    for key, found in value.items():
-        if key.endswith("labels") and isinstance(found, list):
-            return [name for name in found if isinstance(name, str)]
-    return []
 
 
 def _size(result: Mapping[str, Any], row: Annotated) -> tuple[int, int]:

@@ -7,6 +7,7 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.images import list_images
+from maskwright.data.label_studio import is_tasks, task_tags
 from maskwright.data.names import normal, plain
 from maskwright.data.spelling import MARKS
 from maskwright.data.tables.cells import flag
@@ -27,9 +28,9 @@ def read_tags(path: str | Path, images: Collection[str] = (), between: str | Non
 
     Table: one column names the images, and either one column names their tags, `image,tags`, or one column stands for
     each tag, `image,cat,dog`, with yes or no. JSON: `{"image": ["cat", "dog"]}`, `{"cat": ["image"]}`, or a list of
-    objects, which are the rows of a table. Folder: `TAG/image.jpg`, an image may lie under several tags; or JSON files
-    of labelme and X-AnyLabeling, whose flags are tags. Images are named with or without suffix and folder, repeated
-    rows add up. `TagTable.said` has what was assumed.
+    objects, which are the rows of a table; or what Label Studio exports. Folder: `TAG/image.jpg`, an image may lie
+    under several tags; or JSON files of labelme and X-AnyLabeling, whose flags are tags. Images are named with or
+    without suffix and folder, repeated rows add up. `TagTable.said` has what was assumed.
 
     Args:
         path: of the file or folder.
@@ -52,6 +53,8 @@ def read_tags(path: str | Path, images: Collection[str] = (), between: str | Non
             f"tags {path} end in {path.suffix or 'no suffix'!r}. Expected .csv, .tsv, .xlsx, .json, .jsonl, or a "
             "folder. Fix: save the table as CSV in UTF-8"
         )
+    if suffix == ".json" and is_tasks(path):
+        return task_tags(path, images)
     if suffix == ".json":
         return _read_json(path, read_json(path), images, between)
     if suffix == ".jsonl":
