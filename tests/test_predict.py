@@ -16,7 +16,7 @@ from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError
 from maskwright.inference import predict as predict_module
 from maskwright.inference.load import load, model_file
-from maskwright.inference.predict import as_array, find_images, predict_files
+from maskwright.inference.predict import Predictor, as_array, find_images, predict_files
 from maskwright.inference.views import predict_labels, predict_probabilities
 from maskwright.models import create_model
 from maskwright.settings import InferenceSettings
@@ -186,17 +186,92 @@ def test_orientation_is_respected(predictor, tmp_path):
 @pytest.mark.parametrize(
     ("image", "found"),
     [
-        (np.zeros((4, 4), np.uint8), r"\(4, 4\) of uint8"),
-        (np.zeros((3, 4, 4), np.uint8), r"\(3, 4, 4\) of uint8"),
-        (np.zeros((4, 4, 3), np.float32), r"\(4, 4, 3\) of float32"),
+        (np.zeros((3, 4, 7), np.uint8), r"found \(3, 4, 7\); its channels seem to lie elsewhere: transpose\(1, 2, 0\)"),
+        (np.zeros((4, 4, 5), np.uint8), r"of 1 or 3 or 4 channels, found \(4, 4, 5\)"),
+        (torch.zeros(40, 5, 3), r"found \(40, 5, 3\); .*permute\(2, 0, 1\)"),
+        (torch.zeros(2, 3, 4, 5, 6), r"\(2, 3, 4, 5, 6\) of float32"),
+        (np.full((4, 4, 3), 255.0), "values from 255 to 255; divide by the highest value"),
+        (torch.full((3, 4, 4), -1.8), "do not normalise: the predictor does"),
+        (np.full((4, 4), np.nan), "not finite"),
+        (np.full((4, 4), 256), "found int64 from 256 to 256"),
+        (np.full((4, 4, 3), -1, np.int16), "found int16 from -1 to -1"),
+        (np.zeros((4, 4, 3), complex), "complex128"),
         (np.zeros((0, 4, 3), np.uint8), r"\(0, 4, 3\)"),
         (3, "int"),
-        (Image.new("I;16", (4, 4)), "mode 'I;16'"),
+        (Image.new("F", (4, 4), 700.0), "values from 700 to 700"),
+        (b"bytes", "found bytes"),
     ],
 )
 def test_what_is_no_image_is_refused(image, found):
     with pytest.raises(DataError, match=found):
         as_array(image)
+
+
+def test_arrays_and_tensors_of_every_type_give_the_same(predictor):
+    pixels = picture()
+    first = torch.from_numpy(pixels.transpose(2, 0, 1).copy())
+    alpha = np.concatenate([pixels, np.full((*pixels.shape[:2], 1), 7, np.uint8)], axis=2)
+    expected = predictor(pixels).mask
+    for image in (
+        pixels / 255,
+        pixels.astype(np.float32) / 255,
+        pixels.astype(np.int64),
+        pixels.astype(np.uint16) * 257,
+        pixels[::-1][::-1],
+        alpha,
+        first,
+        first.long(),
+        first / 255,
+        (first / 255).requires_grad_(),
+        (first.double() / 255).to(memory_format=torch.preserve_format),
+        torch.from_numpy(alpha.transpose(2, 0, 1).copy()),
+    ):
+        np.testing.assert_array_equal(as_array(image), pixels)
+        np.testing.assert_array_equal(predictor(image).mask, expected)
+
+
+def test_grey_is_repeated(predictor, tmp_path):
+    grey = picture()[..., 0]
+    expected = np.repeat(grey[..., None], 3, axis=2)
+    path = write(tmp_path / "grey.png", grey)
+    tensor = torch.from_numpy(grey.copy())
+    for image in (grey, grey[..., None], tensor, tensor[None], tensor / 255, Image.fromarray(grey), path):
+        np.testing.assert_array_equal(as_array(image), expected)
+    np.testing.assert_array_equal(as_array(Image.fromarray(grey.astype(np.uint16) * 257)), expected)
+    bits = grey > 99
+    np.testing.assert_array_equal(as_array(bits), as_array(Image.fromarray(bits)))
+    assert set(np.unique(as_array(bits))) == {0, 255}
+
+
+def test_several_images_at_once(predictor, tmp_path):
+    pixels = [picture(), picture()[::-1].copy()]
+    expected = [predictor(one).mask for one in pixels]
+    batch = np.stack(pixels)
+    mixed = [write(tmp_path / "one.png", pixels[0]), Image.fromarray(pixels[1])]
+    for images in (pixels, tuple(pixels), batch, torch.from_numpy(batch.transpose(0, 3, 1, 2).copy()), mixed):
+        found = predictor(images)
+        assert len(found) == 2
+        for one, mask in zip(found, expected, strict=True):
+            np.testing.assert_array_equal(one.mask, mask)
+    assert predictor([]) == []
+    (with_probabilities,) = predictor([pixels[0]], probabilities=True)
+    np.testing.assert_array_equal(with_probabilities.probabilities, predictor.probabilities(pixels[0]))
+    with pytest.raises(DataError, match="list of numbers; make an array"):
+        predictor([[0, 1], [1, 0]])
+
+
+def test_numbers_are_read_as_in_training(predictor):
+    """A model that was trained on 12 bits takes 12 bits, and what it gives is not scaled twice."""
+    preprocessing = {**predictor.metadata["preprocessing"], "range": [0, 4095]}
+    deep = Predictor(predictor.model, predictor.labels, predictor.settings, metadata={"preprocessing": preprocessing})
+    pixels = picture()
+    twelve = np.rint(pixels.astype(float) * 4095 / 255).astype(np.uint16)
+    found = deep(twelve)
+    assert np.abs(found.image.astype(int) - pixels).max() <= 1
+    np.testing.assert_array_equal(found.probabilities, deep.probabilities(twelve))
+    np.testing.assert_array_equal(found.probabilities, predictor(found.image).probabilities)
+    np.testing.assert_array_equal(deep(twelve.astype(np.int32)).mask, found.mask)
+    np.testing.assert_array_equal(deep(twelve.astype(np.float32)).mask, found.mask)
 
 
 def test_probabilities_are_computed_only_when_asked_for(predictor, monkeypatch):

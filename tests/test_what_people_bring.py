@@ -4,6 +4,8 @@ from __future__ import annotations
 
 import io
 import re
+import struct
+import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
 from pathlib import Path
@@ -15,6 +17,7 @@ from PIL import Image
 
 from maskwright.data import Dataset, open_dataset
 from maskwright.data.check import check
+from maskwright.data.decode import heic_is_read, turn
 from maskwright.data.finding import Finding
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
@@ -55,12 +58,19 @@ def _masks(data: Dataset) -> dict[str, list[int] | None]:
     return {name: None if mask is None else np.unique(mask).tolist() for name, mask in masks.items()}
 
 
+def _levels(values: np.ndarray) -> tuple[int, int, int]:
+    return int(values.min()), int(values.max()), len(np.unique(values))
+
+
 # What a variant can state, and how it is read from the set.
 SHOWN: dict[str, Callable[[Dataset], Any]] = {
     "names": lambda data: list(data.names),
     "classes": lambda data: " ".join(data.labels.names),
     "tags": _tags,
     "masks": _masks,
+    "levels": lambda data: _levels(np.stack([data[index].image for index in range(len(data))])),
+    "channels": lambda data: {data[index].image.shape[2] for index in range(len(data))},
+    "dark": lambda data: int(((data[0].image[..., 0] < 99) & (data[0].mask == 1)).sum()),
 }
 
 
@@ -88,7 +98,12 @@ def masks(*places: str, values: tuple[int, ...] = (0, 1)) -> Callable[[Path], An
 
 def text(place: str, content: str | bytes) -> Callable[[Path], Any]:
     data = content.encode() if isinstance(content, str) else content
-    return lambda root: (root / place).write_bytes(data)
+
+    def draw(root: Path) -> None:
+        (root / place).parent.mkdir(parents=True, exist_ok=True)
+        (root / place).write_bytes(data)
+
+    return draw
 
 
 def both(*draws: Callable[[Path], Any]) -> Callable[[Path], Any]:
@@ -253,7 +268,172 @@ LAYOUTS = {
     ),
 }
 
-IMAGES: dict[str, Variant] = {}
+RAMP = np.arange(SIZE[0] * SIZE[1]).reshape(SIZE) / (SIZE[0] * SIZE[1] - 1)  # 0 to 1, no two pixels alike
+COLOURED = np.stack([RAMP, RAMP[::-1], RAMP[:, ::-1]], axis=2)
+
+
+def files(*names: str, values: np.ndarray, **options: Any) -> Callable[[Path], Any]:
+    """Images with these numbers, beside a mask for each."""
+
+    def draw(root: Path) -> None:
+        (root / "images").mkdir()
+        for name in names:
+            Image.fromarray(values).save(root / "images" / name, **options)
+            mask(root / "masks" / f"{Path(name).stem}.png")
+
+    return draw
+
+
+def deep_png(name: str, values: np.ndarray, bits: int = 16, colour: int = 2) -> Callable[[Path], Any]:
+    """A PNG of a depth that Pillow does not write, as a camera's program or OpenCV does; with a mask."""
+
+    def chunk(kind: bytes, data: bytes) -> bytes:
+        return struct.pack(">I", len(data)) + kind + data + struct.pack(">I", zlib.crc32(kind + data))
+
+    def draw(root: Path) -> None:
+        height, width = values.shape[:2]
+        if bits < 8:
+            digits = np.unpackbits(values.astype(np.uint8)[..., None], axis=2)[..., 8 - bits :]
+            rows = [np.packbits(row.ravel()).tobytes() for row in digits]
+        else:
+            rows = [row.astype(">u2").tobytes() for row in values]
+        header = struct.pack(">IIBBBBB", width, height, bits, colour, 0, 0, 0)
+        data = zlib.compress(b"".join(b"\0" + row for row in rows))
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        parts = [b"\x89PNG\r\n\x1a\n", chunk(b"IHDR", header), chunk(b"IDAT", data), chunk(b"IEND", b"")]
+        (root / name).write_bytes(b"".join(parts))
+
+    return draw
+
+
+def tiff(name: str, values: np.ndarray, **options: Any) -> Callable[[Path], Any]:
+    """A TIFF as programs of microscopes and satellites write it."""
+
+    def draw(root: Path) -> None:
+        tifffile = pytest.importorskip("tifffile")
+        (root / name).parent.mkdir(parents=True, exist_ok=True)
+        tifffile.imwrite(root / name, values, **options)
+
+    return draw
+
+
+def turned(side: int, as_displayed: bool) -> Callable[[Path], Any]:
+    """A photograph that a camera turned, and its mask: the left part of what is displayed is dark, class 1."""
+
+    def draw(root: Path) -> None:
+        (root / "images").mkdir()
+        (root / "masks").mkdir()
+        shown = np.where(np.arange(48) < 12, 20, 230) * np.ones((40, 1), int)
+        stored = turn(shown.astype(np.uint8), {6: 8, 8: 6}.get(side, side))
+        exif = Image.Exif()
+        exif[0x0112] = side
+        Image.fromarray(stored).save(root / "images/a.png", exif=exif)
+        drawn_on = shown if as_displayed else stored
+        Image.fromarray((drawn_on < 99).astype(np.uint8)).save(root / "masks/a.png")
+
+    return draw
+
+
+def beside(draw: Callable[[Path], Any], name: str = "a") -> Callable[[Path], Any]:
+    return both(draw, masks(f"masks/{name}.png"))
+
+
+def whole(bits: int, kind: type = np.uint16) -> np.ndarray:
+    return np.rint(RAMP * (2**bits - 1)).astype(kind)
+
+
+ALL_LEVELS = {"levels": (0, 255, 256)}
+RANGE_12 = {"options": {"range": [0, 4095]}}
+
+IMAGES = {
+    "8 bits of grey": Variant(files("a.png", "b.png", values=whole(8, np.uint8)), ALL_LEVELS),
+    "16 bits": Variant(files("a.png", values=whole(16)), ALL_LEVELS, said=("info: .*0 to 65535",)),
+    "16 bits in TIFF": Variant(files("a.tif", "b.TIFF", values=whole(16)), ALL_LEVELS),
+    "16 bits in TIFF, packed": Variant(files("a.tif", values=whole(16), compression="tiff_lzw"), ALL_LEVELS),
+    "12 bits in 16": Variant(
+        files("a.tif", "b.png", values=whole(12)),
+        refused=r"hold 0 to 4095 of 0 to 65535: 16 of 256 grey levels.*data\.options='\{range: \[0, 4095\]\}'",
+        only_checked=True,
+    ),
+    "12 bits in 16 with a range": Variant(files("a.tif", "b.png", values=whole(12)), ALL_LEVELS, settings=RANGE_12),
+    "10 bits in 16": Variant(
+        files("a.png", values=whole(10)), refused=r"3 of 256|4 of 256.*\[0, 1023\]", only_checked=True
+    ),
+    "10 bits in 16 with a range": Variant(
+        files("a.png", values=whole(10)), ALL_LEVELS, settings={"options": {"range": [0, 1023]}}
+    ),
+    "dark, and said to be": Variant(
+        files("a.png", values=whole(12)), {"levels": (0, 16, 17)}, settings={"options": {"range": [0, 65535]}}
+    ),
+    "beyond the range": Variant(
+        files("a.png", values=whole(13)), ALL_LEVELS, said=(r"beyond the range.*\[0, 8191\]",), settings=RANGE_12
+    ),
+    "colours of 16 bits": Variant(
+        beside(deep_png("images/a.png", np.rint(COLOURED * 65535))), ALL_LEVELS | {"channels": {3}}
+    ),
+    "colours of 12 bits in 16": Variant(
+        beside(deep_png("images/a.png", np.rint(COLOURED * 4095))), ALL_LEVELS, settings=RANGE_12
+    ),
+    "colours of 12 bits, not said": Variant(
+        beside(deep_png("images/a.png", np.rint(COLOURED * 4095))),
+        refused=r"16 of 256 grey levels.*\[0, 4095\]",
+        only_checked=True,
+    ),
+    "32 bits of integers": Variant(
+        files("a.tif", values=whole(24, np.int32)),
+        refused=r"integer pixels of 32 bits, 0 to 1\.67772e\+07.*\{range: \[0, 16777215\]\}",
+    ),
+    "32 bits of integers with a range": Variant(
+        files("a.tif", values=whole(24, np.int32)), ALL_LEVELS, settings={"options": {"range": [0, 2**24 - 1]}}
+    ),
+    "floating point": Variant(
+        files("a.tif", values=RAMP.astype(np.float32)), refused=r"floating-point pixels of 32 bits.*\[0, 1\]"
+    ),
+    "floating point with a range": Variant(
+        files("a.tif", values=RAMP.astype(np.float32)), ALL_LEVELS, settings={"options": {"range": [0, 1]}}
+    ),
+    "below zero": Variant(
+        beside(tiff("images/a.tif", np.rint(RAMP * 2000 - 1000).astype(np.int16))),
+        refused=r"integer pixels of 16 bits, -1000 to 1000.*\{range: \[-1000, 1000\]\}",
+    ),
+    "below zero with a range": Variant(
+        beside(tiff("images/a.tif", np.rint(RAMP * 2000 - 1000).astype(np.int16))),
+        ALL_LEVELS,
+        settings={"options": {"range": [-1000, 1000]}},
+    ),
+    "a range the wrong way round": Variant(
+        files("a.png", values=whole(12)),
+        refused=r"range must be \[low, high\]",
+        settings={"options": {"range": [9, 3]}},
+    ),
+    "two pages": Variant(
+        both(files("a.tif", values=whole(8, np.uint8), save_all=True, append_images=[Image.new("L", (9, 9))])),
+        ALL_LEVELS,
+        said=("warning: .*TIFF has 2 pages, of which the first is read",),
+    ),
+    "transparent": Variant(
+        files("a.png", values=np.dstack([np.rint(COLOURED * 255), RAMP * 255]).astype(np.uint8)),
+        ALL_LEVELS | {"channels": {3}},
+        said=("info: .*1 image of all .*transparent",),
+    ),
+    "HEIC alone": Variant(
+        text("images/a.heic", b"x") if not heic_is_read() else text("images/a.cr2", b"x"),
+        refused=r"no images; 1 \.(heic|cr2) file is left out",
+    ),
+    "raw files beside": Variant(
+        both(pictures("images/a.jpg"), masks("masks/a.png"), text("images/b.nef", b"x"), text("images/c.NEF", b"x")),
+        {"names": ["a"]},
+        said=(r"warning: .*2 \.nef files are left out: raw of a camera: convert them",),
+    ),
+    **{
+        f"turned by EXIF {side}, mask of what is {'displayed' if shown else 'stored'}": Variant(
+            turned(side, shown), {"dark": 40 * 12}
+        )
+        for side in (6, 8, 5, 7)
+        for shown in (True, False)
+    },
+    "turned by EXIF 3": Variant(turned(3, True), {"dark": 40 * 12}, said=("warning: .*EXIF orientation 3",)),
+}
 
 
 def drawn(*masks_of: np.ndarray | Image.Image, suffix: str = ".png", **options: Any) -> Callable[[Path], Any]:
@@ -344,11 +524,13 @@ MASKS = {
     "1 bit in TIFF": Variant(
         drawn(*[Image.fromarray(areas(0, 255)).convert("1") for _ in range(2)], suffix=".tif"), ZERO_ONE
     ),
-    "16 bits": Variant(drawn(areas(0, 1, 2, kind=np.uint16)), THREE),
-    "16 bits in TIFF": Variant(drawn(areas(0, 1, 2, kind=np.uint16), suffix=".tif"), THREE),
+    "masks of 16 bits": Variant(drawn(areas(0, 1, 2, kind=np.uint16)), THREE),
+    "masks of 16 bits in TIFF": Variant(drawn(areas(0, 1, 2, kind=np.uint16), suffix=".tif"), THREE),
     "16 bits beyond 255": Variant(
         drawn(areas(0, 1000, kind=np.uint16)), refused=r"values 0.*data\.label_map='\{0: 0, 1000: 1\}'"
     ),
+    "grey of 2 bits": Variant(both(deep_png("masks/0.png", areas(0, 1, 2), 2, 0), pictures("images/0.jpg")), THREE),
+    "grey of 4 bits": Variant(both(deep_png("masks/0.png", areas(0, 1, 2), 4, 0), pictures("images/0.jpg")), THREE),
     "colours": Variant(
         drawn(np.where(areas(0, 1)[..., None] > 0, (128, 0, 0), 0).astype(np.uint8)),
         refused=r"0x800000.*data\.label_map",

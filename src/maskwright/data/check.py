@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskwright.data import READERS, Dataset, reader_name
+from maskwright.data.check_images import depth_findings, transparency
 from maskwright.data.check_tags import tag_findings
 from maskwright.data.finding import Complain, Finding, FindingError, Level, few, number_of
 from maskwright.data.images import ImageSet
@@ -37,6 +38,8 @@ class SplitSummary:
         pixels: `(256,)` pixels of each label value, over masks whose values all mean something.
         with_pixels: `(256,)` images whose mask has each value.
         together: `(K, K)` images tagged with both, over `labels.foreground`.
+        transparent: images with pixels that are not opaque.
+        numbers: type, lowest and highest number of each image file that holds no plain bytes.
         examples: for each problem's kind its first finding, its files and how many there are.
     """
 
@@ -61,6 +64,8 @@ class SplitSummary:
     digests: dict[bytes, list[str]] = field(default_factory=dict)
     names: set[str] = field(default_factory=set)
     examples: dict[str, tuple[Finding, list[str]]] = field(default_factory=dict)
+    numbers: list[tuple[np.dtype, float, float]] = field(default_factory=list)
+    transparent: list[str] = field(default_factory=list)
     tags_derived: bool = False
 
     @property
@@ -123,6 +128,9 @@ def examine(
         for record in _records(dataset, seconds, summary, all_masks):
             _add(summary, record)
         findings += _problems(summary)
+        if isinstance(dataset, ImageSet):
+            findings += depth_findings(split, summary.numbers, dataset, summary.whole)
+            findings += transparency(split, summary.transparent)
         findings += _saliency(settings, dataset, training=not summaries)
         findings += _coverage(summary, training=not summaries, source=dataset.source)
         findings += _classes(summary, training=not summaries)
@@ -195,6 +203,10 @@ def _add(summary: SplitSummary, record: Record) -> None:
     labels = summary.labels
     summary.images += 1
     summary.names.add(record.name)
+    if record.transparent:
+        summary.transparent.append(record.name)
+    if record.numbers is not None:
+        summary.numbers.append(record.numbers)
     if record.digest:
         summary.digests.setdefault(record.digest, []).append(record.name)
     for problem in record.problems:

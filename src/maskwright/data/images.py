@@ -5,6 +5,7 @@ from __future__ import annotations
 import os
 import threading
 import warnings
+from collections import Counter
 from collections.abc import Collection, Mapping, Sequence
 from functools import lru_cache
 from pathlib import Path
@@ -13,17 +14,33 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageFile
 
-from maskwright.data.finding import Finding, FindingError
+from maskwright.data.decode import (
+    HEIC_SUFFIXES,
+    ORIENTATION,
+    Reading,
+    decode,
+    heic_is_read,
+    register_heic,
+    tiff_header,
+    turn,
+)
+from maskwright.data.finding import Finding, FindingError, number_of
 from maskwright.data.mask_values import MaskFacts, mask_facts
 from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
 from maskwright.data.provenance import is_marked
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
 
-ORIENTATION = 0x0112  # EXIF tag
-
 # Formats that Pillow knows by name but cannot decode by itself.
 _STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
+
+# Suffixes of images that Pillow does not read by itself, and what to do about them.
+CONVERT = "convert them to PNG, TIFF or JPEG"
+UNREAD = {
+    **dict.fromkeys(HEIC_SUFFIXES, "pip install 'maskwright[heic]'"),
+    **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"), f"raw of a camera: {CONVERT}"),
+    **dict.fromkeys((".avif", ".jxl", ".svg", ".exr", ".hdr", ".npy", ".dcm", ".nii"), CONVERT),
+}
 
 _tolerant_lock = threading.Lock()
 
@@ -32,11 +49,19 @@ _tolerant_lock = threading.Lock()
 def image_suffixes() -> frozenset[str]:
     """Suffixes, in lower case with the dot, of every image format that Pillow reads."""
     formats = Image.registered_extensions()
-    return frozenset(suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _STUBS)
+    heic = HEIC_SUFFIXES if heic_is_read() else ()
+    return frozenset(heic) | frozenset(
+        suffix for suffix, name in formats.items() if name in Image.OPEN and name not in _STUBS
+    )
 
 
 def list_images(
-    folder: str | Path, *, recursive: bool = True, skip: Collection[Path] = (), made: bool = False
+    folder: str | Path,
+    *,
+    recursive: bool = True,
+    skip: Collection[Path] = (),
+    made: bool = False,
+    others: Counter[str] | None = None,
 ) -> tuple[dict[str, str], list[str]]:
     """Every image under a folder, by name, in one pass that asks the file system nothing about single files.
 
@@ -45,6 +70,7 @@ def list_images(
         recursive: also look in subfolders.
         skip: resolved folders that are not entered.
         made: also enter subfolders that maskwright wrote masks, overlays or maps to; `folder` itself is always listed.
+        others: gets how many files there are of each kind of image that is not read; see `left_out`.
 
     Returns:
         Sorted names (relative path without suffix, `/` between folders) with their paths, and the names that more than
@@ -69,6 +95,8 @@ def list_images(
                         found[name] = min(found[name], entry.path)
                     else:
                         found[name] = entry.path
+                elif others is not None and dot + suffix.lower() in UNREAD:
+                    others[dot + suffix.lower()] += 1
                 elif (
                     recursive
                     and entry.is_dir()
@@ -79,23 +107,32 @@ def list_images(
     return {name: found[name] for name in sorted(found)}, sorted(twice)
 
 
-def read_image(path: str | Path, tolerant: bool = False) -> np.ndarray:
+def left_out(others: Mapping[str, int]) -> str:
+    """What is said of images that are not read: how many of each kind, and what to do; empty where there are none."""
+    return "; ".join(
+        f"{number_of(count, f'{suffix} file')} {'is' if count == 1 else 'are'} left out: {UNREAD[suffix]}"
+        for suffix, count in sorted(others.items())
+    )
+
+
+def read_image(path: str | Path, tolerant: bool = False, reading: Reading = Reading()) -> np.ndarray:  # noqa: B008
     """An image as it is meant to be looked at: EXIF orientation applied, RGB.
 
-    16-bit grey is scaled to 8 bit; transparency is dropped.
+    16 bits are scaled to 8, transparency is dropped, and of several pages the first is read.
 
     Args:
-        path: any format that Pillow reads.
+        path: any format that Pillow reads, and TIFF of any channels.
         tolerant: decode what there is of a truncated file, with a warning.
+        reading: which numbers become 0 and 255, and which channels are read.
 
     Returns:
-        `(H, W, 3)` uint8.
+        `(H, W, 3)` uint8; of a TIFF file with other channels than one or three `(H, W, C)`.
 
     Raises:
-        DataError: missing, unreadable or truncated file, or floating-point pixels.
+        DataError: missing, unreadable or truncated file, or numbers that need a range (floating point, 32 bits).
     """
     try:
-        return _decode(path)
+        return decode(path, reading)
     except FindingError:
         raise
     except DECODE_ERRORS as error:
@@ -104,7 +141,7 @@ def read_image(path: str | Path, tolerant: bool = False) -> np.ndarray:
     with _tolerant_lock:
         ImageFile.LOAD_TRUNCATED_IMAGES = True
         try:
-            return _decode(path)
+            return decode(path, reading)
         except DECODE_ERRORS as error:
             raise image_error(path, error) from error
         finally:
@@ -118,6 +155,7 @@ def image_error(path: str | Path, error: Exception) -> FindingError:
     fix, kind = "replace the file or leave it out", "image-unreadable"
     if is_truncation(error):
         fix, kind = f"{fix}, or give data.options.tolerant=true to decode what there is", "image-truncated"
+    fix = UNREAD.get(os.path.splitext(path)[1].lower(), fix)
     return FindingError(Finding("error", f"image cannot be read ({error})", [str(path)], fix=fix, kind=kind))
 
 
@@ -133,6 +171,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
         DataError: missing or unreadable file.
     """
     try:
+        header = tiff_header(path)
+        if header is not None and header.special:
+            return header.size[::-1] if header.orientation in (5, 6, 7, 8) else header.size
+        register_heic(path)
         with Image.open(path) as picture:
             width, height = picture.size
             turned = _header_orientation(picture, path) in (5, 6, 7, 8)
@@ -143,6 +185,10 @@ def image_size(path: str | Path) -> tuple[int, int]:
 
 def orientation(path: str | Path) -> int:
     """EXIF orientation of an image, 1 to 8; 1 where it says nothing."""
+    header = tiff_header(path)
+    if header is not None and header.special:
+        return header.orientation if header.orientation in range(1, 9) else 1
+    register_heic(path)
     with Image.open(path) as picture:
         value = _header_orientation(picture, path)
     return value if value in range(1, 9) else 1
@@ -170,19 +216,6 @@ def _more_behind_pixels(path: str | Path) -> bool:
             pixels = kind == b"IDAT"
             stream.seek(length + 4, os.SEEK_CUR)
     return True
-
-
-def turn(array: np.ndarray, orientation: int) -> np.ndarray:
-    """`(H, W)` or `(H, W, 3)` pixels as stored -> as displayed under an EXIF orientation of 1 to 8."""
-    if orientation in (5, 7):
-        array = array.swapaxes(0, 1)
-    turns = {3: 2, 6: -1, 7: 2, 8: 1}.get(orientation, 0)
-    array = np.rot90(array, turns)
-    if orientation == 2:
-        array = array[:, ::-1]
-    if orientation == 4:
-        array = array[::-1]
-    return np.ascontiguousarray(array)
 
 
 def fit_mask(mask: np.ndarray, size: tuple[int, int], image: str | Path, path: str | Path) -> np.ndarray:
@@ -219,27 +252,6 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], image: str | Path, path: s
     )
 
 
-def _decode(path: str | Path) -> np.ndarray:
-    with Image.open(path) as picture:
-        picture.load()
-        side = picture.getexif().get(ORIENTATION, 1)
-        if picture.mode.startswith("I"):
-            grey = np.clip(np.array(picture).astype(np.int64) // 257, 0, 255).astype(np.uint8)
-            return np.repeat(turn(grey, side)[..., None], 3, axis=2)
-        if picture.mode == "F":
-            finding = Finding(
-                "error",
-                "image has floating-point pixels",
-                [str(path)],
-                expected="8 or 16 bit",
-                fix="convert the file",
-                kind="image-mode",
-            )
-            raise FindingError(finding)
-        image = np.array(picture if picture.mode == "RGB" else picture.convert("RGB"))
-    return image if side == 1 else turn(image, side)
-
-
 class ImageSet:
     """Images with what is known about them; everything is decoded when it is asked for.
 
@@ -253,6 +265,7 @@ class ImageSet:
         label_map: value in the mask files -> label value.
         source: facts for the record: root, split, where tags and classes come from.
         tolerant: decode truncated images as far as they go.
+        reading: what is made of the numbers in image files.
     """
 
     def __init__(
@@ -267,6 +280,7 @@ class ImageSet:
         label_map: Mapping[int, int] | None = None,
         source: dict[str, Any] | None = None,
         tolerant: bool = False,
+        reading: Reading = Reading(),  # noqa: B008
     ) -> None:
         self.labels = labels
         self.names = list(names)
@@ -276,6 +290,7 @@ class ImageSet:
         self.label_map = label_map
         self.source = source or {}
         self.tolerant = tolerant
+        self.reading = reading
         self.given_tags = tags
         self._derived: dict[int, tuple[int, ...] | None] = {}
         self._warned = False
@@ -373,7 +388,7 @@ class ImageSet:
     def _image(self, index: int) -> np.ndarray:
         path = self.images[index]
         try:
-            return read_image(path)
+            return self._of_its_channels(read_image(path, reading=self.reading), path)
         except DataError as error:
             if not self.tolerant or not is_truncation(error.__cause__):
                 raise
@@ -382,7 +397,25 @@ class ImageSet:
             warnings.warn(
                 f"{path}: truncated image, decoded as far as it goes; further ones are not reported", stacklevel=3
             )
-        return read_image(path, tolerant=True)
+        return self._of_its_channels(read_image(path, tolerant=True, reading=self.reading), path)
+
+    def _of_its_channels(self, image: np.ndarray, path: str) -> np.ndarray:
+        expected = self.source.get("channels", 3)
+        if image.shape[2] != expected:
+            raise FindingError(channels_finding(image.shape[2], expected, path))
+        return image
+
+
+def channels_finding(found: int, expected: int, path: str) -> Finding:
+    """The finding for an image of other channels than those of the set."""
+    return Finding(
+        "error",
+        f"image has {found} channels, the first of the set has {expected}",
+        [path],
+        expected="images of the same channels",
+        fix="take such images out, or give data.options='{channels: [0, 1, 2]}' to read three of each",
+        kind="image-channels",
+    )
 
 
 def read_saliency(path: str | Path, size: tuple[int, int], image: str | Path) -> np.ndarray:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import struct
 from collections.abc import Mapping
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 from PIL import Image
@@ -203,7 +204,8 @@ def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
             if picture.mode == "P" and by_colour:
                 picture = picture.convert("RGB")
             if picture.mode in ("1", "L", "P"):
-                return np.array(picture, dtype=np.uint8), False
+                steps = _grey_step(picture)
+                return np.array(picture, dtype=np.uint8) // steps, False
             if picture.mode in ("LA", "PA"):
                 return np.array(picture)[..., 0].astype(np.uint8), False
             if picture.mode.startswith("I"):
@@ -221,6 +223,13 @@ def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
             path, "mask-unreadable", f"mask cannot be read ({error})", fix="replace the file or leave it out"
         ) from error
     raise _error(path, "mask-mode", f"mask has pixels of the kind {mode!r}", "palette or grey PNG", "convert the masks")
+
+
+def _grey_step(picture: Any) -> int:
+    """By what Pillow multiplies the stored numbers of an opened file: grey of 2 and 4 bits becomes 0 to 255."""
+    arguments = picture.tile[0][3] if getattr(picture, "tile", None) else ""
+    packed = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
+    return {"L;2": 85, "L;4": 17}.get(packed, 1)
 
 
 def _error(path: str | Path, kind: str, what: str, expected: str = "", fix: str = "") -> FindingError:

@@ -13,8 +13,10 @@ import numpy as np
 from PIL import Image
 
 from maskwright.data import Dataset
+from maskwright.data.check_images import inspect_depth
+from maskwright.data.decode import ORIENTATION, is_deep, limits_of, register_heic, tiff_header, wide_numbers
 from maskwright.data.finding import Finding, FindingError, Level
-from maskwright.data.images import ORIENTATION, ImageSet, image_error, image_size, orientation
+from maskwright.data.images import ImageSet, image_error, image_size, orientation
 from maskwright.data.mask_values import MaskFacts
 from maskwright.data.masks import DECODE_ERRORS, allowed_values, range_finding
 from maskwright.data.sample import LabelSpace
@@ -36,6 +38,8 @@ class Record:
         counts: `(256,)` pixels of each label value; None where there is no readable mask.
         values: label values that occur.
         tags: as given; None where nobody said.
+        numbers: type, lowest and highest of the numbers in an image file that holds no plain bytes.
+        transparent: whether the image file has pixels that are not opaque.
         problems: findings in this example alone.
     """
 
@@ -46,6 +50,8 @@ class Record:
     counts: np.ndarray | None = None
     values: tuple[int, ...] = ()
     tags: tuple[int, ...] | None = None
+    numbers: tuple[np.dtype, float, float] | None = None
+    transparent: bool = False
     problems: list[Finding] = field(default_factory=list)
 
 
@@ -83,7 +89,7 @@ def inspect_files(dataset: ImageSet, index: int, images: bool = True) -> Record:
     """The record of an example on disk; `images`: see `scan`."""
     record = Record(dataset.names[index])
     if images:
-        side = _inspect_image(record, dataset.images[index], dataset.tolerant)
+        side = _inspect_image(record, dataset.images[index], dataset)
     else:
         side = _inspect_header(record, dataset.images[index])
     path = dataset.masks[index]
@@ -108,27 +114,36 @@ def inspect_files(dataset: ImageSet, index: int, images: bool = True) -> Record:
     return record
 
 
-def _inspect_image(record: Record, path: str, tolerant: bool) -> int:
+def _inspect_image(record: Record, path: str, dataset: ImageSet) -> int:
     """Fill in what an image file shows; its EXIF orientation."""
     side = 1
     try:
         with open(path, "rb") as stream:
             content = stream.read()
         record.digest = hashlib.blake2b(content, digest_size=16).digest()
-        with Image.open(io.BytesIO(content)) as picture:
-            side = picture.getexif().get(ORIENTATION, 1)
-            width, height = picture.size
-            record.size = (width, height) if side in (5, 6, 7, 8) else (height, width)
-            # An eighth of the size needs the whole file read, so finds it truncated, at a third of the time.
-            picture.draft("L", (max(1, width // 8), max(1, height // 8)))
-            picture.load()
-            if picture.mode == "F":
-                problem = "image has floating-point pixels"
-                record.problems.append(Finding("error", problem, [path], fix="convert the file", kind="image-mode"))
+        header = tiff_header(path)
+        if header is not None and header.special:
+            record.size, side = image_size(path), header.orientation
+            values: np.ndarray | None = wide_numbers(path)
+        else:
+            register_heic(path)
+            with Image.open(io.BytesIO(content)) as picture:
+                deep = is_deep(picture)  # before anything loads it
+                side = picture.getexif().get(ORIENTATION, 1)
+                width, height = picture.size
+                record.size = (width, height) if side in (5, 6, 7, 8) else (height, width)
+                # An eighth of the size needs the whole file read, so finds it truncated, at a third of the time.
+                picture.draft("L", (max(1, width // 8), max(1, height // 8)))
+                picture.load()
+                record.transparent = picture.mode in ("RGBA", "LA", "PA") and picture.getextrema()[-1][0] < 255
+            values = wide_numbers(path) if deep else None
+        record.problems += inspect_depth(path, header, values, dataset)
+        if values is not None and values.dtype != np.uint8:
+            record.numbers = values.dtype, *limits_of(values)
     except DECODE_ERRORS as error:
         finding = image_error(path, error).finding
         if finding is not None:
-            finding.level = "warning" if tolerant and finding.kind == "image-truncated" else "error"
+            finding.level = "warning" if dataset.tolerant and finding.kind == "image-truncated" else "error"
             record.problems.append(finding)
     if record.size is not None and min(record.size) < SMALL_SIDE:
         record.problems.append(

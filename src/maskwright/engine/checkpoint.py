@@ -17,6 +17,7 @@ from safetensors.torch import load_file, save_file
 from torch.nn import init
 from torch.overrides import TorchFunctionMode
 
+from maskwright.data.decode import Reading
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 from maskwright.files import atomic_write, read_json
@@ -57,7 +58,11 @@ def describe(kind: str, model: dict[str, Any], network: Any, labels: LabelSpace,
         "kind": kind,
         "model": model,
         "labels": labels.to_dict(),
-        "preprocessing": {"mean": list(network.mean), "std": list(network.std)},
+        "preprocessing": {
+            "mean": list(network.mean),
+            "std": list(network.std),
+            **Reading.of(recipe.data.options).to_dict(),
+        },
         PRETRAINED: network.backbone.pretrained_weights,
         "recipe": recipe.model_dump(mode="json"),
         "maskwright": __version__,

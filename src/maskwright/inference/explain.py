@@ -20,7 +20,6 @@ from PIL import Image
 from torch import Tensor, nn
 
 from maskwright.data.augment import normalise, resize_image
-from maskwright.data.images import read_image
 from maskwright.data.masks import read_mask
 from maskwright.data.pictures import heatmap
 from maskwright.data.provenance import mark
@@ -229,7 +228,7 @@ def explain_files(
     records = []
     for name in track(found, title="explaining"):
         try:
-            pixels = read_image(found[name])
+            pixels = predictor.pixels(found[name])
             values = wanted if wanted is not None else _predicted_classes(predictor, pixels)
             maps = _explain_image(predictor, pixels, values, chosen, layer)
         except DataError as error:
@@ -272,7 +271,7 @@ def _explain_image(
 
 
 def _predicted_classes(predictor: Predictor, pixels: np.ndarray) -> list[int]:
-    mask = predictor(pixels).mask
+    mask = predictor.predict(pixels).mask
     return [int(value) for value in np.unique(mask) if value != predictor.labels.background]
 
 

@@ -4,18 +4,20 @@ from __future__ import annotations
 
 import glob
 import os
+from collections import Counter
 from collections.abc import Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any
+from typing import Any, overload
 
 import numpy as np
 import torch
-from PIL import Image, ImageOps
+from PIL import Image
 
 from maskwright.data.augment import normalise, resize_image
-from maskwright.data.images import image_suffixes, list_images, read_image
+from maskwright.data.decode import Reading
+from maskwright.data.images import image_suffixes, left_out, list_images
 from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import write_mask
 from maskwright.data.provenance import mark
@@ -26,12 +28,11 @@ from maskwright.engine.device import freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
+from maskwright.inference.inputs import ImageLike, as_array, several
 from maskwright.inference.views import predict_labels, predict_probabilities, prefetched
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import resize
 from maskwright.settings import InferenceSettings
-
-ImageLike = str | Path | Image.Image | np.ndarray
 
 
 class Predictor:
@@ -64,6 +65,7 @@ class Predictor:
         preprocessing = self.metadata.get("preprocessing", {})
         self.mean = tuple(preprocessing.get("mean", self.model.mean))
         self.std = tuple(preprocessing.get("std", self.model.std))
+        self.reading = Reading.of(preprocessing)
 
     def for_many(self) -> Predictor:
         """The same with a network made ready for many images, at the cost of a copy; see `inference_copy`."""
@@ -74,19 +76,36 @@ class Predictor:
         """What a folder of its masks says of it: `model`, its file, and `weights`, their hash."""
         return {} if self.file is None else {"model": str(self.file.resolve()), "weights": weights_hash(self.file)}
 
-    def __call__(self, image: ImageLike, *, probabilities: bool = False) -> Prediction:
-        """The mask of one image, at the image's own size.
+    @overload
+    def __call__(self, image: str | Path | Image.Image, *, probabilities: bool = False) -> Prediction: ...
+
+    @overload
+    def __call__(self, image: list[Any] | tuple[Any, ...], *, probabilities: bool = False) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, image: np.ndarray | torch.Tensor, *, probabilities: bool = False) -> Any: ...
+
+    def __call__(self, image: Any, *, probabilities: bool = False) -> Any:
+        """The mask of one image, at the image's own size; of a list or a batch a list of them.
 
         Args:
-            image: a path, a Pillow image (EXIF orientation is applied to both), or `(H, W, 3)` uint8 RGB.
+            image: a path; a Pillow image (EXIF orientation is applied to both); an array `(H, W)` or `(H, W, 3)`; a
+                tensor `(H, W)` or `(3, H, W)`; a list of such, or a batch `(B, H, W, 3)` or `(B, 3, H, W)`. Numbers are
+                uint8, uint16, or floating point from 0 to 1; RGB, not normalised. See `inputs.as_array`.
             probabilities: compute them now, with the mask; otherwise they are computed when they are asked for.
 
         Raises:
-            DataError: a file that cannot be read, or an array of another shape or type.
+            DataError: a file that cannot be read, or an array of another shape, type or range.
         """
-        pixels = as_array(image)
+        images = several(image)
+        if images is not None:
+            return [self(one, probabilities=probabilities) for one in images]
+        return self.predict(self.pixels(image), probabilities=probabilities)
+
+    def predict(self, pixels: np.ndarray, *, probabilities: bool = False) -> Prediction:
+        """As a call, of what `pixels` gives."""
         if probabilities:
-            found = self.probabilities(pixels)
+            found = self.of_pixels(pixels)
             return Prediction(pixels, found.argmax(0).astype(np.uint8), self.labels, self, _known=found)
         size = (pixels.shape[0], pixels.shape[1])
         mask = predict_labels(self.model, self._prepared(pixels), self.settings, size)[0]
@@ -95,15 +114,29 @@ class Predictor:
     def probabilities(self, image: ImageLike) -> np.ndarray:
         """Softmax probabilities `(C, H, W)` float32 at the image's own size, mean over scales and flips.
 
+        Args:
+            image: a single one, as for a call.
+
         Raises:
-            DataError: a file that cannot be read, or an array of another shape or type.
+            DataError: as a call.
         """
-        pixels = as_array(image)
+        return self.of_pixels(self.pixels(image))
+
+    def pixels(self, image: ImageLike) -> np.ndarray:
+        """An image `(H, W, C)` uint8 as the predictor sees it.
+
+        Raises:
+            DataError: as a call.
+        """
+        return as_array(image, self.reading, len(self.mean))
+
+    def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
+        """As `probabilities`, of what `pixels` gives."""
         found = predict_probabilities(self.model, self._prepared(pixels), self.settings)
         return resize(found, (pixels.shape[0], pixels.shape[1]))[0].cpu().numpy()
 
     def _prepared(self, pixels: np.ndarray) -> torch.Tensor:
-        """Network input `(1, 3, h, w)`."""
+        """Network input `(1, C, h, w)`."""
         seen = (
             pixels if self.settings.size is None else resize_image(pixels, seen_size(self.settings.size, pixels.shape))
         )
@@ -116,7 +149,7 @@ class Prediction:
     """What a predictor found in one image.
 
     Args:
-        image: `(H, W, 3)` uint8, as the predictor saw it.
+        image: `(H, W, C)` uint8, as the predictor saw it.
         mask: `(H, W)` uint8 label values.
         labels: what they mean.
         predictor: computes the probabilities when they are asked for.
@@ -131,7 +164,7 @@ class Prediction:
     @cached_property
     def probabilities(self) -> np.ndarray:
         """`(C, H, W)` float32, summing to 1 over C; computed at the first access unless asked for at once."""
-        return self.predictor.probabilities(self.image) if self._known is None else self._known
+        return self.predictor.of_pixels(self.image) if self._known is None else self._known
 
     @property
     def classes(self) -> dict[str, float]:
@@ -151,28 +184,6 @@ class Prediction:
             DataError: the path does not end in `.png`.
         """
         write_mask(path, self.mask, self.labels)
-
-
-def as_array(image: ImageLike) -> np.ndarray:
-    """An image as `(H, W, 3)` uint8 RGB, EXIF orientation applied.
-
-    Raises:
-        DataError: a file that cannot be read, or an array of another shape or type.
-    """
-    if isinstance(image, str | Path):
-        return read_image(image)
-    if isinstance(image, Image.Image):
-        if image.mode.startswith(("I", "F")):
-            raise DataError(
-                f"expected a Pillow image of 8 bit per channel, found mode {image.mode!r}; convert it first"
-            )
-        return np.array(ImageOps.exif_transpose(image).convert("RGB"))
-    if not isinstance(image, np.ndarray) or image.ndim != 3 or image.shape[2] != 3 or image.dtype != np.uint8:
-        found = f"{image.shape} of {image.dtype}" if isinstance(image, np.ndarray) else type(image).__name__
-        raise DataError(f"expected a path, a Pillow image or an array (H, W, 3) of uint8 in RGB order, found {found}")
-    if 0 in image.shape:
-        raise DataError(f"expected an image of at least one pixel, found {image.shape}")
-    return image
 
 
 def predict_files(
@@ -215,12 +226,12 @@ def predict_files(
         mark({out / name: what for name, what in folders.items() if written[name]}, predictor.made_by())
     done: list[str] = []
     predictor = predictor.for_many() if len(found) > 2 else predictor
-    read = prefetched(lambda name: read_image(found[name]), found, workers=workers, ahead=2 * workers)
+    read = prefetched(lambda name: predictor.pixels(found[name]), found, workers=workers, ahead=2 * workers)
 
     def predicted() -> Iterator[tuple[str, Prediction]]:
         for name in track(found, title="predicting"):
             try:
-                prediction = predictor(next(read).result(), probabilities=probabilities)
+                prediction = predictor.predict(next(read).result(), probabilities=probabilities)
             except DataError as error:
                 failures.append(_with_path(found[name], str(error)))
             except torch.OutOfMemoryError:
@@ -280,7 +291,8 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
         if given in files:
             add(_stem(os.path.relpath(os.path.abspath(given), common)), given)
         elif os.path.isdir(given):
-            listed, twice = list_images(given, skip=results)
+            others: Counter[str] = Counter()
+            listed, twice = list_images(given, skip=results, others=others)
             for name, path in listed.items():
                 add(name, path)
             failures += [
@@ -288,7 +300,9 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
                 "rename them"
                 for name in twice
             ]
-            if not listed:
+            if others:
+                failures.append(f"{given}: {left_out(others)}")
+            elif not listed:
                 failures.append(f"{given}: no image in this folder")
         else:
             paths = [path for path in sorted(glob.glob(given, recursive=True)) if _is_image(path, results)]

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import hashlib
 import os
+from collections import Counter
 from collections.abc import Sequence
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -13,8 +14,9 @@ from typing import Any
 import numpy as np
 
 from maskwright.data.classes import label_space, resolve
+from maskwright.data.decode import Reading, channels_in
 from maskwright.data.finding import Complain, Finding, number_of, refuse
-from maskwright.data.images import ImageSet, list_images
+from maskwright.data.images import ImageSet, left_out, list_images
 from maskwright.data.provenance import check_masks, is_marked, refuse_made
 from maskwright.data.provenance import made as made_by_us
 from maskwright.data.saliency import DETECTORS
@@ -25,7 +27,7 @@ from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
 LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", ".", "ImageSets/Main")
-OPTIONS = ("images", "image_suffix", "mask_suffix", "tag_separator", "tolerant")
+OPTIONS = ("images", "image_suffix", "mask_suffix", "tag_separator", "tolerant", "range", "channels")
 TRAIN_SHARE = 0.8
 
 
@@ -100,7 +102,9 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
         settings: `root`, `masks`, `masks_are`, `classes`, `tags`, `saliency`, `background`, `ignore_index`,
             `label_map`; paths that are given count from root, then from the working folder, all else lies below root.
             `options`: `images` (their folder), `image_suffix` and `mask_suffix` (ends of file names that do not count,
-            as `_mask`), `tag_separator` (between the tags in a cell), `tolerant` (decode truncated images).
+            as `_mask`), `tag_separator` (between the tags in a cell), `tolerant` (decode truncated images), `range`
+            (the numbers in the image files that become 0 and 255, such as `[0, 4095]`), `channels` (which are read,
+            counted from 0; all but transparency by default).
         split: which images.
         complain: what to do with findings; by default errors are raised.
 
@@ -167,12 +171,16 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
     others = [resolve(root, name) for name in (settings.tags, settings.saliency) if name and name != "masks"]
     images: dict[str, str] = {}
     masks: dict[str, str] = {}
+    unread: Counter[str] = Counter()
     for folder, mask_folder, prefix in places:
         refuse_made(folder, "images")
         skip = [path.resolve() for path in (mask_folder, *others) if path and path.resolve() != folder.resolve()]
-        found, twice = list_images(folder, recursive=False) if folder == root else ({}, [])
+        here: Counter[str] = Counter()
+        found, twice = list_images(folder, recursive=False, others=here) if folder == root else ({}, [])
         if not found:
-            found, twice = list_images(folder, skip=skip)
+            here.clear()
+            found, twice = list_images(folder, skip=skip, others=here)
+        unread += here
         _complain_twice(complain, folder, twice)
         images.update(_renamed(found, prefix, _option(settings, "image_suffix")))
         if mask_folder is not None and mask_folder.is_dir():
@@ -194,7 +202,10 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
             )
         )
     if not images:
-        raise DataError(f"{places[0][0]}: no images. Expected files that Pillow reads; folders: {_folders(root)}")
+        also = f"; {left_out(unread)}" if unread else ""
+        raise DataError(f"{places[0][0]}: no images{also}. Expected files that Pillow reads; folders: {_folders(root)}")
+    if unread:
+        complain(Finding("warning", left_out(unread), [str(places[0][0])], kind="left-out"))
     mask_folders = [str(place[1]) for place in places if place[1] is not None]
     listing = Listing(images, masks if mask_folders else None, {"images": str(places[0][0])})
     if mask_folders:
@@ -257,6 +268,10 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         rows = map(matched.get, names)
         tags = [None if row is None else values[row] for row in rows]
         source |= {"tag_source": table.source, "tag_count": sum(row is not None for row in tags)}
+    reading = Reading.of(settings.options)
+    # Of the first image of all, so that every split has the same.
+    channels = channels_in(next(iter(listing.images.values())), reading)
+    source |= reading.to_dict() | ({"channels": channels} if channels != 3 else {})
     return ImageSet(
         labels,
         names,
@@ -267,6 +282,7 @@ def _build(settings: DataSettings, split: str, layout: str, listing: Listing, co
         label_map=settings.label_map,
         source=source,
         tolerant=bool(_option(settings, "tolerant")),
+        reading=reading,
     )
 
 
