@@ -131,7 +131,7 @@ def read_json(path: str | Path) -> Any:
         return json.loads(Path(path).read_text(encoding="utf-8"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
-    except json.JSONDecodeError as error:
+    except (ValueError, RecursionError) as error:  # also other encodings, numbers of thousands of digits, deep nesting
         raise DataError(f"{path} is not valid JSON: {error}") from error
 
 

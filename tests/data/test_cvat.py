@@ -246,6 +246,12 @@ DAMAGED = {
     "runs": (MASK.replace("1, 10, 1", "1, 10"), r"mask 2 \(dog\) has runs of 11 pixels together, 4x3 are 12"),
     "negative": (MASK.replace("1, 10, 1", "-1, 12, 1"), r"mask 2 \(dog\) has a run of negative length"),
     "outside": (MASK.replace('left="12"', 'left="30"'), r"mask 2 \(dog\) covers 4x3 pixels from \(30, 10\)"),
+    "wrapped": (
+        MASK.replace("1, 10, 1", f"{2**62}, {2**62}, {2**62}, {2**62}, 12"),
+        r"has runs of 18446744",
+    ),
+    "overflow": (MASK.replace("1, 10, 1", str(10**30)), r"mask 2 \(dog\): .*too large"),
+    "order": (polygon("cat", LEFT, "top"), r"polygon 2 \(cat\): could not convert"),
     "no runs": (MASK.replace('rle="1, 10, 1"', 'rle=""'), r"mask 2 \(dog\): invalid literal"),
 }
 

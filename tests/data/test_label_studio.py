@@ -314,6 +314,11 @@ DAMAGED = {
         "has no original_height",
     ),
     "word": (region("rectangle", "cat", x="a", y=0, width=5, height=5), r"region r1 \(cat\): could not convert"),
+    "turned": (
+        {**polygon("cat", *LEFT), "image_rotation": 90},
+        r"was drawn on the image turned by 90",
+    ),
+    "overflow": (polygon("cat", (0, 0), (10**400, 0), (50, 9)), r"region r1 \(cat\): .*too large"),
     "choice": ({"type": "choices", "value": {"choices": [1]}}, "'1' is no choice"),
 }
 
@@ -409,3 +414,40 @@ def test_an_export_as_the_table_of_tags_of_a_folder(project):
 )
 def test_what_looks_like_an_export(content, expected, files):
     assert is_tasks(files.text("some.json", json.dumps(content))) == expected
+
+
+def test_regions_that_share_an_identity_are_all_painted(project, columns):
+    right = [(50, 0), (100, 0), (100, 100), (50, 100)]
+    root = project(task(1, "a.jpg", annotation(polygon("cat", *LEFT), polygon("dog", *right))))
+    assert columns(opened(root)[0].mask) == [1, 2]
+
+
+def test_regions_of_a_kind_that_is_not_read_are_said(project):
+    other = {"id": "v", "type": "vectorlabels", **SIZE, "value": {"vertices": [], "vectorlabels": ["cat"]}}
+    root = project(task(1, "a.jpg", annotation(other, polygon("cat", *LEFT))))
+    (finding,) = (one for one in check(DataSettings(root=str(root)), ["all"]) if one.kind == "shape-kind")
+    assert (finding.level, finding.what) == ("warning", "regions left out: 1 vectorlabels")
+
+
+def test_two_exports_of_one_project(project):
+    good = task(1, "a.jpg", annotation(polygon("cat", *LEFT)))
+    root = project(good)
+    project(good, name="project-1-at-2026-11-25-10-00-0a1b2c3d.json")
+    with pytest.raises(DataError, match=r"describes 1 image more than once.*keep one of these entries, or one of the"):
+        opened(root)
+
+
+@pytest.mark.parametrize(
+    ("text", "message"),
+    [
+        ('[{"data": {"image": ' + "[" * 100000, "is not valid JSON"),
+        ('[{"data": {"image": "a.jpg"}, "id": ' + "1" * 5000 + "}]", "is not valid JSON"),
+        ('[{"data": {"image": "a.jpg"}', "is not valid JSON"),
+    ],
+    ids=["deep", "digits", "cut"],
+)
+def test_a_hostile_or_cut_file(project, files, text, message):
+    root = project()
+    files.text("project-1-at-2026-11-20-10-00-0a1b2c3d.json", text)
+    with pytest.raises(DataError, match=message):
+        opened(root)

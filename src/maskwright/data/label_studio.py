@@ -63,7 +63,8 @@ def read_tasks(path: Path) -> tuple[list[Task], list[str]]:
     content = read_json(path)
     if not isinstance(content, list):
         raise DataError(f"{path} is not a list of tasks. Expected Label Studio's export as JSON or JSON-MIN")
-    tasks: dict[str, Task] = {}
+    tasks: list[Task] = []
+    last: dict[str, int] = {}
     wrong = []
     for index, entry in enumerate(content):
         where = f"{path}: task {entry.get('id', index + 1) if isinstance(entry, dict) else index + 1}"
@@ -71,12 +72,17 @@ def read_tasks(path: Path) -> tuple[list[Task], list[str]]:
             wrong.append(f"{where} is {str(entry)[:60]!r}, expected an object")
             continue
         try:
-            task = _task(entry, where) if isinstance(entry.get("data"), dict) else _short_task(entry, where)
+            short = not isinstance(entry.get("data"), dict)
+            task = _short_task(entry, where) if short else _task(entry, where)
         except DataError as error:
             wrong.append(str(error))
             continue
-        tasks[f"{where} {task.image}"] = task
-    return list(tasks.values()), wrong
+        if short and where in last and tasks[last[where]].image == task.image:
+            tasks[last[where]] = task
+            continue
+        last[where] = len(tasks)
+        tasks.append(task)
+    return tasks, wrong
 
 
 def _task(entry: Mapping[str, Any], where: str) -> Task:

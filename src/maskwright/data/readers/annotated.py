@@ -273,7 +273,7 @@ def _of_images(finding: Finding, file: str, folder: Path) -> Finding:
             level="error",
             what=f"{file} describes {number_of(finding.count, 'image')} more than once",
             expected="one entry for each image",
-            fix="export the tasks one by one, each into its own folder",
+            fix="keep one of these entries, or one of the exports",
             kind="image-repeated",
         )
     return finding

@@ -72,13 +72,14 @@ class _Reader:
             if name == "tag":
                 self.image.tags.append(label)
             elif name in SHAPES:
+                order = float(given.get("z_order", 0))
                 self.image.shapes.append(SHAPES[name](label, where, given))
-                self.orders.append(float(given.get("z_order", 0)))
+                self.orders.append(order)
             elif name in OTHER_SHAPES:
                 self.left_out[name] = self.left_out.get(name, 0) + 1
         except KeyError as error:
             self._damaged(f"{self.image.where}, {where} has no {error.args[0]}")
-        except ValueError as error:
+        except (ValueError, OverflowError) as error:
             self._damaged(f"{self.image.where}, {where}: {error}")
 
     def _damaged(self, what: str) -> None:

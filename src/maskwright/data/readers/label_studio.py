@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+from collections import Counter
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -19,12 +20,19 @@ from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corne
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
+TRIED = 50  # files of a folder that may be one of another tool, with a JSON file for each image
 LARGEST = 1 << 28  # pixels of an image; of more no mask is made, whatever a file says
 
 
 def task_files(root: Path) -> list[Path]:
-    """JSON files in a folder that begin as exports of tasks do."""
-    return [path for path in sorted(root.glob("*.json")) if is_tasks(path)]
+    """JSON files in a folder that begin as exports of tasks do; where the first few do not, none is expected to."""
+    found: list[Path] = []
+    for number, path in enumerate(sorted(root.glob("*.json"))):
+        if is_tasks(path):
+            found.append(path)
+        elif number >= TRIED and not found:
+            break
+    return found
 
 
 def open_label_studio(settings: DataSettings, split: str, complain: Complain = refuse) -> ShapeSet:
@@ -67,14 +75,19 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
             choices.append([])
             export.damaged.append(f"{task.where}: {error}")
     names = tag_names(path for paths in choices for path in paths)
-    several = 0
+    several, left_out = 0, Counter[str]()
     for task, paths in zip(tasks, choices):
         row = Annotated(task.names[0], task.where, also=tuple(task.names[1:]), looked_at=task.results is not None)
         row.tags = [names[tuple(path)] for path in paths]
-        several += _add_regions(row, task.results or [], export)
+        count, kinds = _add_regions(row, task.results or [], export)
+        several += count
+        left_out.update(kinds)
         export.annotated.append(row)
     used = {name for row in export.annotated for name in row.names()}
     export.classes = list(dict.fromkeys([*_configured(root, export), *sorted(used)]))
+    if left_out:
+        what = "regions left out: " + ", ".join(f"{count} {kind}" for kind, count in left_out.items())
+        export.notes.append(Finding("warning", what, [str(files[0])], left_out.total(), kind="shape-kind"))
     if several:
         what = f"{several} regions with several labels, painted as the first of them"
         export.notes.append(Finding("warning", what, [str(files[0])], several, kind="region-labels"))
@@ -84,11 +97,12 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
 def _configured(root: Path, export: Export) -> list[str]:
     """Labels and choices of a labelling configuration in the folder, in its order; their colours go to the export."""
     names: list[str] = []
+    inside = False
 
     def start(name: str, given: dict[str, str]) -> None:
-        if name == "View":
-            names.append("")
-        elif names and name in ("Label", "Choice") and given.get("value"):
+        nonlocal inside
+        inside = inside or name == "View"
+        if inside and name in ("Label", "Choice") and given.get("value"):
             names.append(given["value"])
             colour = re.fullmatch("#([0-9a-fA-F]{6})", given.get("background", ""))
             if colour:
@@ -96,39 +110,44 @@ def _configured(root: Path, export: Export) -> list[str]:
                 export.colours[given["value"]] = (number >> 16, number >> 8 & 255, number & 255)
 
     for path in sorted(root.glob("*.xml")):
+        inside = False
         try:
             parse_xml(path, start)
         except DataError as error:
             export.notes.append(Finding("warning", f"left out: {error}", [str(path)], kind="config-unreadable"))
-    return [name for name in names if name]
+    return names
 
 
-def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) -> int:
-    """Put the regions of an annotation into its row; the number of those with several labels."""
+def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) -> tuple[int, list[str]]:
+    """Put the regions of an annotation into its row; how many have several labels, and the types of those left out."""
+    kinds: list[str] = []
     # Labels that are chosen apart from the shape are results of their own with its id.
-    labels: dict[Any, list[str]] = {}
+    labels: dict[str, list[str]] = {}
     for result in results:
         found = region_labels(result)
         if found and result.get("id") is not None:
-            labels.setdefault(result["id"], []).extend(name for name in found if name not in labels[result["id"]])
+            known = labels.setdefault(str(result["id"]), [])
+            known += [name for name in found if name not in known]
     several = 0
-    done = set()
+    done: list[tuple[str, dict[str, Any]]] = []
     for number, result in enumerate(results, start=1):
         value = result.get("value")
-        if not isinstance(value, dict) or not {"x", "points", "rle"} & set(value):
+        identity = str(number if result.get("id") is None else result["id"])
+        names = region_labels(result) or labels.get(identity, [])
+        if not isinstance(value, dict) or not names:
             continue
-        identity = result.get("id")
-        if identity is not None and identity in done:
+        where = f"region {identity} ({names[0]})"
+        if not {"x", "points", "rle"} & set(value):
+            kinds.append(str(result.get("type", "of no type")))
             continue
-        names = labels.get(identity) or region_labels(result)
-        if not names:
+        drawn = {key: part for key, part in value.items() if not key.endswith("labels")}
+        if (identity, drawn) in done:
             continue
-        done.add(identity)
-        where = f"region {identity if identity is not None else number} ({names[0]})"
+        done.append((identity, drawn))
         try:
             height, width = _size(result, row)
             shape = _shape(names[0], where, value, height, width)
-        except (DataError, KeyError, TypeError, ValueError) as error:
+        except (DataError, KeyError, TypeError, ValueError, OverflowError) as error:
             said = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
             export.damaged.append(f"{row.where}, {where}: {said}")
             row.damaged = True
@@ -136,7 +155,7 @@ def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) 
         row.shapes.append(shape)
         row.tags += names[1:]
         several += len(names) > 1
-    return several
+    return several, kinds
 
 
 def _size(result: Mapping[str, Any], row: Annotated) -> tuple[int, int]:
@@ -144,6 +163,8 @@ def _size(result: Mapping[str, Any], row: Annotated) -> tuple[int, int]:
     height, width = result["original_height"], result["original_width"]
     if not (isinstance(height, int) and isinstance(width, int) and height > 0 and width > 0):
         raise DataError(f"original size {width}x{height} is no size")
+    if result.get("image_rotation"):
+        raise DataError(f"was drawn on the image turned by {result['image_rotation']} degrees, which is not read")
     if height * width > LARGEST:
         raise DataError(f"original size {width}x{height} is larger than any image that is read")
     if row.size not in (None, (height, width)):

@@ -177,8 +177,9 @@ def problem_of(shape: Shape, size: tuple[int, int]) -> str | None:
             return f"covers {wide}x{tall} pixels from ({left}, {top}), the image has {width}x{height}"
         if (shape.runs < 0).any():
             return "has a run of negative length"
-        if shape.runs.sum() != tall * wide:
-            return f"has runs of {int(shape.runs.sum())} pixels together, {wide}x{tall} are {tall * wide}"
+        total = sum(shape.runs.tolist())  # as Python's numbers, which do not wrap around
+        if total != tall * wide:
+            return f"has runs of {total} pixels together, {wide}x{tall} are {tall * wide}"
         return None
     fewest = {"polygon": 3, "box": 4, "line": 1, "points": 1}[shape.kind]
     if len(shape.points) < fewest:
