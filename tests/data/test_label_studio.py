@@ -96,6 +96,24 @@ def test_codes_return_what_went_in(size):
     assert np.array_equal(decode_brush(encode_brush(blocks), *size), blocks)
 
 
+def test_codes_with_runs_of_any_length_one_by_one_and_repeated():
+    rng = np.random.default_rng(0)
+    for _ in range(60):
+        pixels = int(rng.integers(1, 40))
+        values = rng.integers(0, 3, pixels * 4)
+        lengths = rng.integers(1, 17, 4).tolist()
+        text = f"{pixels * 4:032b}00111" + "".join(f"{length - 1:04b}" for length in lengths)
+        done = 0
+        while done < len(values):
+            kind, repeated = int(rng.integers(0, 4)), int(rng.integers(0, 2))
+            count = int(min(rng.integers(1, 2 ** lengths[kind] + 1), len(values) - done))
+            values[done : done + count] = values[done] if repeated else values[done : done + count]
+            text += f"{repeated}{kind:02b}{count - 1:0{lengths[kind]}b}"
+            text += "".join(f"{value:08b}" for value in values[done : done + (1 if repeated else count)])
+            done += count
+        assert np.array_equal(decode_brush([*bits(text), 0], pixels, 1).ravel(), values[3::4] > 0)
+
+
 def test_codes_equal_those_of_the_sdk():
     brush = pytest.importorskip("label_studio_sdk.converter.brush")
     rng = np.random.default_rng(0)

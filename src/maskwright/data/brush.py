@@ -44,44 +44,43 @@ def decode_brush(code: Sequence[int], height: int, width: int) -> np.ndarray:
 
 def _words(data: np.ndarray, expected: int) -> np.ndarray:
     """`(expected,)` uint8 words of a code."""
-    bits = np.unpackbits(data)
-    stream = data.tobytes() + bytes(8)  # so that a window of 8 bytes may begin at every byte
-    place = 0
-
-    def take(count: int) -> int:
-        nonlocal place
-        if place + count > len(bits):
-            raise DataError("the run-length code ends too early")
-        first = place >> 3
-        window = int.from_bytes(stream[first : first + 8], "big")
-        found = window >> (64 - (place & 7) - count) & ((1 << count) - 1)
-        place += count
-        return found
-
-    total = take(32)
+    stream = data.tobytes()
+    total, rest = int.from_bytes(stream[:4], "big"), int.from_bytes(stream[4:7], "big")
     if total != expected:
         raise DataError(f"the run-length code has {total} values, {expected} are expected (4 for each pixel)")
-    word = take(5) + 1
-    if word != WORD:
+    if (word := (rest >> 19) + 1) != WORD:
         raise DataError(f"the run-length code has values of {word} bits, {WORD} are expected")
-    lengths = [take(4) + 1 for _ in LENGTHS]
-    words = np.zeros(expected, np.uint8)
+    lengths = [(rest >> 3 + 4 * kind & 15) + 1 for kind in (3, 2, 1, 0)]
+    bits = np.unpackbits(data)
+    place, end_of_bits = 53, len(stream) * 8
+    stream += bytes(8)  # so that a window of 8 bytes may begin at every byte
+    words = bytearray(expected)
     done = 0
+    # Codes may have a run for every value, so that little is done for each; a run's head and one word have 27 bits.
     while done < expected:
-        repeated = take(1)
-        count = take(lengths[take(2)]) + 1
+        first = place >> 3
+        window = int.from_bytes(stream[first : first + 8], "big") << (place & 7)
+        size = lengths[window >> 61 & 3]
+        count = (window >> 61 - size & (1 << size) - 1) + 1
         end = done + count
         if end > expected:
             raise DataError(f"the run lengths add up to more than the {expected} values")
-        if repeated:
-            words[done:end] = take(WORD)
+        repeated = window >> 63 & 1
+        place += 3 + size
+        if repeated or count == 1:
+            place += WORD
+            value = window >> 53 - size & 255
+            if value:
+                words[done:end] = bytes((value,)) * count
         else:
-            if place + count * WORD > len(bits):
-                raise DataError("the run-length code ends too early")
-            words[done:end] = np.packbits(bits[place : place + count * WORD])
+            literal = place
             place += count * WORD
+            if place <= end_of_bits:
+                words[done:end] = np.packbits(bits[literal:place]).tobytes()
+        if place > end_of_bits:
+            raise DataError("the run-length code ends too early")
         done = end
-    return words
+    return np.frombuffer(words, np.uint8)
 
 
 def encode_brush(inside: np.ndarray) -> list[int]:
