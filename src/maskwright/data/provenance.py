@@ -9,11 +9,12 @@ from __future__ import annotations
 
 import os
 import re
-from collections.abc import Iterable, Mapping
+from collections.abc import Iterable, Mapping, Sequence
 from pathlib import Path
 from typing import Any
 
 from maskwright.data.content import file_digest
+from maskwright.data.finding import Finding
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
@@ -103,6 +104,42 @@ def changed_since_export(folder: str | Path) -> list[str] | None:
     there = {file.relative_to(folder).as_posix(): file for file in Path(folder).rglob("*") if file.is_file()}
     there.pop(FILE_NAME)
     return sorted(name for name, file in there.items() if record["files"].get(name) != file_digest(str(file)))
+
+
+def export_of(path: str | Path) -> Path | None:
+    """The folder at or above a path that masks which maskwright made were exported to; None where there is none."""
+    found = made(path if os.path.isdir(path) else os.path.dirname(path))
+    record = read_json(found[1]) if found is not None else {}
+    return found[1].parent if found is not None and "exported_as" in record else None
+
+
+def as_exported(files: Iterable[str | Path]) -> set[str]:
+    """Those of some files that are as an export of maskwright's own masks wrote them: nobody has corrected them."""
+    places: dict[str, tuple[Path, dict[str, str]] | None] = {}
+    ours = set()
+    for file in map(str, files):
+        folder = os.path.dirname(file)
+        if folder not in places:
+            place = export_of(folder)
+            places[folder] = None if place is None else (place, read_json(place / FILE_NAME).get("files") or {})
+        known = places[folder]
+        if known is not None:
+            inside = Path(file).resolve().relative_to(known[0]).as_posix()
+            if known[1].get(inside) == file_digest(file):
+                ours.add(file)
+    return ours
+
+
+def unchanged_finding(files: Sequence[str], changed: int) -> Finding:
+    """The finding for masks of an export that nobody has corrected, beside some that somebody has."""
+    return Finding(
+        "info",
+        f"{len(files)} of {len(files) + changed} masks are as maskwright exported them: left out, the others count as "
+        "ground truth",
+        list(files),
+        len(files),
+        kind="mask-as-exported",
+    )
 
 
 def refuse_made(folder: str | Path, expected: str) -> None:

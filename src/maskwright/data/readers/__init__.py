@@ -11,12 +11,16 @@ from maskwright.data.readers.ade20k import open_ade20k
 from maskwright.data.readers.camvid import open_camvid
 from maskwright.data.readers.cityscapes import open_cityscapes
 from maskwright.data.readers.coco import open_coco
+from maskwright.data.readers.coco_json import coco_files, open_coco_json
 from maskwright.data.readers.cvat_images import annotation_files, open_cvat_images
 from maskwright.data.readers.cvat_masks import LABELMAP, MASKS, open_cvat_masks
 from maskwright.data.readers.folder import open_folder, open_voc
+from maskwright.data.readers.huggingface import metadata_files, open_huggingface
 from maskwright.data.readers.label_studio import open_label_studio, task_files
+from maskwright.data.readers.labelme import has_labelme, open_labelme
 from maskwright.data.readers.nyu_depth import open_nyu_depth
 from maskwright.data.readers.pascal_context import open_pascal_context
+from maskwright.data.readers.yolo import open_yolo, yolo_file
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
@@ -43,6 +47,10 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "cvat_masks": open_cvat_masks,
     "cvat_images": open_cvat_images,
     "label_studio": open_label_studio,
+    "coco_json": open_coco_json,
+    "yolo": open_yolo,
+    "labelme": open_labelme,
+    "huggingface": open_huggingface,
 }
 BUILT_IN = ("scenes",)
 
@@ -100,4 +108,14 @@ def _exported(root: Path) -> str | None:
         return "cvat_masks"
     if annotation_files(root):
         return "cvat_images"
-    return "label_studio" if task_files(root) else None
+    if task_files(root):
+        return "label_studio"
+    if yolo_file(root) is not None:
+        return "yolo"
+    if metadata_files(root):
+        return "huggingface"
+    if (root / "masks").is_dir():
+        return None  # the masks count, whatever they were made from
+    if coco_files(root):
+        return "coco_json"
+    return "labelme" if has_labelme(root) else None

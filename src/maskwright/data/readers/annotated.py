@@ -10,7 +10,7 @@ from maskwright.data.classes import read_classes, resolve
 from maskwright.data.finding import Complain, Finding, number_of
 from maskwright.data.images import image_size, list_images, orientation
 from maskwright.data.names import normal
-from maskwright.data.provenance import changed_since_export, made, refuse_made
+from maskwright.data.provenance import as_exported, export_of, refuse_made, unchanged_finding
 from maskwright.data.readers.folder import Listing, saliency_paths, split_names
 from maskwright.data.readers.official import tag_source
 from maskwright.data.readers.shapes import AREAS, IGNORED, Annotated, Kind, Painting, ShapeSet, problem_of
@@ -73,7 +73,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
     _rename(export, settings.rename or {}, complain)
     options = settings.options
     folder, images = _images(settings, complain)
-    _refuse_ours(export.files, folder)
+    _without_ours(export, folder, complain)
     rows = _matched(export, images, folder, complain)
     for note in export.notes:
         complain(note)
@@ -86,7 +86,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
         kinds = (*AREAS, "box")
     outside = labels.ignore_index if partial or labels.background is None else labels.background
     painting = Painting({name: value for value, name in enumerate(labels.names)}, kinds, outside, labels.ignore_index)
-    parts = {name: _split_of(row.part) for name, row in rows.items() if row.part}
+    parts = {name: split_of(row.part) for name, row in rows.items() if row.part}
     listing = Listing({name: images[name] for name in rows}, None, {"images": str(folder)}, sorted(set(parts.values())))
     if split in parts.values():
         names, split_source = [name for name in rows if parts.get(name) == split], f"{export.layout}'s own"
@@ -102,7 +102,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
         finished = row.looked_at or options.get("empty") == "background"
         known = finished or any(True for _ in row.names())
         painted_here = painting.paints(row) or (painted and finished and not row.shapes)
-        masks.append(file if painted_here and name in sound else None)
+        masks.append((row.file or file) if painted_here and name in sound else None)
         present = {labels.names.index(tag) for tag in row.names() if tag in labels.names}
         tags.append(tuple(sorted(present - {labels.background})) if known else None)
     given, facts = tag_source(settings, labels, names, list(images), complain)
@@ -147,16 +147,23 @@ def _check_settings(settings: DataSettings, layout: str) -> None:
             )
 
 
-def _refuse_ours(files: Sequence[Path], images: Path) -> None:
-    """Refuse what maskwright wrote as annotations of its own, unless somebody has changed them since.
+def _without_ours(export: Export, images: Path, complain: Complain) -> None:
+    """Leave out what maskwright wrote as annotations of its own, unless somebody has changed it since.
 
     Photographs that it put beside them are photographs.
+
+    Raises:
+        DataError: nothing is left.
     """
-    for file in files:
-        found = made(file.parent)
-        if found is not None and file.name not in (changed_since_export(found[1].parent) or ()):
-            refuse_made(file.parent, "annotations")
-    if not any(images == file.parent or file.parent in images.parents for file in files):
+    ours = as_exported([*export.files, *(row.file for row in export.annotated if row.file)])
+    mine = [row for row in export.annotated if (row.file or str(export.files[0])) in ours]
+    if mine and len(mine) == len(export.annotated):
+        refuse_made(export.files[0].parent, "annotations that somebody has corrected since")
+    if mine:
+        export.annotated = [row for row in export.annotated if (row.file or str(export.files[0])) not in ours]
+        complain(unchanged_finding([row.where for row in mine], len(export.annotated)))
+    beside = any(images == file.parent or file.parent in images.parents for file in export.files)
+    if not beside and export_of(images) not in {export_of(file) for file in export.files} - {None}:
         refuse_made(images, "images")
 
 
@@ -190,12 +197,9 @@ def _images(settings: DataSettings, complain: Complain) -> tuple[Path, dict[str,
     """The folder of images, and name -> path of each."""
     root = Path(settings.root)
     typed = settings.options.get("images")
-    if typed is not None:
-        folder = resolve(root, typed)
-        if not folder.is_dir():
-            raise DataError(f"images {typed}: no such folder in {root}")
-    else:
-        folder = next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root)
+    if typed is not None and not resolve(root, typed).is_dir():
+        raise DataError(f"images {typed}: no such folder in {root}")
+    folder = image_folder(settings)
     images, twice = list_images(folder)
     if not images:
         raise DataError(
@@ -215,6 +219,14 @@ def _images(settings: DataSettings, complain: Complain) -> tuple[Path, dict[str,
             )
         )
     return folder, images
+
+
+def image_folder(settings: DataSettings) -> Path:
+    """Where the images of an export lie, by `data.options.images` or by the names that tools give it."""
+    root, typed = Path(settings.root), settings.options.get("images")
+    if typed is not None:
+        return resolve(root, typed)
+    return next((root / name for name in IMAGE_FOLDERS if (root / name).is_dir()), root)
 
 
 def _matched(export: Export, images: Mapping[str, str], folder: Path, complain: Complain) -> dict[str, Annotated]:
@@ -328,7 +340,7 @@ def _space(names: Sequence[str], background: int | None, settings: DataSettings,
     return LabelSpace(tuple(names), background, settings.ignore_index, palette)
 
 
-def _split_of(part: str) -> str:
+def split_of(part: str) -> str:
     """What a tool's split is called here."""
     return next((name for name, words in PARTS.items() if part.lower() in words), part)
 

@@ -80,7 +80,7 @@ def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) ->
             f"{root} has no folder {typed or images.name}. Expected the VOC layout; folders there: {_folders(root)}"
         )
     listing = _list(settings, complain, [(images, masks, "")])
-    return _build(settings, split, "voc", listing, complain)
+    return build_set(settings, split, "voc", listing, complain)
 
 
 def open_folder(settings: DataSettings, split: str, complain: Complain = refuse) -> ImageSet:
@@ -139,7 +139,7 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
         places = [(folder, None, prefix) for folder, _, prefix in places]
     listing = _list(settings, complain, places)
     listing.prefixes = parts
-    return _build(settings, split, "folder", listing, complain)
+    return build_set(settings, split, "folder", listing, complain)
 
 
 def _only_ours(settings: DataSettings, masks: Path, complain: Complain) -> bool:
@@ -225,7 +225,8 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
     return listing
 
 
-def _build(settings: DataSettings, split: str, layout: str, listing: Listing, complain: Complain) -> ImageSet:
+def build_set(settings: DataSettings, split: str, layout: str, listing: Listing, complain: Complain) -> ImageSet:
+    """One split of listed images and masks: its names, classes and tags, as `open_folder` says."""
     root = Path(settings.root)
     if not 0 <= settings.ignore_index <= 255:
         raise DataError(

@@ -33,6 +33,7 @@ class Shape:
         points: `(n, 2)` float64, x and y in pixels; empty for a mask.
         window: top, left, height and width in pixels of what `runs` describe.
         runs: lengths of runs outside, inside, outside, ... along the rows of the window; they add up to its size.
+        down: the runs go down the columns instead, as COCO's do.
     """
 
     label: str
@@ -41,6 +42,7 @@ class Shape:
     points: np.ndarray = field(default_factory=lambda: NO_POINTS)
     window: tuple[int, int, int, int] = (0, 0, 0, 0)
     runs: np.ndarray = field(default_factory=lambda: NO_RUNS)
+    down: bool = False
 
 
 @dataclass
@@ -57,6 +59,7 @@ class Annotated:
         part: the split that the tool put it in; "" where it has none.
         also: other names that the image's file may have.
         damaged: an annotation of it could not be read, so that its mask would lack something.
+        file: that says all this, where the tool has one for each image.
     """
 
     image: str
@@ -68,6 +71,7 @@ class Annotated:
     part: str = ""
     also: tuple[str, ...] = ()
     damaged: bool = False
+    file: str = ""
 
     def names(self) -> Iterator[str]:
         """Class names in the order of the file, repeated."""
@@ -151,7 +155,8 @@ def paint_shape(mask: np.ndarray, shape: Shape, value: int) -> None:
     """
     if shape.kind == "mask":
         top, left, height, width = shape.window
-        inside = np.repeat(np.arange(len(shape.runs)) % 2 == 1, shape.runs).reshape(height, width)
+        flat = np.repeat(np.arange(len(shape.runs)) % 2 == 1, shape.runs)
+        inside = flat.reshape(width, height).T if shape.down else flat.reshape(height, width)
         mask[top : top + height, left : left + width][inside] = value
     elif shape.kind in ("polygon", "box"):
         paint_polygon(mask, to_grid(shape.points), value)
