@@ -14,7 +14,7 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.content import file_digest
-from maskwright.data.finding import Finding
+from maskwright.data.finding import Complain, Finding
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
@@ -128,6 +128,28 @@ def as_exported(files: Iterable[str | Path]) -> set[str]:
             if known[1].get(inside) == file_digest(file):
                 ours.add(file)
     return ours
+
+
+def corrected_masks(masks: Mapping[str, str], masks_are: str | None, complain: Complain) -> dict[str, str]:
+    """Masks without those that maskwright exported and nobody has corrected since.
+
+    Args:
+        masks: name -> path.
+        masks_are: what they are, where not ground truth; then all are used.
+        complain: told what was left out.
+
+    Raises:
+        DataError: as `check_masks`; also where nobody has corrected any.
+    """
+    ours = as_exported(masks.values()) if masks_are is None else set()
+    kept = {name: path for name, path in masks.items() if path not in ours}
+    if ours and kept:
+        complain(unchanged_finding(sorted(ours), len(kept)))
+    folders = {os.path.dirname(path) for path in (kept or masks).values()}
+    if kept and masks_are is None:
+        folders = {folder for folder in folders if export_of(folder) is None}
+    check_masks(folders, masks_are)
+    return kept or dict(masks)
 
 
 def unchanged_finding(files: Sequence[str], changed: int) -> Finding:

@@ -5,6 +5,7 @@ from __future__ import annotations
 from collections.abc import Callable
 from pathlib import Path
 
+from maskwright.data.classes import resolve
 from maskwright.data.dataset import Dataset
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.readers.ade20k import open_ade20k
@@ -12,6 +13,7 @@ from maskwright.data.readers.camvid import open_camvid
 from maskwright.data.readers.cityscapes import open_cityscapes
 from maskwright.data.readers.coco import open_coco
 from maskwright.data.readers.coco_json import coco_files, open_coco_json
+from maskwright.data.readers.corrections import open_corrected
 from maskwright.data.readers.cvat_images import annotation_files, open_cvat_images
 from maskwright.data.readers.cvat_masks import LABELMAP, MASKS, open_cvat_masks
 from maskwright.data.readers.folder import open_folder, open_voc
@@ -33,10 +35,19 @@ def _open_scenes(settings: DataSettings, split: str, complain: Complain = refuse
     return scenes(split, **settings.options)
 
 
+def _open_folder(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
+    """A plain folder; its masks may be what people drew in another tool."""
+    place = resolve(Path(settings.root), settings.masks) if settings.masks else None
+    layout = _exported(place) if place is not None and place.is_dir() else None
+    if place is None or layout is None or settings.masks_are or settings.label_map:
+        return open_folder(settings, split, complain)
+    return open_corrected(settings, split, complain, layout, READERS[layout])
+
+
 # A built-in set or a layout, by the name that `data=` or `layout=` gives.
 READERS: dict[str, Callable[..., Dataset]] = {
     "voc": open_voc,
-    "folder": open_folder,
+    "folder": _open_folder,
     "scenes": _open_scenes,
     "cityscapes": open_cityscapes,
     "ade20k": open_ade20k,

@@ -54,6 +54,9 @@ def open_coco_json(settings: DataSettings, split: str, complain: Complain = refu
     categories: dict[str, tuple[int, str]] = {}
     for path in files:
         _read(path, root, export, categories)
+    if not export.annotated:
+        what = "; ".join(export.damaged[:3]) or f"{files[0]} has no images"
+        raise DataError(f"{what}. Expected COCO's images, annotations and categories")
     used = {name for row in export.annotated for name in row.names()}
     above = {supercategory for _, supercategory in categories.values()}
     ordered = sorted(categories, key=lambda name: categories[name][0])

@@ -17,7 +17,7 @@ from maskwright.data.classes import label_space, resolve
 from maskwright.data.decode import Reading, channels_in
 from maskwright.data.finding import Complain, Finding, number_of, refuse
 from maskwright.data.images import ImageSet, left_out, list_images
-from maskwright.data.provenance import check_masks, is_marked, refuse_made
+from maskwright.data.provenance import as_exported, check_masks, corrected_masks, export_of, is_marked, refuse_made
 from maskwright.data.provenance import made as made_by_us
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.spelling import join_finding, number_finding
@@ -83,7 +83,9 @@ def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) ->
     return build_set(settings, split, "voc", listing, complain)
 
 
-def open_folder(settings: DataSettings, split: str, complain: Complain = refuse) -> ImageSet:
+def open_folder(
+    settings: DataSettings, split: str, complain: Complain = refuse, *, without_masks: bool = False
+) -> ImageSet:
     """One split of a plain folder.
 
     Images lie in `images/`, else in the folder itself, else in its subfolders; masks of the same name in `masks/`.
@@ -107,6 +109,7 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
             counted from 0; all but transparency by default).
         split: which images.
         complain: what to do with findings; by default errors are raised.
+        without_masks: masks are not looked for.
 
     Raises:
         DataError: a folder, list, class or tag file that is missing or not as described, an unknown split or option,
@@ -129,6 +132,8 @@ def open_folder(settings: DataSettings, split: str, complain: Complain = refuse)
         places = [(root / part / "images", root / part / (settings.masks or "masks"), f"{part}/") for part in parts]
     else:
         places = [(root, masks, "")]
+    if without_masks:
+        places = [(folder, None, part) for folder, _, part in places]
     places = [
         (folder, None if where and _only_ours(settings, where, complain) else where, part)
         for folder, where, part in places
@@ -148,7 +153,12 @@ def _only_ours(settings: DataSettings, masks: Path, complain: Complain) -> bool:
     if settings.masks is not None or settings.masks_are is not None or settings.tags in (None, "masks"):
         return False
     found, _ = list_images(masks, made=True) if masks.is_dir() else ({}, [])
-    theirs = [path for path in found.values() if made_by_us(Path(path).parent) is None]
+    unchanged = as_exported(found.values())
+    theirs = [
+        path
+        for path in found.values()
+        if made_by_us(Path(path).parent) is None or (path not in unchanged and export_of(path) is not None)
+    ]
     if found and not theirs:
         complain(
             Finding(
@@ -173,7 +183,8 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
     masks: dict[str, str] = {}
     unread: Counter[str] = Counter()
     for folder, mask_folder, prefix in places:
-        refuse_made(folder, "images")
+        if export_of(folder) is None:  # photographs beside exported masks are photographs
+            refuse_made(folder, "images")
         skip = [path.resolve() for path in (mask_folder, *others) if path and path.resolve() != folder.resolve()]
         here: Counter[str] = Counter()
         found, twice = list_images(folder, recursive=False, others=here) if folder == root else ({}, [])
@@ -185,7 +196,9 @@ def _list(settings: DataSettings, complain: Complain, places: list[tuple[Path, P
         images.update(_renamed(found, prefix, _option(settings, "image_suffix")))
         if mask_folder is not None and mask_folder.is_dir():
             found, twice = list_images(mask_folder, made=True)
-            check_masks({str(mask_folder), *map(os.path.dirname, found.values())}, settings.masks_are)
+            if not found:
+                check_masks([mask_folder], settings.masks_are)
+            found = corrected_masks(found, settings.masks_are, complain)
             _complain_twice(complain, mask_folder, twice)
             masks.update(_renamed(found, prefix, _option(settings, "mask_suffix")))
     broken = [path for name, path in images.items() if name.splitlines() != [name]]

@@ -11,7 +11,7 @@ from typing import Any
 
 from maskwright.data.finding import Complain, Finding, number_of, refuse
 from maskwright.data.images import ImageSet
-from maskwright.data.provenance import as_exported, check_masks, unchanged_finding
+from maskwright.data.provenance import corrected_masks
 from maskwright.data.readers.annotated import split_of
 from maskwright.data.readers.folder import Listing, build_set
 from maskwright.errors import DataError
@@ -58,7 +58,7 @@ def open_huggingface(settings: DataSettings, split: str, complain: Complain = re
         inside = table.parent.relative_to(root).parts
         part = f"{split_of(inside[-1])}/" if inside else ""
         prefixes += [part[:-1]] if part else []
-        column = _mask_column(next(iter(_rows(table))))
+        column = _mask_column(next(iter(_rows(table)))) or ""
         for number, row in enumerate(_rows(table), start=1):
             where = f"{table}: row {number}"
             image = _place(table.parent, row.get(IMAGE), where, wrong)
@@ -83,12 +83,7 @@ def open_huggingface(settings: DataSettings, split: str, complain: Complain = re
                 kind="row-damaged",
             )
         )
-    ours = as_exported(masks.values())
-    if len(ours) == len(set(masks.values())) and settings.masks_are is None:
-        check_masks({str(Path(path).parent) for path in ours}, None)
-    elif ours and settings.masks_are is None:
-        complain(unchanged_finding(sorted(ours), len(masks) - len(ours)))
-        masks = {name: path for name, path in masks.items() if path not in ours}
+    masks = corrected_masks(masks, settings.masks_are, complain)
     listing = Listing(images, masks, {"images": str(root), "masks": str(tables[0])}, sorted(set(prefixes)))
     if settings.classes is None and (root / "id2label.json").is_file():
         settings = settings.model_copy(update={"classes": _names(root / "id2label.json")})
