@@ -10,10 +10,12 @@ import torch
 
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.models import ImageTagClassifier
+from maskwright.recipe.load import load_recipe
+from maskwright.runs.context import RunContext
 from maskwright.settings import SeedSettings
 from maskwright.weak.labels import sweep
 from maskwright.weak.networks.tag_head import fit_head, tag_loss
-from maskwright.weak.refine.threshold import FIXED, SAMPLE, THRESHOLDS, choose_threshold
+from maskwright.weak.refine.threshold import FIXED, RATIO, SAMPLE, THRESHOLDS, choose_threshold, threshold_stage
 from maskwright.weak.seeds.cam import class_activation_maps
 from maskwright.weak.seeds.extract import extract_folder
 
@@ -134,3 +136,25 @@ def test_fixed_where_nothing_can_be_measured(examples, network, tmp_path, change
     found = choose_threshold(data, network, tmp_path, SETTINGS, "cpu")
     assert found["threshold"] == FIXED == 0.25
     assert words in found["because"]
+
+
+def test_fixed_where_the_network_does_not_know_the_tags(examples, network, maps):
+    """A network that no tag loss trained is as sure of what is in the rest as of anything: at no threshold more so."""
+    unsure = ImageTagClassifier(PlantedTrunk(), len(CLASSES), constant=True).eval()
+    with torch.no_grad():
+        unsure.classifier.weight.zero_()
+        unsure.constant.bias.zero_()
+    found = chosen(examples, unsure, maps)
+    assert found["threshold"] == FIXED
+    assert "at no threshold" in found["because"]
+
+
+def test_the_first_network_is_asked(tmp_path):
+    """L2G's learns from attention, and no longer knows how sure to be of a tag."""
+    assert asked_by("cam", tmp_path) == {"ratio": RATIO}
+    assert asked_by("l2g", tmp_path) == {"ratio": RATIO, "network": "classifier"}
+
+
+def asked_by(name: str, folder: Path) -> dict:
+    recipe = load_recipe(name, ["data=scenes", "data.options={count: 4, size: [32, 32]}"])
+    return threshold_stage(RunContext(recipe, folder, print), "seeds").settings

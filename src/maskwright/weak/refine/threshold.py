@@ -32,7 +32,7 @@ from maskwright.models.classifier import ImageTagClassifier, load_classifier
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage
 from maskwright.settings import SeedSettings
-from maskwright.weak.networks.frozen import frozen_store, is_frozen
+from maskwright.weak.networks.frozen import frozen_store
 from maskwright.weak.seeds.extract import load_maps
 
 RATIO = 33.0
@@ -42,20 +42,27 @@ SAMPLE = 200  # images, evenly spread over those with tags
 
 
 def threshold_stage(context: RunContext, source: str) -> Stage:
-    """The stage that chooses the threshold of the maps of stage `source`; it writes `threshold.json`."""
+    """The stage that chooses the threshold of the maps of stage `source`; it writes `threshold.json`.
+
+    The run's first network is asked, whichever makes the maps: it learned the tags alone, where a later one (L2G's
+    learns from attention) may no longer know how sure to be of them.
+    """
+    asked = context.recipe.networks[0]
 
     def run(folder: Path) -> None:
         if not distributed.is_main():
             return
         recipe, train, device = context.recipe, context.train, context.device
-        network = load_classifier(context.out.model(context.seed_network)).to(device)
-        store = frozen_store(recipe, network, train, context.out, device) if is_frozen(recipe) else None
+        network = load_classifier(context.out.model(asked)).to(device)
+        frozen = getattr(recipe, asked).train.frozen
+        store = frozen_store(recipe, network, train, context.out, device) if frozen else None
         maps = context.out.maps(source)
         found = choose_threshold(train, network, maps, recipe.seeds, device, store=store)
         write_json(context.out.threshold, found)
         context.say(f"    threshold {found['threshold']:.2f}, {found['because']}")
 
-    return Stage("threshold", "choose the background's score without masks", run, {"ratio": RATIO}, (source,))
+    settings = {"ratio": RATIO} if asked == context.seed_network else {"ratio": RATIO, "network": asked}
+    return Stage("threshold", "choose the background's score without masks", run, settings, (source,))
 
 
 def chosen_threshold(context: RunContext) -> float:
@@ -81,7 +88,7 @@ def choose_threshold(
 
     Args:
         dataset: images and tags; masks are never read.
-        network: the classifier that the maps come from, on `device`, in inference mode.
+        network: a classifier that knows the tags, on `device`, in inference mode.
         maps_folder: of `NAME.npz` maps.
         settings: size and first scale say how the classifier sees an image.
         device: where to compute.
@@ -121,6 +128,9 @@ def choose_threshold(
     limit = RATIO * level / (1 - level)
     limit /= 1 + limit
     within = np.flatnonzero(means <= limit)
+    if len(within) == len(THRESHOLDS):
+        why = "fixed, since the rest of an image shows its tag at no threshold: the maps cover too much or too little"
+        return {**found, "threshold": FIXED, "because": why, "rest": means.tolist(), "absent": level}
     place = int(within[-1]) if len(within) else 0
     because = (
         f"where the rest of an image shows its tag with a probability of {means[place]:.3f} (a class that it is not "
