@@ -58,6 +58,13 @@ def test_parameter_groups_hold_every_trained_parameter_once():
     torch.optim.SGD(list(groups.values()))
 
 
+def test_a_backbone_that_does_not_learn_gets_no_gradient():
+    model = create_classifier(backbone="resnet18", num_tags=3)
+    assert set(groups_of(model, backbone_lr=0)) == {"head"}
+    model(torch.rand(1, 3, 32, 32)).sum().backward()
+    assert {name for name, p in model.named_parameters() if p.grad is not None} == {"classifier.weight"}
+
+
 def test_parameter_groups_decay_everything_when_asked():
     groups = groups_of(create_classifier(backbone="resnet18", num_tags=3), backbone_lr=0.1)
     assert set(groups) == {"backbone", "backbone bias", "head"}

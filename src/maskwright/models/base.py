@@ -182,13 +182,16 @@ def parameter_groups(model: nn.Module, settings: TrainSettings) -> list[dict[str
         settings: `lr`, `backbone_lr`, `bias_lr`, `weight_decay` and `decay_norm_and_bias` are read.
 
     Returns:
-        Dictionaries with "params", "lr", "weight_decay" and "name"; frozen parameters are left out.
+        Dictionaries with "params", "lr", "weight_decay" and "name"; frozen parameters are left out. A backbone with
+        `backbone_lr` 0 is frozen here, so that no gradient is computed for it.
     """
     groups: dict[str, dict[str, Any]] = {}
     for name, parameter in model.named_parameters():
+        in_backbone = name.startswith("backbone.")
+        if in_backbone and settings.backbone_lr == 0:
+            parameter.requires_grad_(False)
         if not parameter.requires_grad:
             continue
-        in_backbone = name.startswith("backbone.")
         last = name.rpartition(".")[2]
         is_bias = last == "bias"
         decayed = last not in NEVER_DECAYED and (
