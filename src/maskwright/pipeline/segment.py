@@ -33,7 +33,7 @@ from maskwright.runs.folder import METRICS, TRAINING
 from maskwright.settings import InferenceSettings, Recipe
 
 GLANCED = 16  # validation images that are predicted at the end of a training
-MOST_TAGGED = 200  # training images that are predicted to compare them with their tags
+MOST_TAGGED = 100  # training images that are predicted to compare them with their tags
 
 
 def build_segmenter(
