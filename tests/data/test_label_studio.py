@@ -469,3 +469,26 @@ def test_a_hostile_or_cut_file(project, files, text, message):
     files.text("project-1-at-2026-11-20-10-00-0a1b2c3d.json", text)
     with pytest.raises(DataError, match=message):
         opened(root)
+
+
+def test_tags_of_the_project_and_masks_that_came_back(project, tmp_path):
+    root = project(task(1, "a.jpg", annotation(choice("cat", "dog"))), task(2, "b.jpg", annotation(choice("cat"))))
+    back = [task(7, "/data/local-files/?d=images/a.jpg", annotation(polygon("cat", *LEFT)))]
+    (tmp_path / "back").mkdir()
+    (tmp_path / "back/project-2-at-2026-11-27-10-00-0a1b2c3d.json").write_text(json.dumps(back), encoding="utf-8")
+    dataset = opened(root, masks="back")
+    assert dataset.labels.names == ("background", "cat", "dog")
+    rows = [dataset.names.index(name) for name in "ab"]
+    assert [dataset.tags(row) for row in rows] == [(1, 2), (1,)]
+    assert [dataset.has_mask(row) for row in rows] == [True, False]
+    assert (dataset[rows[0]].mask[:, :16] == 1).all()
+
+
+@pytest.mark.parametrize(
+    ("name", "message"),
+    [("task.zip", r"is a file\. .* Fix: unpack it, and give the folder"), ("x.json", "Fix: give the folder it is in")],
+)
+def test_a_file_in_the_place_of_a_folder(name, message, files):
+    files.text(name, "[]")
+    with pytest.raises(DataError, match=message):
+        opened(files.root / name)

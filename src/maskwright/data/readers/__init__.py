@@ -36,7 +36,10 @@ def _open_scenes(settings: DataSettings, split: str, complain: Complain = refuse
 
 
 def _open_folder(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
-    """A plain folder; its masks may be what people drew in another tool."""
+    """A plain folder; its masks may be what people drew in a tool, its tags a Label Studio project in it."""
+    tasks = task_files(Path(settings.root)) if settings.masks and settings.tags is None else []
+    if len(tasks) == 1:
+        settings = settings.model_copy(update={"tags": tasks[0].name})
     place = resolve(Path(settings.root), settings.masks) if settings.masks else None
     layout = _exported(place) if place is not None and place.is_dir() else None
     if place is None or layout is None or settings.masks_are or settings.label_map:
@@ -77,6 +80,7 @@ MARKS = {
     "annotations/instances_train2014.json": "coco",
     "annotations/instances_val2014.json": "coco",
 }
+ARCHIVES = (".zip", ".tar", ".gz", ".tgz", ".7z", ".rar")
 SCENES_OPTIONS = ("count", "size", "seed")
 
 
@@ -98,6 +102,13 @@ def reader_name(settings: DataSettings) -> str:
     if not root.is_dir():
         if settings.root in BUILT_IN:
             return settings.root
+        if root.exists():
+            fix = (
+                "unpack it, and give the folder"
+                if root.suffix in ARCHIVES
+                else f"give the folder it is in, {root.parent}"
+            )
+            raise DataError(f"data {settings.root} is a file. Expected a folder of images. Fix: {fix}")
         raise DataError(
             f"data {settings.root} is not a folder: {unknown_name('built-in set', settings.root, BUILT_IN)}"
         )
