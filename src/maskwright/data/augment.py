@@ -8,8 +8,8 @@ quarter of the bytes.
 from __future__ import annotations
 
 import math
-from collections.abc import Sequence
-from typing import NamedTuple
+from collections.abc import Callable, Sequence
+from typing import Any, NamedTuple
 
 import numpy as np
 import torch
@@ -93,7 +93,7 @@ class Augment:
                 that do, so that the pixel lies in its middle on average.
 
         Returns:
-            `image` (3, h, w) uint8 RGB; `mask` (h, w) uint8, all ignore where the sample has none; `tags` (K,) float32
+            `image` (C, h, w) uint8; `mask` (h, w) uint8, all ignore where the sample has none; `tags` (K,) float32
             over `labels.foreground`, zeros where nobody said; `has_mask` and `has_tags`, scalar bool; `saliency`
             (1, h, w) uint8 where the sample has one.
 
@@ -205,15 +205,25 @@ def resize_image(image: np.ndarray, size: tuple[int, int]) -> np.ndarray:
     """Pillow's bicubic resize, with antialias where it reduces.
 
     Args:
-        image: (H, W, 3) uint8.
+        image: (H, W, C) uint8.
         size: (height, width).
 
     Returns:
-        (height, width, 3) uint8; `image` itself if it has that size.
+        (height, width, C) uint8; `image` itself if it has that size.
     """
     if image.shape[:2] == tuple(size):
         return image
+    if image.shape[2] != 3:  # Pillow would take a fourth channel for transparency
+        return _by_channel(resize_image, image, size)
     return np.asarray(Image.fromarray(image).resize((size[1], size[0]), Image.Resampling.BICUBIC))
+
+
+def _by_channel(resized: Callable[..., np.ndarray], image: np.ndarray, *arguments: Any) -> np.ndarray:
+    """What a function of (H, W, 3) gives for (H, W, C), three channels at a time."""
+    channels = image.shape[2]
+    parts = [[min(first + place, channels - 1) for place in range(3)] for first in range(0, channels, 3)]
+    found = [resized(np.ascontiguousarray(image[..., part]), *arguments) for part in parts]
+    return np.concatenate(found, axis=2)[..., :channels]
 
 
 def resize_mask(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
@@ -257,16 +267,18 @@ def resize_window(
     single precision. Seen on photographs: 3 values in 1000 differ by one grey level, the worst by two.
 
     Args:
-        pixels: (H, W) or (H, W, 3) uint8.
+        pixels: (H, W) or (H, W, C) uint8.
         size: (height, width) that the whole image is resized to.
         rows: which rows of the resized image.
         columns: which columns.
         resample: Pillow's bicubic or bilinear filter.
 
     Returns:
-        (rows.length, columns.length) or with 3 channels, uint8; may share memory with `pixels`.
+        (rows.length, columns.length) or with C channels, uint8; may share memory with `pixels`.
     """
     height, width = pixels.shape[:2]
+    if pixels.ndim == 3 and pixels.shape[2] != 3:
+        return _by_channel(resize_window, pixels, size, rows, columns, resample)
     if size == (height, width):
         return pixels[rows.start : rows.start + rows.length, columns.start : columns.start + columns.length]
     reach = 2 if resample == Image.Resampling.BICUBIC else 1
@@ -290,7 +302,7 @@ def jitter_colors(
     order: the same up to rounding wherever nothing is clipped in between.
 
     Args:
-        pixels: (H, W, 3) uint8.
+        pixels: (H, W, 3) uint8; of other channels grey is their mean, and the hue stays.
         brightness: factor, 1 for no change.
         contrast: factor, 1 for no change.
         saturation: factor, 1 for no change, 0 for grey.
@@ -301,6 +313,8 @@ def jitter_colors(
     """
     if (brightness, contrast, saturation, hue) == (1, 1, 1, 0):
         return pixels
+    if pixels.shape[2] != 3:
+        return _jitter_numbers(pixels, brightness, contrast, saturation)
     image = Image.fromarray(pixels)
     if (brightness, contrast, saturation) != (1, 1, 1):
         mean_grey = float(np.asarray(image.convert("L")).mean()) if contrast != 1 else 0.0
@@ -318,6 +332,15 @@ def jitter_colors(
         hues = hues.point([(value + shift) % 256 for value in range(256)])
         image = Image.merge("HSV", (hues, saturations, values)).convert("RGB")
     return np.asarray(image)
+
+
+def _jitter_numbers(pixels: np.ndarray, brightness: float, contrast: float, saturation: float) -> np.ndarray:
+    """Brightness, contrast and saturation of (H, W, C) that are no colours: grey is the mean of the channels."""
+    values = pixels.astype(np.float32)
+    grey = values.mean(axis=2, keepdims=True)
+    values = saturation * values + (1 - saturation) * grey
+    values = brightness * (contrast * values + (1 - contrast) * grey.mean())
+    return np.rint(values).clip(0, 255).astype(np.uint8)
 
 
 def _check_settings(settings: AugmentSettings) -> None:

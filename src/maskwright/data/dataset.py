@@ -14,6 +14,11 @@ from maskwright.data.sample import LabelSpace, Sample
 Paths = Sequence[str | Path | None] | None
 
 
+def channels_of(dataset: Dataset) -> int:
+    """Channels of the images of a set, as its `source` says: three but for files that have others."""
+    return int(dict(dataset.source).get("channels", 3))
+
+
 class Dataset(Protocol):
     """What every reader gives: examples by index, and what can be known of them without decoding.
 

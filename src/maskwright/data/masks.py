@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskwright.data.decode import as_rgb
 from maskwright.data.finding import Finding, FindingError
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
@@ -93,7 +94,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelSpace, strength: f
     """An image with the class colours laid over it; background and ignored pixels stay as they are.
 
     Args:
-        image: `(H, W, 3)` uint8.
+        image: `(H, W, C)` uint8; shown as RGB.
         mask: `(H, W)` uint8.
         labels: gives the colours.
         strength: 0 (only image) to 1 (only colours).
@@ -101,6 +102,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelSpace, strength: f
     Returns:
         `(H, W, 3)` uint8.
     """
+    image = as_rgb(image)
     colours = np.asarray(labels.flat_palette(), np.float32).reshape(256, 3)
     weight = np.full((256, 1), strength, np.float32)
     for value in (labels.background, labels.ignore_index):

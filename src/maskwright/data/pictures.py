@@ -5,6 +5,8 @@ from __future__ import annotations
 import numpy as np
 from PIL import Image
 
+from maskwright.data.decode import as_rgb
+
 # Anchors of a perceptually even black-purple-orange-yellow ramp: brightness alone carries the value, so it reads the
 # same with any colour vision and in print.
 _HEAT = np.array(
@@ -32,6 +34,7 @@ def heatmap(image: np.ndarray, score: np.ndarray) -> np.ndarray:
     Returns:
         `(H, W, 3)` uint8, RGB.
     """
+    image = as_rgb(image)
     levels = heat_levels(score, (image.shape[1], image.shape[0]), 256)
     colours, weights = heat_table(256)
     weight = weights[levels][..., None]

@@ -137,7 +137,7 @@ class Sample:
 
     Args:
         name: unique in its set; relative path without extension, so it may contain `/`.
-        image: `(H, W, 3)` uint8, RGB.
+        image: `(H, W, 3)` uint8, RGB; of other files than photographs `(H, W, C)`.
         mask: `(H, W)` uint8 label values, or None where there is no mask.
         tags: label values of the classes said to be in the image, ascending; `()` means that none is, None that
             nobody said.

@@ -217,15 +217,17 @@ def _check(metadata: Any, kind: str | None, path: str | Path) -> None:
             model.get(outputs),
             f"{expected}, as there are labels",
         )
+    channels = model["options"].get("in_channels", 3)
+    several = "three numbers" if channels == 3 else f"{channels} numbers, one for each channel of the images"
     for field, lowest in (("mean", -math.inf), ("std", 0.0)):
         numbers = metadata["preprocessing"].get(field)
         need(
             isinstance(numbers, list)
-            and len(numbers) == 3
+            and len(numbers) == channels
             and all(type(number) in (int, float) and lowest < number < math.inf for number in numbers),
             f"preprocessing.{field}",
             numbers,
-            "three numbers" + (" above 0" if lowest == 0 else ""),
+            several + (" above 0" if lowest == 0 else ""),
         )
 
 

@@ -79,6 +79,10 @@ def predict_probabilities(model: nn.Module, images: Tensor, settings: InferenceS
 
     mean, std = (images.new_tensor(getattr(_bare(model), name))[:, None, None] for name in ("mean", "std"))
     pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
+    # Colours tell what belongs together; of images of other channels the first three do, or one three times.
+    channels = pixels.shape[3]
+    if channels != 3:
+        pixels = pixels[..., [0, 1, 2] if channels > 3 else [0, 0, 0]]
     kernels = preset_settings(settings.crf, pixels.shape[1:3], settings.crf_scale)
     return dense_crf(pixels, unary_from_probabilities(found), **kernels)
 

@@ -23,7 +23,8 @@ def inference_copy(model: nn.Module, half: torch.dtype | None = None) -> nn.Modu
     copy gives for that image is compared with what the model gives.
 
     Args:
-        model: takes images `(1, 3, h, w)` and gives a tensor; in any mode. It is left as it is.
+        model: takes images `(1, C, h, w)`, C its backbone's `in_channels` or 3, and gives a tensor; in any mode. It is
+            left as it is.
         half: type in which convolutions and linear layers keep their weights, so that `torch.autocast`, under which
             the copy must then run, has nothing to convert at each call. All else keeps its precision.
 
@@ -46,8 +47,10 @@ def inference_copy(model: nn.Module, half: torch.dtype | None = None) -> nn.Modu
 
 def _folded(model: nn.Module, device: torch.device, channels_last: bool) -> nn.Module:
     """The copy with normalisations in the convolutions' weights, or the model itself where that cannot be."""
-    height, width = getattr(getattr(model, "backbone", None), "image_size", None) or (64, 64)
-    image = torch.linspace(-2, 2, 3 * height * width, device=device).view(1, 3, height, width)
+    backbone = getattr(model, "backbone", None)
+    height, width = getattr(backbone, "image_size", None) or (64, 64)
+    channels = getattr(backbone, "in_channels", 3)
+    image = torch.linspace(-2, 2, channels * height * width, device=device).view(1, channels, height, width)
     result = copy.deepcopy(model).eval()
     before, pairs = _watched(result, image)
     if not pairs:

@@ -19,6 +19,7 @@ import numpy as np
 import torch
 
 from maskwright.data.check import SplitSummary, examine
+from maskwright.data.dataset import Dataset, channels_of
 from maskwright.data.finding import ASSUMED, few, number_of
 from maskwright.data.sizes import seen_size
 from maskwright.engine import distributed
@@ -97,7 +98,23 @@ def check_settings(context: RunContext, until: str | None = None) -> tuple[dict[
     _ = context.device  # one that is not there is the first thing to say
     _check_place(Path(context.out))
     left = unfinished(context, until)
+    if left and context.recipe.supervision != "masks":
+        _check_colours(context.train)
     return left, check_networks(context, {name.partition("-")[0] for name in left})
+
+
+def _check_colours(train: Dataset) -> None:
+    """Refuse images without three channels where tags become masks.
+
+    Raises:
+        DataError: that is what the training split has.
+    """
+    channels = channels_of(train)
+    if channels != 3:
+        raise DataError(
+            f"images of {channels} channels, where masks are made from tags: the networks and refinements for that see "
+            "colours. Fix: data.options='{channels: [0, 1, 2]}' reads three of them"
+        )
 
 
 def unfinished(context: RunContext, until: str | None = None) -> dict[str, str]:

@@ -21,6 +21,7 @@ from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
 
 from maskwright.data.augment import Augment, collate
+from maskwright.data.dataset import channels_of
 from maskwright.data.loading import generator_for
 from maskwright.data.sample import Sample
 from maskwright.data.sizes import seen_size
@@ -35,7 +36,7 @@ from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import check_name, check_weights
 from maskwright.models.classifier import PARTS, load_classifier
 from maskwright.pipeline.frozen import check_frozen, frozen_size
-from maskwright.pipeline.segment import build_segmenter
+from maskwright.pipeline.segment import build_segmenter, for_channels
 from maskwright.pipeline.stages import oracle_images, with_mask_only
 from maskwright.runs.context import RunContext
 from maskwright.settings import InferenceSettings, Recipe, Settings, TrainSettings
@@ -229,7 +230,7 @@ def _check_segmenter(context: RunContext, left: set[str]) -> Need:
 
     def make(pretrained: bool | str) -> nn.Module:
         fields = recipe.model_copy(update={"model": model.model_copy(update={"pretrained": pretrained})})
-        return build_segmenter(fields, train.labels, torch.device("cpu"), frequencies)[0]
+        return build_segmenter(for_channels(fields, train), train.labels, torch.device("cpu"), frequencies)[0]
 
     with setting("model", model.options):
         network = build(make, model.backbone, pretrained)
@@ -294,7 +295,7 @@ def step_forward(
     size = settings.augment.crop or settings.augment.resize or context.train.size(0)
     if settings.frozen:
         size = seen_size(frozen_size(settings.augment), context.train.size(0))
-    images = torch.zeros(share_of_batch(settings), 3, *size, device="meta")
+    images = torch.zeros(share_of_batch(settings), channels_of(context.train), *size, device="meta")
     kept: dict[int, Tensor] = {}
     weights = {id(tensor) for tensor in [*network.parameters(), *network.buffers()]}
 
@@ -336,11 +337,12 @@ def check_training(context: RunContext, where: str, settings: TrainSettings) -> 
         total_steps(settings, 1)
         half_type(settings.autocast, context.device)
         share_of_batch(settings)
-        augment = Augment(settings.augment, context.train.labels)
+        channels = channels_of(context.train)
+        augment = Augment(settings.augment, context.train.labels, mean=(0.5,) * channels)
         if settings.augment.crop is None and share_of_batch(settings) > 1 and len(context.train):
             shown = range(min(len(context.train), 2 * share_of_batch(settings)))
             shapes = list(dict.fromkeys(tuple(context.train.size(index)) for index in shown))
-            images = [np.zeros((*shape, 3), np.uint8) for shape in (shapes * 2)[: max(2, len(shapes))]]
+            images = [np.zeros((*shape, channels), np.uint8) for shape in (shapes * 2)[: max(2, len(shapes))]]
             collate([augment(Sample("", image), generator_for(number)) for number, image in enumerate(images)])
 
 

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskwright.data import Dataset, open_dataset
+from maskwright.data.decode import as_rgb
 from maskwright.data.finding import number_of
 from maskwright.data.images import image_size
 from maskwright.data.masks import read_mask
@@ -212,4 +213,4 @@ def _write(
 
 
 def _pixels(dataset: Dataset, index: int) -> np.ndarray:
-    return dataset.get(index, with_mask=False).image
+    return as_rgb(dataset.get(index, with_mask=False).image)

@@ -13,7 +13,7 @@ import torch
 from maskwright.data import subset, without_masks
 from maskwright.data.augment import Augment, normalise
 from maskwright.data.class_uniform import ClassIndex, ClassUniformSet, class_index, load_index, save_index
-from maskwright.data.dataset import Dataset
+from maskwright.data.dataset import Dataset, channels_of
 from maskwright.data.loading import TrainingSet
 from maskwright.data.provenance import against
 from maskwright.data.sample import LabelSpace
@@ -21,6 +21,7 @@ from maskwright.engine import distributed
 from maskwright.engine.checkpoint import describe
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
+from maskwright.errors import RecipeError
 from maskwright.files import write_json
 from maskwright.inference.predict import Predictor
 from maskwright.inference.tag_agreement import known_tags, write_tag_agreement
@@ -72,6 +73,22 @@ def build_segmenter(
     return model, step
 
 
+def for_channels(recipe: Recipe, dataset: Dataset) -> Recipe:
+    """The recipe with a model for images of as many channels as a set has; weights from elsewhere are adapted.
+
+    Raises:
+        RecipeError: the recipe states another number.
+    """
+    channels = channels_of(dataset)
+    stated = recipe.model.options.get("in_channels", channels)
+    if stated != channels:
+        raise RecipeError(f"model.options.in_channels={stated}, but the images have {channels} channels; leave it out")
+    if channels == 3:
+        return recipe
+    options = {**recipe.model.options, "in_channels": channels}
+    return recipe.model_copy(update={"model": recipe.model.model_copy(update={"options": options})})
+
+
 def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, device: torch.device) -> dict[str, Any]:
     """Train the recipe's model on a dataset whose examples all have masks; resumes where it was stopped.
 
@@ -86,6 +103,7 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
     Returns:
         What `fit` returns: the last numbers of the log.
     """
+    recipe = for_channels(recipe, train)
     settings = recipe.train
     if settings.frozen:
         settings = settings.model_copy(update={"workers": 0})  # maps are read faster than processes hand them over

@@ -33,6 +33,9 @@ class FewImages:
         self.samples, self.labels = list(samples), labels
         self.names = [sample.name for sample in samples]
         self.source: dict[str, Any] = {"root": "trial", "split": split, "tags": "trial", "count": len(samples)}
+        channels = samples[0].image.shape[2] if samples else 3
+        if channels != 3:
+            self.source["channels"] = channels
 
     def __len__(self) -> int:
         return len(self.samples)

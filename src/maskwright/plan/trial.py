@@ -27,7 +27,7 @@ from maskwright.data.sample import LabelSpace, Sample
 from maskwright.engine.fit import WATCH, Batch, Step, total_steps
 from maskwright.engine.progress import QUIET
 from maskwright.pipeline.frozen import frozen_set
-from maskwright.pipeline.segment import build_segmenter
+from maskwright.pipeline.segment import build_segmenter, for_channels
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Cut, Shape, trainings
 from maskwright.plan.images import FewImages
@@ -192,7 +192,7 @@ def _make_features(context: RunContext, folder: Path) -> float:
     """Seconds for an image's maps of a stage's frozen backbone; they are kept for its training."""
     recipe, train = context.recipe, context.train
     if folder.name == "segmenter":
-        model, _ = build_segmenter(recipe, train.labels, context.device)
+        model, _ = build_segmenter(for_channels(recipe, train), train.labels, context.device)
         started = time.perf_counter()
         frozen_set(model, train, recipe.train, recipe.random_seed, folder, context.device)
     else:

@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image, ImageDraw, ImageFont
 
+from maskwright.data.decode import as_rgb
 from maskwright.data.pictures import heat_levels, heat_table
 from maskwright.data.sample import LabelSpace
 
@@ -32,6 +33,7 @@ def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelSpace, alpha: floa
     Returns:
         `(H, W, 3)` uint8, RGB.
     """
+    image = as_rgb(image)
     colours = np.array(labels.flat_palette(), np.float32).reshape(256, 3)
     weights = np.full(256, alpha, np.float32)
     if labels.background is not None:
@@ -92,7 +94,7 @@ def spread(count: int, wanted: int) -> list[int]:
 
 def photo_uri(image: np.ndarray, side: int) -> str:
     """An image as a JPEG data URI, its long side at most `side` pixels."""
-    picture = Image.fromarray(image)
+    picture = Image.fromarray(as_rgb(image))
     picture.thumbnail((side, side), Image.Resampling.LANCZOS)
     return _uri(picture, "jpeg", quality=80, optimize=True)
 
@@ -135,7 +137,7 @@ def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
 def _fit(cell: Cell, height: int) -> Image.Image | Sequence[tuple[str, tuple[int, int, int]]] | None:
     if not isinstance(cell, np.ndarray):
         return cell
-    picture = Image.fromarray(cell)
+    picture = Image.fromarray(as_rgb(cell))
     factor = min(height / picture.height, 1.5 * height / picture.width)
     return picture.resize(
         (max(1, round(picture.width * factor)), max(1, round(picture.height * factor))), Image.Resampling.LANCZOS
