@@ -1,5 +1,7 @@
 """Exports of CVAT: masks in the colours of a label map, and annotations.xml; damage is named."""
 
+import shutil
+
 import numpy as np
 import pytest
 from PIL import Image
@@ -75,13 +77,13 @@ def test_black_that_no_label_has_is_background(masks, files, columns):
 
 
 def test_images_that_cvat_did_not_save(masks):
-    (masks / "JPEGImages").rename(masks.parent / "photographs")
+    (masks / "JPEGImages").rename(masks / "photographs")
     with pytest.raises(DataError, match=r"CVAT leaves the images out .* data.options.images=FOLDER"):
         opened(masks)
-    assert len(opened(masks, options={"images": str(masks.parent / "photographs")})) == 4
-    (masks.parent / "photographs/b.jpg").unlink()
+    assert len(opened(masks, options={"images": str(masks / "photographs")})) == 4
+    (masks / "photographs/b.jpg").unlink()
     with pytest.raises(DataError, match=r"b \(.*b.png\): 1 mask without an image"):
-        opened(masks, options={"images": str(masks.parent / "photographs")})
+        opened(masks, options={"images": str(masks / "photographs")})
 
 
 def test_subsets_of_a_project_are_splits(masks, files):
@@ -332,3 +334,23 @@ def test_other_names_of_labels(masks, columns):
     dataset = opened(masks, rename={"dog": "wolf", "cat": ""})
     assert dataset.labels.names == ("background", "wolf")
     assert columns(dataset[0].mask) == [0, 255, 1]
+
+
+@pytest.mark.parametrize("place", ["images", "."])
+@pytest.mark.parametrize("with_images", [True, False])
+def test_masks_that_came_back_without_images_belong_to_those_of_the_folder(place, with_images, masks, files, columns):
+    (masks / "photos").mkdir()
+    for name in "abcdef":
+        files.image(f"photos/{place}/{name}.jpg")
+    files.text("photos/tags.csv", "image,tags\n" + "".join(f"{name}.jpg,cat;dog\n" for name in "abcdef"))
+    if not with_images:
+        shutil.rmtree(masks / "JPEGImages")
+    back = masks / "back"
+    back.mkdir()
+    for path in (*masks.glob("SegmentationClass"), *masks.glob("JPEGImages"), masks / "labelmap.txt"):
+        shutil.move(path, back / path.name)
+    dataset = opened(masks / "photos", tags="tags.csv", masks=str(back))
+    assert dataset.names == list("abcdef")
+    assert [dataset.has_mask(index) for index in range(6)] == [True] * 4 + [False] * 2
+    assert columns(dataset[0].mask) == [0, 1, 2]
+    assert dataset.tags(5) == (1, 2)

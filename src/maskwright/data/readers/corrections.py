@@ -53,8 +53,10 @@ def open_corrected(settings: DataSettings, split: str, complain: Complain, layou
         "root": str(place), "layout": layout, "masks": None, "tags": None, "saliency": None, "classes": None,
         "background": "auto", "options": {},
     }  # fmt: skip
-    if not list_images(place)[0]:  # annotations alone: the images are the folder's
-        inner["options"] = {"images": str((root / str(settings.options.get("images", "images"))).resolve())}
+    bare = not (place / "JPEGImages").is_dir() if layout == "cvat_masks" else not list_images(place)[0]
+    if bare:  # annotations alone: the images are the folder's
+        images = resolve(root, str(settings.options.get("images", "images")))
+        inner["options"] = {"images": str((images if images.is_dir() else root).resolve())}
     drawn = reader(settings.model_copy(update=inner), "all", complain)
     plain: dict[str, Any] = {"masks": None}
     if settings.tags == "masks":
