@@ -64,11 +64,11 @@ def test_compressed_runs_and_flat_lists(photos, columns):
     assert columns(opened(photos).mask(0)) == [1, 2]
 
 
-def test_crowds_are_ignored_below_what_is_known(photos, columns):
+def test_crowds_are_their_class_below_all_else(photos, columns):
     crowd = {"size": [24, 32], "counts": [0, 24 * 32]}
     photos.text("coco.json", text([annotation(1, [LEFT]), annotation(2, crowd, category=3, iscrowd=1)]))
     dataset = opened(photos)
-    assert columns(dataset.mask(0)) == [1, 255]
+    assert columns(dataset.mask(0)) == [1, 2]
     assert dataset.tags(0) == (1, 2)
 
 

@@ -109,13 +109,17 @@ def test_names_that_are_no_list(photos, names):
         opened(photos)
 
 
-def test_datumaro_writes_what_is_read(tmp_path, columns):
-    datumaro = pytest.importorskip("datumaro", exc_type=ImportError)
-    media = datumaro.Image.from_numpy(data=np.zeros((24, 32, 3), np.uint8))
-    drawn = [datumaro.Polygon([0, 0, 16, 0, 16, 24, 0, 24], label=1)]
-    item = datumaro.DatasetItem("a", subset="train", media=media, annotations=drawn)
-    datumaro.Dataset.from_iterable([item], categories=["cup", "lid"]).export(
-        str(tmp_path / "out"), "yolov8_segmentation", save_media=True
-    )
-    dataset = open_dataset(DataSettings(root=str(tmp_path / "out")), "train")
-    assert columns(dataset.mask(0)) == [2, 0]
+def test_what_ultralytics_makes_of_masks_is_read_within_a_pixel(photos, monkeypatch, tmp_path):
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path / "settings"))
+    converter = pytest.importorskip("ultralytics.data.converter", exc_type=ImportError)
+    mask = np.zeros((24, 32), np.uint8)
+    mask[3:12, 4:20], mask[14:22, 8:15] = 1, 2
+    for name in ("a", "b"):
+        photos._save(f"drawn/{name}.png", mask)
+    (photos.root / "labels/train").mkdir(parents=True)
+    converter.convert_segment_masks_to_yolo_seg(str(photos.root / "drawn"), str(photos.root / "labels/train"), 3)
+    found = opened(photos).mask(0)
+    padded = np.pad(mask, 1, mode="edge")
+    near = [padded[1 + y : 25 + y, 1 + x : 33 + x] for y in (-1, 0, 1) for x in (-1, 0, 1)]
+    assert set(np.unique(found)) == {0, 1, 2}
+    assert np.any([found == shifted for shifted in near], axis=0).all()

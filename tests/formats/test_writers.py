@@ -123,3 +123,37 @@ def test_hugging_face_rows_name_files_that_are_there(hard, tmp_path):
         with Image.open(tmp_path / "out/train" / row["mask_file_name"]) as picture:
             assert np.array_equal(np.array(picture), mask)
     assert "| 2 | Übung |" in (tmp_path / "out/README.md").read_text(encoding="utf-8")
+
+
+@pytest.fixture
+def ultralytics(monkeypatch, tmp_path):
+    monkeypatch.setenv("YOLO_CONFIG_DIR", str(tmp_path))
+    return pytest.importorskip("ultralytics.data.dataset", exc_type=ImportError)
+
+
+def test_ultralytics_loads_semantic_masks_pixel_for_pixel(ultralytics, hard, tmp_path):
+    from ultralytics.data.utils import check_det_dataset
+
+    write(hard.export, "yolo-semantic", tmp_path / "out")
+    data = check_det_dataset(str(tmp_path / "out/data.yaml"))
+    found = ultralytics.SemanticDataset(img_path=data["train"], data=data, imgsz=32, augment=False, task="semantic")
+    names = [Path(one["im_file"]).relative_to(data["train"]).with_suffix("").as_posix() for one in found.labels]
+    assert sorted(names) == sorted(hard.masks)
+    for index, name in enumerate(names):
+        assert np.array_equal(found.load_mask(index), hard.masks[name])
+
+
+def test_ultralytics_loads_every_polygon(ultralytics, hard_whole, tmp_path):
+    from ultralytics.data.utils import check_det_dataset
+
+    write(hard_whole.export, "yolo", tmp_path / "out")
+    data = check_det_dataset(str(tmp_path / "out/data.yaml"))
+    found = ultralytics.YOLODataset(img_path=data["train"], data=data, imgsz=32, augment=False, task="segment")
+    parts = {}
+    for one in found.labels:
+        name = Path(one["im_file"]).relative_to(data["train"]).with_suffix("").as_posix()
+        side = np.array(one["shape"][::-1])
+        polygons = [(int(number) + 1, points * side) for number, points in zip(one["cls"].ravel(), one["segments"])]
+        assert np.array_equal(painted(one["shape"], polygons), hard_whole.masks[name])
+        parts[name] = len(polygons)
+    assert parts == {"one": 8, "a/same": 8, "b/same": 0, "größe/日本": 8}

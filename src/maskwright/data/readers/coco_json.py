@@ -13,7 +13,7 @@ import numpy as np
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.readers.annotated import PARTS, Export, annotated_set
 from maskwright.data.readers.coco_annotations import given_runs, image_sides, items, polygon_problem
-from maskwright.data.readers.shapes import IGNORED, Annotated, Shape, ShapeSet, box_corners
+from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -33,10 +33,11 @@ def open_coco_json(settings: DataSettings, split: str, complain: Complain = refu
 
     Any name of file, in the root or in `annotations/`; or one `_annotations.coco.json` in each split's folder. Splits
     are what the files are called after (`instances_val2017.json`, `valid/`), else those of a plain folder. Polygons and
-    both forms of run-length codes are painted in file order, later over earlier. Crowds are ignored: what is there is
-    known, but not which pixels. Within a box without an outline what nothing else covers is ignored. An image without
-    annotations shows none of the classes. Classes are the categories by their ids, background in front; a category
-    without annotations that is but the supercategory of others is none.
+    both forms of run-length codes are painted in file order, later over earlier. Crowds are painted as their class,
+    below all else: CVAT and datumaro call every mask one, and what really is one has a known class as well. Within a
+    box without an outline what nothing else covers is ignored. An image without annotations shows none of the classes.
+    Classes are the categories by their ids, background in front; a category without annotations that is but the
+    supercategory of others is none.
 
     Args:
         settings: see `data.readers.annotated.annotated_set`.
@@ -124,7 +125,6 @@ def _read(path: Path, root: Path, export: Export, categories: dict[str, tuple[in
 
 
 def _add(row: Annotated, name: str, shapes: list[Shape], crowd: bool, export: Export) -> None:
-    label = IGNORED if crowd else name
     for shape in shapes:
         if shape.kind == "mask" and shape.window[2:] != row.size:
             export.damaged.append(
@@ -133,11 +133,8 @@ def _add(row: Annotated, name: str, shapes: list[Shape], crowd: bool, export: Ex
             )
             row.damaged = True
             return
-    named = [Shape(label, one.kind, one.where, one.points, one.window, one.runs, one.down) for one in shapes]
-    # What is ignored lies below: an object within a crowd is known.
+    named = [Shape(name, one.kind, one.where, one.points, one.window, one.runs, one.down) for one in shapes]
     row.shapes = [*named, *row.shapes] if crowd else [*row.shapes, *named]
-    if crowd and name != IGNORED:
-        row.tags.append(name)
 
 
 def _shapes(item: Mapping[str, Any]) -> list[Shape]:
