@@ -5,6 +5,7 @@ import json
 
 import numpy as np
 import pytest
+import torch
 from PIL import Image
 from typer.testing import CliRunner
 
@@ -12,8 +13,11 @@ from maskwright.cli import app
 from maskwright.data import open_dataset, with_masks
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
+from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
+from maskwright.inference.load import load
+from maskwright.models import create_model
 from maskwright.pipeline.export import doubt_of, export_run, most_uncertain
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
@@ -151,3 +155,34 @@ def test_a_mixed_run_is_not_asked_again_for_what_was_corrected(run, tmp_path):
     (run[0] / "recipe.yaml").write_text(json.dumps(recipe.model_dump(mode="json")), encoding="utf-8")
     exported(run, "labelme", tmp_path / "next", "select=uncertain", "n=1")
     assert [path.stem for path in (tmp_path / "next").glob("*.jpg")] == ["p1"]
+
+
+def test_predictions_of_a_model_with_their_doubt(run, tmp_path):
+    torch.manual_seed(0)
+    built = {"name": "light", "backbone": "resnet10t", "num_classes": 3, "output_stride": 16, "options": {}}
+    model = create_model("light", backbone="resnet10t", num_classes=3, output_stride=16).eval()
+    for parameter in model.parameters():
+        if parameter.ndim == 4:  # weights that tell images apart
+            torch.nn.init.kaiming_normal_(parameter, nonlinearity="relu")
+    described = {
+        "kind": "segmenter", "model": built, "labels": LABELS.to_dict(), "maskwright": "0.0",
+        "recipe": json.loads((run[0] / "recipe.yaml").read_text(encoding="utf-8")),
+        "preprocessing": {"mean": list(model.mean), "std": list(model.std)},
+    }  # fmt: skip
+    save_model(run[0] / "segmenter/model.safetensors", model, described)
+    said = exported(run, "fiftyone", tmp_path / "out", "which=predictions", "device=cpu", "select=uncertain", "n=2")
+    assert "2 images of split all with predictions" in said
+    assert read_json(tmp_path / "out/provenance.json")["format"] == "maskwright predictions 1"
+    predict = load(run[0], device="cpu")
+    doubts = {}
+    for name in NAMES:
+        found = predict(run[1] / f"{name}.jpg", probabilities=True)
+        entropy = -(found.probabilities * np.log(np.maximum(found.probabilities, 1e-12))).sum(0) / np.log(3)
+        doubts[name] = entropy.mean() + sum(value not in found.mask for value in (1, 2))
+        file = tmp_path / "out/fields/segmentation" / f"{name}.png"
+        if file.is_file():
+            with Image.open(file) as mask, Image.open(tmp_path / "out/fields/uncertainty" / f"{name}.png") as doubt:
+                assert np.array_equal(np.array(mask), found.mask)
+                assert np.abs(np.array(doubt) / 255 - entropy).max() < 0.003
+    chosen = {path.stem for path in (tmp_path / "out/data").iterdir()}
+    assert chosen == set(sorted(doubts, key=lambda name: (-doubts[name], name))[:2])
