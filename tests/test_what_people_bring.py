@@ -5,6 +5,7 @@ from __future__ import annotations
 import io
 import re
 import struct
+import unicodedata
 import zlib
 from collections.abc import Callable
 from dataclasses import dataclass, field
@@ -261,10 +262,218 @@ TABLES = {
     "no column of images": refused("what,else\none,two\n", "begins with 'what,else', and no column names images"),
 }
 
+AB = ("a.jpg", "b.jpg")
+TWO_TAGS = "image,tags\na.jpg,cup\nb.jpg,lid\n"
+BOTH_MASKED = {"names": ["a", "b"], "masks": {"a": [0, 1], "b": [0, 1]}}
+BOTH_TAGGED = {"names": ["a", "b"], "classes": "background cup lid", "tags": {"a": "cup", "b": "lid"}}
+
+
+def inside(folder: str, *files: str) -> tuple[str, ...]:
+    return tuple(f"{folder}/{file}" for file in files)
+
+
+def masked(images: str, masks_in: str, *said: str, **settings: Any) -> Variant:
+    """Two folders, one of images and one of masks of the same names."""
+    drawn = both(pictures(*inside(images, *AB)), masks(*inside(masks_in, "a.png", "b.png")))
+    return Variant(drawn, BOTH_MASKED, said=said, settings=settings)
+
+
+def files(place: str, *names: str) -> Callable[[Path], Any]:
+    """Files that are no images."""
+
+    def draw(root: Path) -> None:
+        (root / place).mkdir(parents=True, exist_ok=True)
+        for name in names:
+            (root / place / name).write_bytes(b"0 0.5 0.5")
+
+    return draw
+
+
+def composed(name: str) -> str:
+    return unicodedata.normalize("NFC", name)
+
+
+def decomposed(name: str) -> str:
+    return unicodedata.normalize("NFD", name)
+
+
 LAYOUTS = {
-    "images and masks": Variant(
-        both(pictures("images/a.jpg", "images/b.jpg"), masks("masks/a.png", "masks/b.png", values=(0, 1, 2))),
-        {"names": ["a", "b"], "masks": {"a": [0, 1, 2], "b": [0, 1, 2]}},
+    "images and masks": masked("images", "masks"),
+    "folders in capitals": masked("Images", "Masks"),
+    "img and gt": masked("img", "gt", "gt: taken as the masks of .*img"),
+    "imgs and ann": masked("imgs", "ann", "ann: taken as the masks"),
+    "image and Labels": masked("image", "Labels", "Labels: taken as the masks"),
+    "JPEGImages and SegmentationClassPNG": masked("JPEGImages", "SegmentationClassPNG"),
+    "other capitals than were typed": masked("Pictures", "Truth", masks="truth", options={"images": "pictures"}),
+    "images in the folder itself": Variant(both(pictures(*AB), masks(*inside("mask", "a.png", "b.png"))), BOTH_MASKED),
+    "folders of splits in capitals": Variant(
+        both(pictures("Train/Images/a.jpg", "Val/Images/b.jpg"), masks("Train/Masks/a.png", "Val/Masks/b.png")),
+        {"names": ["Train/a", "Val/b"], "masks": {"Train/a": [0, 1], "Val/b": [0, 1]}},
+    ),
+    "train and train_masks": Variant(
+        both(pictures("train/a.jpg", "val/b.jpg"), masks("train_masks/a.png", "val_masks/b.png")),
+        {"names": ["train/a", "val/b"], "masks": {"train/a": [0, 1], "val/b": [0, 1]}},
+    ),
+    "labels that are no images, and a table": Variant(
+        both(pictures(*inside("images", *AB)), files("labels", "a.txt", "b.txt"), text("tags.csv", TWO_TAGS)),
+        BOTH_TAGGED,
+        said=("tags.csv: found in the folder",),
+    ),
+    "masks that nobody reads": Variant(
+        both(
+            pictures(*inside("JPEGImages", *AB)),
+            files("SegmentationClass", "a.npy", "b.npy"),
+            masks(*inside("SegmentationClassPNG", "a.png", "b.png")),
+            pictures(*inside("SegmentationClassVisualization", *AB)),
+        ),
+        refused=r"SegmentationClass: .* holds no image \(2 \.npy files\).*masks=SegmentationClassPNG, which",
+    ),
+    "no masks but arrays": Variant(
+        both(pictures(*inside("images", *AB)), files("masks", "a.npy", "b.npy", "README.md")),
+        refused=r"masks: the folder of masks holds no image \(2 \.npy files, 1 \.md file\).*save the masks as PNG",
+    ),
+    "an empty folder of masks": Variant(
+        both(pictures(*inside("images", *AB)), files("masks", ".gitkeep", "Thumbs.db"), text("tags.csv", TWO_TAGS)),
+        BOTH_TAGGED,
+        settings={"tags": "tags.csv"},
+    ),
+    "masks that nobody reads, and tags": Variant(
+        both(pictures(*inside("images", *AB)), files("masks", "a.npy"), text("tags.csv", TWO_TAGS)),
+        BOTH_TAGGED,
+        said=(r"warning: .*masks holds no image \(1 \.npy file\): passed over",),
+        settings={"tags": "tags.csv"},
+    ),
+    "masks beside images": Variant(
+        both(pictures(*AB), masks("a_mask.png", "b_mask.png")),
+        BOTH_MASKED,
+        said=("2 masks beside their images: the name of a mask ends in '_mask'",),
+    ),
+    "masks beside images, typed": Variant(
+        both(pictures("train/a.jpg", "valid/b.jpg"), masks("train/a_mask.png", "valid/b_mask.png")),
+        {"names": ["train/a", "valid/b"]},
+        settings={"masks": ".", "options": {"mask_suffix": "_mask"}},
+    ),
+    "masks beside some images, by names that begin alike": Variant(
+        both(pictures("1.jpg", "10.jpg", "11.jpg"), masks("1-gt.png", "11-gt.png")),
+        {"names": ["1", "10", "11"], "masks": {"1": [0, 1], "10": None, "11": [0, 1]}},
+        said=("ends in '-gt'",),
+    ),
+    "masks beside images, by an end of their own": Variant(
+        both(pictures(*AB), masks("a_drawn.png", "b_drawn.png")), BOTH_MASKED, said=("ends in '_drawn'",)
+    ),
+    "masks of the same name but for the suffix": Variant(
+        both(pictures(*inside("images", *AB)), masks(*inside("images", "a.png", "b.png"))),
+        BOTH_MASKED,
+        said=(r"the name of a mask is the \.png file",),
+    ),
+    "two photographs of one name": Variant(
+        pictures("images/a.jpg", "images/a.png"),
+        refused="same name but for the suffix",
+        settings={"classes": ["x", "y"]},
+    ),
+    "masks beside images, and tags": Variant(
+        both(pictures(*AB), masks("a_mask.png", "b_mask.png"), text("tags.csv", TWO_TAGS)),
+        BOTH_TAGGED,
+        said=("left out, since there are tags; masks=. reads them",),
+        settings={"tags": "tags.csv"},
+    ),
+    "masks named after the file of the image": Variant(
+        both(pictures(*inside("images", "1.jpg", "10.jpg")), masks(*inside("masks", "1.jpg.png", "10.jpg.png"))),
+        {"names": ["1", "10"], "masks": {"1": [0, 1], "10": [0, 1]}},
+        said=("the names of masks end in '.jpg'",),
+    ),
+    "img_1 and mask_1": Variant(
+        both(pictures("images/img_1.jpg", "images/img_12.jpg"), masks("masks/mask_1.png", "masks/mask_12.png")),
+        {"names": ["img_1", "img_12"], "masks": {"img_1": [0, 1], "img_12": [0, 1]}},
+        said=("named as 'mask_1' is for 'img_1'",),
+    ),
+    "masks named as nothing": Variant(
+        both(pictures(*inside("images", *AB)), masks(*inside("masks", "x.png", "y.png"))),
+        refused="none of the 2 masks is named as an image",
+    ),
+    "masks in a folder of any name": Variant(
+        both(pictures(*inside("stones", *AB)), masks(*inside("drawn", "a.png", "b.png"))),
+        refused="drawn holds files of the same names as stones.*data.options.images=stones masks=drawn",
+    ),
+    "a folder per tag": Variant(
+        pictures("cup/1.jpg", "lid/1.jpg", "lid/2.jpg"),
+        {"classes": "background cup lid", "tags": {"cup/1": "cup", "lid/1": "lid", "lid/2": "lid"}},
+    ),
+    "a folder per tag in each split": Variant(
+        pictures("train/cup/1.jpg", "train/lid/1.jpg", "test/cup/2.jpg", "validation/lid/2.jpg"),
+        {"classes": "background cup lid"},
+    ),
+    "a table in the folder, under another name": Variant(
+        both(pictures(*AB), text("export-2026.csv", TWO_TAGS), text("prices.csv", "what,price\nx,3\n")),
+        BOTH_TAGGED,
+        said=("export-2026.csv: found in the folder",),
+    ),
+    "two tables in the folder": Variant(
+        both(pictures(*AB), text("one.csv", TWO_TAGS), text("two.csv", TWO_TAGS)),
+        refused="several tables name the im",
+    ),
+    "a table of other images": Variant(
+        both(pictures("x.jpg", "y.jpg"), text("tags.csv", TWO_TAGS)),
+        refused="no row of .*tags.csv names an image that",
+    ),
+    "a table beside masks": Variant(
+        both(pictures(*inside("images", *AB)), masks(*inside("masks", "a.png", "b.png")), text("tags.csv", TWO_TAGS)),
+        {**BOTH_MASKED, "tags": {"a": None, "b": None}},
+        said=("tags.csv is not read, since there are masks; tags=tags.csv reads it",),
+    ),
+    "imagefolder of Hugging Face": Variant(
+        both(
+            pictures("train/1.jpg", "validation/1.jpg"),
+            text("train/metadata.jsonl", '{"file_name": "1.jpg", "label": "cup"}\n'),
+            text("validation/metadata.jsonl", '{"file_name": "1.jpg", "label": "lid"}\n'),
+        ),
+        {"classes": "background cup lid", "tags": {"train/1": "cup", "validation/1": "lid"}},
+    ),
+    "several labels of Roboflow": Variant(
+        both(
+            pictures("train/a.jpg", "valid/b.jpg"),
+            text("train/_classes.csv", "filename, cup, lid\na.jpg, 1, 0\n"),
+            text("valid/_classes.csv", "filename, cup, lid\nb.jpg, 1, 1\n"),
+        ),
+        {"classes": "background cup lid", "tags": {"train/a": "cup", "valid/b": "cup lid"}},
+    ),
+    "masks of Roboflow": Variant(
+        both(
+            pictures("train/a_jpg.rf.0f.jpg", "valid/b_jpg.rf.1e.jpg"),
+            masks("train/a_jpg.rf.0f_mask.png", "valid/b_jpg.rf.1e_mask.png"),
+            text("train/_classes.csv", "Pixel Value, Class\n0, background\n1, dent\n"),
+        ),
+        {"classes": "background dent", "masks": {"train/a_jpg.rf.0f": [0, 1], "valid/b_jpg.rf.1e": [0, 1]}},
+    ),
+    "flags of X-AnyLabeling": Variant(
+        both(
+            pictures(*AB),
+            text("a.json", '{"flags": {"cup": true, "lid": false}, "shapes": [], "imagePath": "a.jpg"}'),
+            text("b.json", '{"flags": {"cup": false, "lid": true}, "shapes": [], "imagePath": "b.jpg"}'),
+        ),
+        BOTH_TAGGED,
+    ),
+    "letters of a Mac": Variant(
+        both(
+            pictures(decomposed("images/Übung é.jpg")),
+            masks(f"masks/{composed('Übung é')}.png"),
+            text("all.txt", composed("Übung é\n")),
+        ),
+        {
+            "names": [unicodedata.normalize("NFC", "Übung é")],
+            "masks": {unicodedata.normalize("NFC", "Übung é"): [0, 1]},
+        },
+    ),
+    "letters of a Mac in a table": Variant(
+        both(
+            pictures(decomposed("ä.jpg"), "b.jpg"),
+            text("tags.csv", f"image,tags\n{composed('ä')}.jpg,{decomposed('Tür')}\nb.jpg,Tür\n"),
+        ),
+        {"classes": "background Tür", "tags": {composed("ä"): "Tür", "b": "Tür"}},
+    ),
+    "nothing to learn from": Variant(
+        both(pictures(*inside("images", *AB)), files("annotations", "a.xml")),
+        refused=r"neither masks nor tags.*annotations holds no image \(1 \.xml file\), images holds 2 images",
     ),
 }
 

@@ -12,7 +12,7 @@ from maskwright.data import open_dataset, subset, with_masks, without_masks
 from maskwright.data.classes import VOC_CLASSES
 from maskwright.data.images import image_suffixes, list_images, read_image, turn
 from maskwright.data.masks import write_mask
-from maskwright.data.readers.folder import hash_split
+from maskwright.data.readers.splits import hash_split
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scenes import scenes
 from maskwright.errors import DataError

@@ -21,6 +21,7 @@ def recipe_and_settings(name: str, given: Given) -> tuple[str, list[str]]:
     Raises:
         RecipeError: the first name is neither, or names and settings that do not go together.
     """
+    from maskwright.data.names import spelled
     from maskwright.data.readers import BUILT_IN
     from maskwright.recipe.load import recipe_names
 
@@ -33,7 +34,7 @@ def recipe_and_settings(name: str, given: Given) -> tuple[str, list[str]]:
         if chosen is not None:
             raise RecipeError(f"two recipes are given: {first} and recipe={chosen}")
         return first, given.settings
-    root = Path(first)
+    root = spelled(Path(first))
     if not root.is_dir() and first not in BUILT_IN:
         if root.exists():
             raise RecipeError(f"{first} is a file; a folder of images comes first; {usage}")

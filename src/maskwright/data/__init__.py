@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.readers import BUILT_IN, READERS, reader_name
+from maskwright.data.readers import BUILT_IN, READERS, open_split, reader_name
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.data.views import objects_only, subset, with_masks, with_saliency, without_masks
 from maskwright.settings import DataSettings
@@ -16,6 +16,7 @@ __all__ = [
     "Sample",
     "objects_only",
     "open_dataset",
+    "open_split",
     "reader_name",
     "subset",
     "with_masks",
@@ -34,5 +35,5 @@ def open_dataset(settings: DataSettings, split: str) -> Dataset:
     Raises:
         DataError: what is on disk is not as expected; the message names the file and the fix.
     """
-    dataset = with_saliency(READERS[reader_name(settings)](settings, split), settings)
+    dataset = with_saliency(open_split(settings, split), settings)
     return objects_only(dataset) if settings.objects else dataset

@@ -9,10 +9,10 @@ from typing import Any
 
 import numpy as np
 
-from maskwright.data import READERS, Dataset, reader_name
+from maskwright.data import Dataset, open_split
 from maskwright.data.check_images import depth_findings, transparency
 from maskwright.data.check_tags import tag_findings
-from maskwright.data.finding import Complain, Finding, FindingError, Level, few, number_of
+from maskwright.data.finding import Finding, FindingError, Level, few, number_of
 from maskwright.data.images import ImageSet
 from maskwright.data.masks import map_text, range_finding
 from maskwright.data.saliency import DETECTORS
@@ -114,7 +114,7 @@ def examine(
     summaries: list[SplitSummary] = []
     for split in dict.fromkeys(splits or (settings.train, settings.val)):
         try:
-            dataset = _open(settings, split, findings.append)
+            dataset = open_split(settings, split, findings.append)
         except FindingError as error:
             findings.append(error.finding or Finding("error", str(error)))
             continue
@@ -163,10 +163,6 @@ def report(findings: Iterable[Finding]) -> str:
     verdict = f"{number_of(errors, 'error')}, {number_of(warnings, 'warning')}"
     blocks.append(f"{verdict}: " + ("training would be wrong" if errors else "fit to train on"))
     return "\n\n".join(blocks) + "\n"
-
-
-def _open(settings: DataSettings, split: str, complain: Complain) -> Dataset:
-    return READERS[reader_name(settings)](settings, split, complain)
 
 
 def _records(

@@ -87,6 +87,6 @@ def _slips(names: Sequence[str], counts: list[int]) -> list[Finding]:
         common = max(names, key=lambda name: of[name])
         other = common if common not in few else few[0]
         typed = rename_words({few[0]: other}) if other != few[0] else rename_words({few[0]: ""})
-        fix = f"tag more images with them, or join them with another tag, as in {typed}"
+        fix = f"tag more images with them, or join them with another tag or leave them out, as in {typed}"
         found.append(Finding("warning", what, count=len(few), fix=fix, kind="tag-few"))
     return found

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import os
 import re
 from collections.abc import Mapping
@@ -10,9 +11,12 @@ from pathlib import Path
 
 from PIL import Image
 
+from maskwright.data.folders import described, subfolders
 from maskwright.data.mask_values import guess_last_value
 from maskwright.data.masks import DECODE_ERRORS
+from maskwright.data.names import normal, spelled
 from maskwright.data.sample import LabelSpace
+from maskwright.data.tables.grid import read_text
 from maskwright.data.tags import TagTable
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
@@ -46,12 +50,12 @@ def label_space(
     """
     root = Path(settings.root)
     if isinstance(settings.classes, list):
-        names, source = [str(name) for name in settings.classes], "settings"
+        names, source = [normal(str(name)) for name in settings.classes], "settings"
     elif settings.classes is not None:
         path = resolve(root, settings.classes)
         names, source = read_classes(path), str(path)
-    elif (root / "classes.txt").is_file():
-        names, source = read_classes(root / "classes.txt"), str(root / "classes.txt")
+    elif (found := _class_file(root, bool(masks))) is not None:
+        names, source = read_classes(found), str(found)
     elif layout == "voc" and _looks_like_voc(root, images):
         names, source = list(VOC_CLASSES), "PASCAL VOC"
     elif masks is None and table is not None:
@@ -63,8 +67,9 @@ def label_space(
         names, source = [f"class_{value}" for value in range(last + 1)], "highest value in the masks"
     else:
         raise DataError(
-            f"{root} has neither masks nor tags nor class names, so there is nothing to learn. Expected masks/, "
-            "a tag file or classes. Fix: give tags=FILE, masks=FOLDER, or classes=FILE"
+            f"{root} has neither masks nor tags nor class names, so there is nothing to learn; {described(root)}. "
+            "Expected masks/, a table of tags that names the images, or classes. Fix: give tags=FILE, masks=FOLDER, or "
+            "classes=FILE"
         )
     choose = masks is None and table is not None
     names, background = _with_background(settings, names, choose)
@@ -75,6 +80,8 @@ def label_space(
 def _with_background(settings: DataSettings, names: list[str], choose: bool) -> tuple[list[str], int | None]:
     """Class names and the value of the background; `choose`: no mask fixes the values, so one may be added in front."""
     wanted = settings.background
+    if isinstance(wanted, str):
+        wanted = normal(wanted)
     if wanted is None or (isinstance(wanted, str) and wanted.lower() == "none"):
         return names, None
     if isinstance(wanted, int):
@@ -92,20 +99,49 @@ def _with_background(settings: DataSettings, names: list[str], choose: bool) -> 
 
 
 def read_classes(path: Path) -> list[str]:
-    """Class names, one per line; the line number from 0 is the value.
+    """Class names, one per line; the line number from 0 is the value. Or a CSV table of values and names.
 
     Raises:
-        DataError: missing or empty file, or an empty line between names.
+        DataError: missing or empty file, an empty line between names, or a value that has no name.
     """
     if not path.is_file():
         raise DataError(f"classes {path} does not exist. Expected a text file with one class name per line")
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").rstrip().splitlines()]
+    text = read_text(path)[0]
+    numbered = _numbered(text) if path.suffix.lower() == ".csv" else {}
+    if numbered:
+        lacking = sorted(set(range(max(numbered) + 1)) - set(numbered))
+        if lacking:
+            raise DataError(
+                f"classes {path}: value {lacking[0]} has no name. Expected one for each of 0 to {max(numbered)}"
+            )
+        return [numbered[value] for value in sorted(numbered)]
+    names = [normal(line.strip()) for line in text.rstrip().splitlines()]
     if not names or "" in names:
         where = f"line {names.index('') + 1} is empty" if names else "the file is empty"
         raise DataError(
             f"classes {path}: {where}. Expected one class name per line, the line number from 0 is the value"
         )
     return names
+
+
+def _class_file(root: Path, with_masks: bool) -> Path | None:
+    """The file of class names in a folder, or beside the masks of a split as Roboflow writes it; None without."""
+    if (root / "classes.txt").is_file():
+        return root / "classes.txt"
+    if not with_masks:
+        return None
+    names = [root / "class_names.txt", *(folder / "_classes.csv" for folder in (root, *subfolders(root)))]
+    return next(
+        (path for path in names if path.is_file() and (path.suffix == ".txt" or _numbered(read_text(path)[0]))), None
+    )
+
+
+def _numbered(text: str) -> dict[int, str]:
+    """Class names by their values from a table `Pixel Value, Class`; empty where it is no such table."""
+    rows = [[cell.strip() for cell in row] for row in csv.reader(text.splitlines()) if len(row) == 2]
+    if rows and not rows[0][0].isdigit():
+        rows = rows[1:]
+    return {int(value): normal(name) for value, name in rows if value.isdigit() and name}
 
 
 def _looks_like_voc(root: Path, images: Mapping[str, str]) -> bool:
@@ -141,8 +177,10 @@ def _file_palette(masks: Mapping[str, str], count: int) -> tuple[tuple[int, int,
 
 
 def resolve(root: Path, name: str) -> Path:
-    """A path as a person typed it: absolute, else below root, else from the working folder.
+    """A path as a person typed it, in any Unicode form and capitals: absolute, else below root, else from the working
+    folder.
 
     What nobody typed, such as the folder `masks`, is looked for below root alone.
     """
-    return root / name if (root / name).exists() or not Path(name).exists() else Path(name)
+    inside, outside = spelled(root / name), spelled(Path(name))
+    return inside if inside.exists() or not outside.exists() else outside

@@ -27,6 +27,7 @@ from maskwright.data.decode import (
 from maskwright.data.finding import Finding, FindingError, number_of
 from maskwright.data.mask_values import MaskFacts, mask_facts
 from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
+from maskwright.data.names import normal
 from maskwright.data.provenance import is_marked
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
@@ -89,7 +90,7 @@ def list_images(
                     continue
                 stem, dot, suffix = entry.name.rpartition(".")
                 if dot + suffix.lower() in suffixes:
-                    name = prefix + stem
+                    name = prefix + normal(stem)
                     if name in found:
                         twice.add(name)
                         found[name] = min(found[name], entry.path)
@@ -103,7 +104,7 @@ def list_images(
                     and os.path.realpath(entry.path) not in skipped
                     and (made or not is_marked(entry.path))
                 ):
-                    open_folders.append((entry.path, f"{prefix}{entry.name}/"))
+                    open_folders.append((entry.path, f"{prefix}{normal(entry.name)}/"))
     return {name: found[name] for name in sorted(found)}, sorted(twice)
 
 

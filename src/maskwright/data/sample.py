@@ -9,6 +9,7 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.data.names import normal
 from maskwright.errors import DataError, unknown_name
 
 
@@ -48,7 +49,7 @@ class LabelSpace:
     palette: tuple[tuple[int, int, int], ...] = field(default=(), repr=False)
 
     def __post_init__(self) -> None:
-        object.__setattr__(self, "names", tuple(str(name) for name in self.names))
+        object.__setattr__(self, "names", tuple(normal(str(name)) for name in self.names))
         if not self.names:
             raise DataError("a label space needs at least one class name, found none")
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
@@ -88,7 +89,7 @@ class LabelSpace:
             DataError: no such class; the message names the nearest ones.
         """
         try:
-            return self.names.index(name)
+            return self.names.index(normal(name))
         except ValueError:
             raise DataError(unknown_name("class", name, self.names)) from None
 

@@ -21,6 +21,7 @@ from torch import Tensor, nn
 
 from maskwright.data.augment import normalise, resize_image
 from maskwright.data.masks import read_mask
+from maskwright.data.names import normal
 from maskwright.data.pictures import heatmap
 from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
@@ -276,6 +277,6 @@ def _predicted_classes(predictor: Predictor, pixels: np.ndarray) -> list[int]:
 
 
 def _class_value(name: str, labels: LabelSpace) -> int:
-    if name not in labels.names:
+    if normal(name) not in labels.names:
         raise RecipeError(unknown_name("class", name, labels.names))
-    return labels.names.index(name)
+    return labels.value(name)

@@ -20,6 +20,7 @@ from maskwright.data.decode import Reading
 from maskwright.data.images import image_suffixes, left_out, list_images
 from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import write_mask
+from maskwright.data.names import spelled
 from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
 from maskwright.data.sizes import seen_size
@@ -284,7 +285,7 @@ def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str]
                 "predict them into different folders"
             )
 
-    inputs = [str(given) for given in images]
+    inputs = [str(given) if glob.has_magic(str(given)) else str(spelled(Path(given))) for given in images]
     files = [given for given in inputs if os.path.isfile(given)]
     common = os.path.commonpath([os.path.dirname(os.path.abspath(given)) for given in files]) if files else ""
     for given in inputs:

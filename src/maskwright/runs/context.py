@@ -12,6 +12,7 @@ import torch
 
 from maskwright.data import open_dataset, subset
 from maskwright.data.dataset import Dataset
+from maskwright.data.names import normal
 from maskwright.engine import distributed
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
@@ -78,7 +79,7 @@ class RunContext:
         path = Path(self.recipe.mixed_list)
         if not path.is_file():
             raise DataError(f"mixed_list: {path} does not exist; expected a file with one image name per line")
-        listed = path.read_text(encoding="utf-8").split()
+        listed = normal(path.read_text(encoding="utf-8-sig")).split()
         missing = sorted(set(listed) - set(have))
         if missing:
             raise DataError(

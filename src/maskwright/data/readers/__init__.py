@@ -8,6 +8,7 @@ from pathlib import Path
 from maskwright.data.classes import resolve
 from maskwright.data.dataset import Dataset
 from maskwright.data.finding import Complain, refuse
+from maskwright.data.names import spelled
 from maskwright.data.readers.ade20k import open_ade20k
 from maskwright.data.readers.camvid import open_camvid
 from maskwright.data.readers.cityscapes import open_cityscapes
@@ -67,6 +68,23 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "huggingface": open_huggingface,
 }
 BUILT_IN = ("scenes",)
+
+
+def open_split(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
+    """One split of a set as its reader gives it; the folder is found whatever Unicode form and capitals were typed.
+
+    Args:
+        settings: where the images, masks and tags are.
+        split: which images.
+        complain: what to do with findings; by default errors are raised.
+
+    Raises:
+        DataError: what is on disk is not as expected.
+    """
+    if settings.root and settings.root not in BUILT_IN:
+        settings = settings.model_copy(update={"root": str(spelled(Path(settings.root)))})
+    return READERS[reader_name(settings)](settings, split, complain)
+
 
 # What lies in the folder of a published set and in no other: its layout is then known without being given.
 MARKS = {

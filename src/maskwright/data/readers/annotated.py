@@ -11,9 +11,10 @@ from maskwright.data.finding import Complain, Finding, number_of
 from maskwright.data.images import image_size, list_images, orientation
 from maskwright.data.names import normal
 from maskwright.data.provenance import as_exported, export_of, refuse_made, unchanged_finding
-from maskwright.data.readers.folder import Listing, saliency_paths, split_names
+from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.readers.official import tag_source
 from maskwright.data.readers.shapes import AREAS, IGNORED, Annotated, Kind, Painting, ShapeSet, problem_of
+from maskwright.data.readers.splits import Listing, split_names
 from maskwright.data.sample import LabelSpace
 from maskwright.data.tags import TagTable, image_key, match_tags
 from maskwright.errors import DataError, unknown_name

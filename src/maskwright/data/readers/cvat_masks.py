@@ -15,9 +15,10 @@ from maskwright.data.masks import DECODE_ERRORS, read_mask
 from maskwright.data.names import normal
 from maskwright.data.provenance import check_masks, refuse_made
 from maskwright.data.readers.annotated import PARTS
-from maskwright.data.readers.folder import Listing, hash_split, saliency_paths, split_names
+from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.readers.official import Colour, tag_source
 from maskwright.data.readers.shapes import IGNORED
+from maskwright.data.readers.splits import Listing, hash_split, split_names
 from maskwright.data.sample import LabelSpace, voc_palette
 from maskwright.data.tags import TagTable, image_key, match_tags
 from maskwright.errors import DataError, unknown_name

@@ -13,7 +13,8 @@ from maskwright.data.finding import Complain, Finding, number_of, refuse
 from maskwright.data.images import ImageSet
 from maskwright.data.provenance import corrected_masks
 from maskwright.data.readers.annotated import split_of
-from maskwright.data.readers.folder import Listing, build_set
+from maskwright.data.readers.folder import build_set
+from maskwright.data.readers.splits import Listing
 from maskwright.errors import DataError
 from maskwright.files import read_json
 from maskwright.settings import DataSettings

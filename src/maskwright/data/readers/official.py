@@ -10,6 +10,7 @@ from typing import Any
 from maskwright.data.classes import resolve
 from maskwright.data.finding import Complain, Finding, number_of
 from maskwright.data.images import ImageSet, list_images
+from maskwright.data.names import normal
 from maskwright.data.provenance import refuse_made
 from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.sample import LabelSpace
@@ -177,7 +178,7 @@ def read_name_list(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise DataError(f"list {path} does not exist. Expected one image name per line")
-    names = [line.strip() for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [normal(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
     if not names:
         raise DataError(f"list {path} is empty. Expected one image name per line")
     return names

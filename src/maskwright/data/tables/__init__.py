@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import json
 from collections.abc import Callable, Collection
 from pathlib import Path
 from typing import Any
@@ -15,7 +16,6 @@ from maskwright.data.tables.columns import IMAGE_HEADINGS, SPLIT_WORDS, is_image
 from maskwright.data.tables.grid import Grid, read_csv, read_excel, read_objects, read_text
 from maskwright.data.tags import TagTable, image_key
 from maskwright.errors import DataError
-from maskwright.files import read_json
 
 TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 SUFFIXES = (*TEXT_SUFFIXES, ".json", ".jsonl", ".xlsx", ".xlsm")
@@ -56,7 +56,7 @@ def read_tags(path: str | Path, images: Collection[str] = (), between: str | Non
     if suffix == ".json" and is_tasks(path):
         return task_tags(path, images)
     if suffix == ".json":
-        return _read_json(path, read_json(path), images, between)
+        return _read_json(path, _json(path, read_text(path)[0]), images, between)
     if suffix == ".jsonl":
         grid = read_objects(str(path), _json_lines(path))
     elif suffix in TEXT_SUFFIXES:
@@ -70,17 +70,19 @@ def _names_image(images: Collection[str]) -> Callable[[Any], bool]:
     return lambda cell: is_image(cell, images) or (isinstance(cell, str) and plain(cell) in IMAGE_HEADINGS)
 
 
-def _json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
-    import json
+def _json(where: object, text: str) -> Any:
+    try:
+        return json.loads(text)
+    except ValueError as error:
+        raise DataError(f"{where} is not valid JSON: {error}") from error
 
+
+def _json_lines(path: Path) -> list[tuple[str, dict[str, Any]]]:
     rows = []
     for number, line in enumerate(read_text(path)[0].splitlines(), 1):
         if not line.strip():
             continue
-        try:
-            row = json.loads(line)
-        except ValueError as error:
-            raise DataError(f"{path} line {number} is not valid JSON ({error})") from error
+        row = _json(f"{path} line {number}", line)
         if not isinstance(row, dict):
             raise DataError(f'{path} line {number}: found {row!r}. Expected {{"image": ..., "tags": [...]}}')
         rows.append((f"line {number}", row))
@@ -152,18 +154,26 @@ def _read_folder(path: Path) -> TagTable:
             table.rows[key] = tuple(sorted({*known, normal(tag)}))
             table.where.setdefault(key, f"{tag}/")
     if not table.rows:
-        table = _read_flags_beside(path)
+        table = read_flags(path)
     if not table.rows:
         raise DataError(f"tags {path}: no image lies in a subfolder. Expected one folder per tag with its images")
     return table
 
 
-def _read_flags_beside(path: Path) -> TagTable:
-    """Tags from the flags of JSON files, one for each image, as labelme and X-AnyLabeling write them."""
+def read_flags(path: Path, images: Collection[str] | None = None) -> TagTable:
+    """Tags from the flags of JSON files, one for each image, as labelme and X-AnyLabeling write them.
+
+    Args:
+        path: the folder.
+        images: names of the images whose files are read; all files by default.
+    """
     table = TagTable(str(path), said=["flags of the JSON files as tags"])
     for file in sorted(path.rglob("*.json")):
-        content = read_json(file)
+        name = normal(file.relative_to(path).with_suffix("").as_posix())
+        if images is not None and name not in images:
+            continue
+        content = _json(file, read_text(file)[0])
         if isinstance(content, dict) and isinstance(content.get("flags"), dict) and "imagePath" in content:
             tags = [str(name) for name, value in content["flags"].items() if flag(value)]
-            table.add(file.relative_to(path).with_suffix("").as_posix(), tags, str(file))
+            table.add(name, tags, str(file))
     return table
