@@ -2,9 +2,9 @@
 
     python -m benchmarks.claims.camvid DATA [out=DIR] [epochs=6] [only=NAME,NAME]
 
-DATA is CamVid, 11 classes, in PASCAL VOC layout. A row is one run of `deeplabv3plus-scratch` with a few settings changed,
-in a process of its own with one thread; a run that was stopped goes on, one that is finished is read. Two commands with
-different `only=` and the same `out` share the work; each writes the table of all rows that are done to
+DATA is CamVid, 11 classes, in PASCAL VOC layout. A row is one run of `deeplabv3plus-scratch` with a few settings
+changed, in a process of its own with one thread; a run that was stopped goes on, one that is finished is read. Two
+commands with different `only=` and the same `out` share the work; each writes the table of all rows that are done to
 `benchmarks/claims/results/camvid.md`. Rare classes are those below 1.5 % of the training pixels; thin ones are pole and
 sign_symbol. Images/s are those of training steps by the processor time of that one thread, so that other work on the
 machine does not count.
