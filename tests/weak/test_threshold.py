@@ -149,6 +149,16 @@ def test_fixed_where_the_network_does_not_know_the_tags(examples, network, maps)
     assert "at no threshold" in found["because"]
 
 
+def test_fixed_where_maps_spread_over_all(examples, network, maps, tmp_path):
+    """Maps that are high wherever the class is not leave a rest that is the object."""
+    for path in maps.glob("*.npz"):
+        with np.load(path) as arrays:
+            np.savez(tmp_path / path.name, keys=arrays["keys"], high_res=1 - 0.97 * arrays["high_res"])
+    found = chosen(examples, network, tmp_path)
+    assert found["threshold"] == FIXED
+    assert "at every threshold" in found["because"]
+
+
 def test_the_first_network_is_asked(tmp_path):
     """L2G's learns from attention, and no longer knows how sure to be of a tag."""
     assert asked_by("cam", tmp_path) == {"ratio": RATIO}

@@ -128,10 +128,11 @@ def choose_threshold(
     limit = RATIO * level / (1 - level)
     limit /= 1 + limit
     within = np.flatnonzero(means <= limit)
-    if len(within) == len(THRESHOLDS):
-        why = "fixed, since the rest of an image shows its tag at no threshold: the maps cover too much or too little"
-        return {**found, "threshold": FIXED, "because": why, "rest": means.tolist(), "absent": level}
     place = int(within[-1]) if len(within) else 0
+    if place in (0, len(THRESHOLDS) - 1):
+        often = "every" if place == 0 else "no"
+        why = f"fixed, since the rest of an image shows its tag at {often} threshold: it says nothing of these maps"
+        return {**found, "threshold": FIXED, "because": why, "rest": means.tolist(), "absent": level}
     because = (
         f"where the rest of an image shows its tag with a probability of {means[place]:.3f} (a class that it is not "
         f"tagged with: {level:.4f})"
