@@ -10,6 +10,7 @@ from maskwright.data import open_dataset, reader_name
 from maskwright.data.brush import decode_brush, encode_brush
 from maskwright.data.check import check
 from maskwright.data.label_studio import image_names, is_tasks, read_tasks
+from maskwright.data.tables import read_tags
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -276,6 +277,7 @@ def test_json_min(project, columns):
         },
         {"image": "b.jpg", "id": 2, "choice": {"choices": ["dog", "cow"]}, **behind},
         {"image": "b.jpg", "id": 2, "choice": "cow", **behind},
+        {"image": "c.jpg", "id": 3, "choice": "cat", **behind},
     )
     dataset = opened(root)
     assert columns(dataset[0].mask) == [0, dataset.labels.value("cat")]
@@ -288,12 +290,12 @@ def test_json_min_as_the_sdk_writes_it(project, tmp_path):
     converter = pytest.importorskip("label_studio_sdk.converter.converter")
     config = (
         '<View><Image name="image" value="$image"/><Choices name="choice" toName="image" choice="multiple">'
-        '<Choice value="cow"/><Choice value="dog"/></Choices><PolygonLabels name="label" toName="image">'
+        '<Choice value="cat"/><Choice value="dog"/></Choices><PolygonLabels name="label" toName="image">'
         '<Label value="cat"/></PolygonLabels></View>'
     )
     tasks = [
-        task(1, "a.jpg", annotation(choice("cow"), polygon("cat", *LEFT))),
-        task(2, "b.jpg", annotation(choice("cow", "dog"))),
+        task(1, "a.jpg", annotation(choice("dog"), polygon("cat", *LEFT))),
+        task(2, "b.jpg", annotation(choice("cat", "dog"))),
     ]
     source = tmp_path / "elsewhere.txt"
     source.write_text(json.dumps(tasks))
@@ -303,7 +305,7 @@ def test_json_min_as_the_sdk_writes_it(project, tmp_path):
     project(*json.loads((tmp_path / "out/result.json").read_text()))
     dataset = opened(tmp_path, options={"images": "images"})
     names = [{dataset.labels.names[value] for value in dataset.tags(index)} for index in range(2)]
-    assert names == [{"cow", "cat"}, {"cow", "dog"}]
+    assert names == [{"cat", "dog"}] * 2
     assert (dataset[0].mask == dataset.labels.value("cat"))[:, :16].all()
 
 
@@ -405,14 +407,14 @@ def test_names_in_another_unicode_form(project, files):
 def test_an_export_as_the_table_of_tags_of_a_folder(project):
     root = project(
         task(1, "/data/upload/1/0a1b2c3d-a.jpg", annotation(choice("cat", "dog"))),
-        task(2, "b.jpg", annotation(polygon("cow", *LEFT))),
+        task(2, "b.jpg", annotation(polygon("dog", *LEFT))),
         task(3, "c.jpg", annotation()),
         task(4, "d.jpg", annotation(choice("cat"), cancelled=True)),
     )
     (path,) = root.glob("*.json")
     dataset = opened(root / "images", tags=str(path))
     names = [None if dataset.tags(i) is None else [dataset.labels.names[t] for t in dataset.tags(i)] for i in range(4)]
-    assert names == [["cat", "dog"], ["cow"], [], None]
+    assert names == [["cat", "dog"], ["dog"], [], None]
     project(task(1, "a.jpg", annotation(choice("cat"))), 5)
     with pytest.raises(DataError, match=r"task 2 is '5', expected an object"):
         opened(root / "images", tags=str(path))
@@ -492,3 +494,35 @@ def test_a_file_in_the_place_of_a_folder(name, message, files):
     files.text(name, "[]")
     with pytest.raises(DataError, match=message):
         opened(files.root / name)
+
+
+def test_choices_that_are_about_something_else_are_no_classes(project, files):
+    sure, kinds = choice("high", name="confidence"), choice("cat", "cow", name="animals")
+    root = project(
+        task(1, "a.jpg", annotation(polygon("cat", *LEFT), sure, kinds)),
+        task(2, "b.jpg", annotation(choice("low", name="confidence"), choice("cow", name="animals"))),
+    )
+    config = '<View><Label value="cat"/><Choice value="low"/><Choice value="cow"/><Choice value="horse"/></View>'
+    files.text("config.xml", config)
+    dataset = opened(root)
+    assert dataset.labels.names == ("background", "cat", "cow")
+    assert [dataset.tags(index) for index in range(2)] == [(1, 2), (2,)]
+    assert [dataset.has_mask(index) for index in range(2)] == [True, False]  # a cow that nobody drew is no background
+    (finding,) = (one for one in check(DataSettings(root=str(root)), ["all"]) if one.kind == "choices-left-out")
+    assert finding.what.endswith("none of them is drawn: confidence (high, low)")
+    dataset = opened(root, classes=["cat", "cow", "low", "high"])
+    assert dataset.tags(1) == (2, 3)
+    (path,) = root.glob("*.json")
+    table = read_tags(path, ["a", "b"])
+    assert table.rows == {"a": ("cat", "cow"), "b": ("cow",)}
+    assert table.said[-1] == "but not those of confidence (high, low)"
+
+
+def test_a_brush_that_was_erased_again(project):
+    root = project(
+        task(1, "a.jpg", annotation(region("brush", "cat", format="rle", rle=[]))),
+        task(2, "b.jpg", annotation(polygon("cat", *LEFT))),
+    )
+    dataset = opened(root)
+    assert not dataset[0].mask.any()
+    assert dataset.tags(0) == ()

@@ -3,12 +3,14 @@
 from __future__ import annotations
 
 import re
-from collections.abc import Collection, Iterable, Mapping
+from collections import Counter
+from collections.abc import Collection, Iterable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
+from maskwright.data.names import normal
 from maskwright.data.tags import TagTable, image_key
 from maskwright.errors import DataError
 from maskwright.files import read_json
@@ -145,13 +147,13 @@ def image_names(text: str) -> list[str]:
     return [path] if short == name else [path, f"{folder}{slash}{short}"]
 
 
-def choices_of(results: Iterable[Mapping[str, Any]]) -> list[list[str]]:
-    """Choices and taxonomy entries of the whole image, each as the path to it; those of single regions are left out.
+def choices_of(results: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[str]]]:
+    """Choices and taxonomy entries of the whole image: the control and the path; those of single regions are left out.
 
     Raises:
         DataError: choices that are no lists of names.
     """
-    found: list[list[str]] = []
+    found: list[tuple[str, list[str]]] = []
     for result in results:
         value = result.get("value")
         if not isinstance(value, dict) or {"x", "points", "rle"} & set(value):
@@ -166,8 +168,43 @@ def choices_of(results: Iterable[Mapping[str, Any]]) -> list[list[str]]:
             path = [path] if isinstance(path, str) else path
             if not (isinstance(path, list) and path and all(isinstance(name, str) for name in path)):
                 raise DataError(f"{str(path)[:80]!r} is no choice")
-            found.append(path)
+            found.append((str(result.get("from_name", "")), path))
     return found
+
+
+def image_tags(tasks: Sequence[Task], all_controls: bool = False) -> tuple[list[list[str]], list[str], list[str]]:
+    """Choices and taxonomy entries as tags: the last name of the path, or all of it where two paths end in one name.
+
+    Where regions have labels, a control is about the same classes only if one of its choices is such a label; the
+    others tell how good a picture is, or how sure somebody was, and are left out.
+
+    Args:
+        tasks: of an export.
+        all_controls: nothing is left out.
+
+    Returns:
+        Tags of each task; what is wrong with choices, where a task's are damaged; controls with their choices that were
+        left out, in words.
+    """
+    choices: list[list[tuple[str, list[str]]]] = []
+    wrong = []
+    drawn: set[str] = set()
+    for task in tasks:
+        drawn.update(label for result in task.results or [] for label in region_labels(result))
+        try:
+            choices.append(choices_of(task.results or []))
+        except DataError as error:
+            choices.append([])
+            wrong.append(f"{task.where}: {error}")
+    whole = {tuple(path) for found in choices for _, path in found}
+    ends = Counter(path[-1] for path in whole)
+    names = {path: path[-1] if ends[path[-1]] == 1 else " / ".join(path) for path in whole}
+    controls: dict[str, set[str]] = {}
+    for control, path in (pair for found in choices for pair in found):
+        controls.setdefault(control, set()).add(names[tuple(path)])
+    left = {control: used for control, used in controls.items() if drawn and not used & drawn and not all_controls}
+    tags = [[names[tuple(path)] for control, path in found if control not in left] for found in choices]
+    return tags, wrong, [f"{control or 'choices'} ({', '.join(sorted(used))})" for control, used in left.items()]
 
 
 def region_labels(result: Mapping[str, Any]) -> list[str]:
@@ -192,27 +229,18 @@ def task_tags(path: Path, images: Collection[str]) -> TagTable:
         DataError: not an export of tasks, or a task that is damaged.
     """
     tasks, wrong = read_tasks(path)
-    if wrong:
-        raise DataError(f"{wrong[0]}; {len(wrong)} such entries. Expected Label Studio's export as JSON or JSON-MIN")
-    table = TagTable(str(path), said=["choices and labels of Label Studio as tags"])
     finished = [task for task in tasks if task.results is not None]
-    try:
-        choices = [choices_of(task.results or []) for task in finished]
-    except DataError as error:
-        raise DataError(f"{path}: {error}") from error
-    names = tag_names(path for paths in choices for path in paths)
-    files = {image.rpartition("/")[2] for image in images}
-    for task, paths in zip(finished, choices):
+    tags, damaged, left = image_tags(finished)
+    if wrong or damaged:
+        entries = [*wrong, *damaged]
+        raise DataError(
+            f"{entries[0]}; {len(entries)} such entries. Expected Label Studio's export as JSON or JSON-MIN"
+        )
+    said = ["choices and labels of Label Studio as tags"]
+    table = TagTable(str(path), said=[*said, f"but not those of {', '.join(left)}"] if left else said)
+    files = {normal(image.rpartition("/")[2]) for image in images}
+    for task, chosen in zip(finished, tags):
         image = next((name for name in task.names if image_key(name).rpartition("/")[2] in files), task.names[-1])
         labels = [label for result in task.results or [] for label in region_labels(result)]
-        table.add(image, [*(names[tuple(path)] for path in paths), *labels], task.where.rpartition(": ")[2])
+        table.add(image, [*chosen, *labels], task.where.rpartition(": ")[2])
     return table
-
-
-def tag_names(paths: Iterable[list[str]]) -> dict[tuple[str, ...], str]:
-    """Path of a choice -> its tag: the last name, or where two paths end in the same one, all of it."""
-    whole = {tuple(path) for path in paths}
-    ends: dict[str, int] = {}
-    for path in whole:
-        ends[path[-1]] = ends.get(path[-1], 0) + 1
-    return {path: path[-1] if ends[path[-1]] == 1 else " / ".join(path) for path in whole}

@@ -102,7 +102,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
         row = rows[name]
         finished = row.looked_at or options.get("empty") == "background"
         known = finished or any(True for _ in row.names())
-        painted_here = painting.paints(row) or (painted and finished and not row.shapes)
+        painted_here = painting.paints(row) or (painted and finished and not row.shapes and not row.tags)
         masks.append((row.file or file) if painted_here and name in sound else None)
         present = {labels.names.index(tag) for tag in row.names() if tag in labels.names}
         tags.append(tuple(sorted(present - {labels.background})) if known else None)

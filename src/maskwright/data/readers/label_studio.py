@@ -12,7 +12,7 @@ import numpy as np
 
 from maskwright.data.brush import decode_brush
 from maskwright.data.finding import Complain, Finding, refuse
-from maskwright.data.label_studio import Task, choices_of, is_tasks, read_tasks, region_labels, tag_names
+from maskwright.data.label_studio import Task, image_tags, is_tasks, read_tasks, region_labels
 from maskwright.data.plain_xml import parse_xml
 from maskwright.data.provenance import changed_since_export
 from maskwright.data.readers.annotated import Export, annotated_set
@@ -43,7 +43,8 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
     are found by the names in the tasks: uploads with or without the eight digits that Label Studio puts before them,
     local storage by the path in `?d=`, addresses by their path. Of several annotations of a task the last counts that
     is not cancelled; predictions do not. A region with several labels is painted as the first. Choices and taxonomy
-    entries of the image are its tags; an annotation that was submitted empty says that nothing is in the image.
+    entries of the image are its tags, where they are about the classes that are drawn, see `image_tags`; an annotation
+    that was submitted empty says that nothing is in the image.
 
     Args:
         settings: see `data.readers.annotated.annotated_set`.
@@ -67,24 +68,22 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
         found, wrong = read_tasks(path)
         tasks += found
         export.damaged += wrong
-    choices = []
-    for task in tasks:
-        try:
-            choices.append(choices_of(task.results or []))
-        except DataError as error:
-            choices.append([])
-            export.damaged.append(f"{task.where}: {error}")
-    names = tag_names(path for paths in choices for path in paths)
+    tags, wrong, left = image_tags(tasks, all_controls=settings.classes is not None)
+    export.damaged += wrong
+    if left:
+        what = f"choices that are no classes, since none of them is drawn: {', '.join(left)}"
+        fix = "if they are, give data.classes with all classes"
+        export.notes.append(Finding("warning", what, [str(files[0])], len(left), fix=fix, kind="choices-left-out"))
     several, left_out = 0, Counter[str]()
-    for task, paths in zip(tasks, choices):
+    for task, chosen in zip(tasks, tags):
         row = Annotated(task.names[0], task.where, also=tuple(task.names[1:]), looked_at=task.results is not None)
-        row.tags = [names[tuple(path)] for path in paths]
+        row.tags = chosen
         count, kinds = _add_regions(row, task.results or [], export)
         several += count
         left_out.update(kinds)
         export.annotated.append(row)
     used = {name for row in export.annotated for name in row.names()}
-    export.classes = list(dict.fromkeys([*_configured(root, export), *sorted(used)]))
+    export.classes = list(dict.fromkeys([*_configured(root, export, used), *sorted(used)]))
     if left_out:
         what = "regions left out: " + ", ".join(f"{count} {kind}" for kind, count in left_out.items())
         export.notes.append(Finding("warning", what, [str(files[0])], left_out.total(), kind="shape-kind"))
@@ -94,20 +93,22 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
     return annotated_set(settings, split, export, complain)
 
 
-def _configured(root: Path, export: Export) -> list[str]:
-    """Labels and choices of a labelling configuration in the folder, in its order; their colours go to the export."""
+def _configured(root: Path, export: Export, used: set[str]) -> list[str]:
+    """Labels, and choices that are used, of a labelling configuration in the folder, in its order; their colours go to
+    the export."""
     names: list[str] = []
     inside = False
 
     def start(name: str, given: dict[str, str]) -> None:
         nonlocal inside
         inside = inside or name == "View"
-        if inside and name in ("Label", "Choice") and given.get("value"):
-            names.append(given["value"])
+        value = given.get("value")
+        if inside and value and (name == "Label" or (name == "Choice" and value in used)):
+            names.append(value)
             colour = re.fullmatch("#([0-9a-fA-F]{6})", given.get("background", ""))
             if colour:
                 number = int(colour[1], 16)
-                export.colours[given["value"]] = (number >> 16, number >> 8 & 255, number & 255)
+                export.colours[value] = (number >> 16, number >> 8 & 255, number & 255)
 
     for path in sorted(root.glob("*.xml")):
         inside = False
@@ -144,6 +145,8 @@ def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) 
         if (identity, drawn) in done:
             continue
         done.append((identity, drawn))
+        if value.get("rle") == []:
+            continue  # a brush whose every stroke was erased
         try:
             height, width = _size(result, row)
             shape = _shape(names[0], where, value, height, width)
