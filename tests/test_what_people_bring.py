@@ -250,6 +250,18 @@ TABLES = {
         r"differ only in case.*data.rename='\{\w+: \w+\}'",
         gives={"classes": "background Cup cup lid"},
     ),
+    "a title before the headings": tagged("Photos of May,\n" + PLAIN, "left out: 1 line before the headings"),
+    "a tag called by a float": tagged(
+        "image,label\na.jpg,0.0\nb.jpg,1.0\nc.jpg,0;1\nd.jpg,\n", rename={"0": "cup", "1": "lid"}
+    ),
+    "scores": refused(
+        "image,cup,lid\na.jpg,0.9,0.1\nb.jpg,0.2,0.7\n", "column 'cup' holds 0.9.*in place of counts and"
+    ),
+    "a few words again and again": tagged(
+        "image,tags\na.jpg,haze primary\nb.jpg,clear primary\nc.jpg,clear haze\nd.jpg,haze primary clear\n",
+        "4 tags of .* are made of 3 words.*data.options.tag_separator=blank",
+        gives={},
+    ),
     "no tag at all": Variant(
         table("image,tags\na.jpg,\nb.jpg,nan\nc.jpg,\nd.jpg,\n"),
         refused="no image of all has a tag",
@@ -278,7 +290,7 @@ def masked(images: str, masks_in: str, *said: str, **settings: Any) -> Variant:
     return Variant(drawn, BOTH_MASKED, said=said, settings=settings)
 
 
-def files(place: str, *names: str) -> Callable[[Path], Any]:
+def others(place: str, *names: str) -> Callable[[Path], Any]:
     """Files that are no images."""
 
     def draw(root: Path) -> None:
@@ -315,30 +327,30 @@ LAYOUTS = {
         {"names": ["train/a", "val/b"], "masks": {"train/a": [0, 1], "val/b": [0, 1]}},
     ),
     "labels that are no images, and a table": Variant(
-        both(pictures(*inside("images", *AB)), files("labels", "a.txt", "b.txt"), text("tags.csv", TWO_TAGS)),
+        both(pictures(*inside("images", *AB)), others("labels", "a.txt", "b.txt"), text("tags.csv", TWO_TAGS)),
         BOTH_TAGGED,
         said=("tags.csv: found in the folder",),
     ),
     "masks that nobody reads": Variant(
         both(
             pictures(*inside("JPEGImages", *AB)),
-            files("SegmentationClass", "a.npy", "b.npy"),
+            others("SegmentationClass", "a.npy", "b.npy"),
             masks(*inside("SegmentationClassPNG", "a.png", "b.png")),
             pictures(*inside("SegmentationClassVisualization", *AB)),
         ),
         refused=r"SegmentationClass: .* holds no image \(2 \.npy files\).*masks=SegmentationClassPNG, which",
     ),
     "no masks but arrays": Variant(
-        both(pictures(*inside("images", *AB)), files("masks", "a.npy", "b.npy", "README.md")),
+        both(pictures(*inside("images", *AB)), others("masks", "a.npy", "b.npy", "README.md")),
         refused=r"masks: the folder of masks holds no image \(2 \.npy files, 1 \.md file\).*save the masks as PNG",
     ),
     "an empty folder of masks": Variant(
-        both(pictures(*inside("images", *AB)), files("masks", ".gitkeep", "Thumbs.db"), text("tags.csv", TWO_TAGS)),
+        both(pictures(*inside("images", *AB)), others("masks", ".gitkeep", "Thumbs.db"), text("tags.csv", TWO_TAGS)),
         BOTH_TAGGED,
         settings={"tags": "tags.csv"},
     ),
     "masks that nobody reads, and tags": Variant(
-        both(pictures(*inside("images", *AB)), files("masks", "a.npy"), text("tags.csv", TWO_TAGS)),
+        both(pictures(*inside("images", *AB)), others("masks", "a.npy"), text("tags.csv", TWO_TAGS)),
         BOTH_TAGGED,
         said=(r"warning: .*masks holds no image \(1 \.npy file\): passed over",),
         settings={"tags": "tags.csv"},
@@ -385,7 +397,23 @@ LAYOUTS = {
     "img_1 and mask_1": Variant(
         both(pictures("images/img_1.jpg", "images/img_12.jpg"), masks("masks/mask_1.png", "masks/mask_12.png")),
         {"names": ["img_1", "img_12"], "masks": {"img_1": [0, 1], "img_12": [0, 1]}},
-        said=("named as 'mask_1' is for 'img_1'",),
+        said=("the names of masks are as 'mask_1' is for 'img_1'",),
+    ),
+    "img_1 and mask_1 in one folder": Variant(
+        both(pictures("img_1.jpg", "img_12.jpg"), masks("mask_1.png", "mask_12.png")),
+        {"names": ["img_1", "img_12"], "masks": {"img_1": [0, 1], "img_12": [0, 1]}},
+        said=("the name of a mask is as 'mask_1' is for 'img_1'",),
+    ),
+    "1_image and 1_mask in each split": Variant(
+        both(pictures("train/1_image.jpg", "val/1_image.jpg"), masks("train/1_mask.png", "val/1_mask.png")),
+        {"names": ["train/1_image", "val/1_image"]},
+    ),
+    "one image, one mask": Variant(
+        both(pictures("images/a.jpg"), masks("masks/a_label.png")), {"masks": {"a": [0, 1]}}, said=("end in '_label'",)
+    ),
+    "arrays in other capitals": Variant(
+        both(pictures(*inside("Images", *AB)), others("Masks", "a.npy"), masks(*inside("drawn", "a.png", "b.png"))),
+        refused=r"Masks: .* holds no image \(1 \.npy file\).*masks=drawn, which holds 2 masks",
     ),
     "masks named as nothing": Variant(
         both(pictures(*inside("images", *AB)), masks(*inside("masks", "x.png", "y.png"))),
@@ -472,7 +500,7 @@ LAYOUTS = {
         {"classes": "background Tür", "tags": {composed("ä"): "Tür", "b": "Tür"}},
     ),
     "nothing to learn from": Variant(
-        both(pictures(*inside("images", *AB)), files("annotations", "a.xml")),
+        both(pictures(*inside("images", *AB)), others("annotations", "a.xml")),
         refused=r"neither masks nor tags.*annotations holds no image \(1 \.xml file\), images holds 2 images",
     ),
 }

@@ -24,6 +24,7 @@ MASK_FOLDERS = (
     *("segmentations", "segmasks", "seg", "segs", "maskspng", "maskpng", "pngmasks", "targets", "target", "labelids"),
 )
 MASK_ENDS = frozenset((*MASK_FOLDERS, "labeltrainids", "maskimage"))
+IMAGE_WORDS = frozenset((*IMAGE_FOLDERS, "photo", "picture", "frame", "input"))
 # What file managers leave behind.
 LITTER = frozenset(("thumbs.db", "desktop.ini", "icon\r"))
 MOST_VALUES = 64  # different values of the pixels of a mask, of any channel; a photograph has more
@@ -84,11 +85,15 @@ def find_masks(root: Path, usual: Path, *, any_name: bool) -> Path | None:
     Args:
         root: where to look.
         usual: is taken where it holds anything.
-        any_name: otherwise take a folder of another usual name that holds images.
+        any_name: otherwise take a folder of another usual name that holds images, or of this in other capitals.
     """
     if usual.is_dir() and next(files_in(usual), None) is not None:
         return usual
-    return next(iter(called(root, MASK_FOLDERS)), None) if any_name else None
+    if not any_name:
+        return None
+    alike = [child for child in subfolders(root) if plain(child.name) == plain(usual.name)]
+    there = [*called(root, MASK_FOLDERS), *(child for child in alike if next(files_in(child), None) is not None)]
+    return there[0] if there else None
 
 
 def looks_like_mask(path: str | Path) -> bool:

@@ -63,6 +63,21 @@ def join_finding(source: str, names: Sequence[str]) -> Finding | None:
     )
 
 
+def blank_finding(source: str, names: Sequence[str]) -> Finding | None:
+    """A warning where tags are made of a few words again and again, which may be tags of their own."""
+    several = [name for name in names if " " in name]
+    words = {word for name in several for word in name.split()}
+    if len(several) < 3 or len(words) >= len(several):
+        return None
+    return Finding(
+        "warning",
+        f"{len(several)} tags of {source} are made of {len(words)} words: {', '.join(several[:SHOWN])}",
+        count=len(several),
+        fix="if each word is a tag, give data.options.tag_separator=blank",
+        kind="tag-blanks",
+    )
+
+
 def number_finding(source: str, names: Sequence[str]) -> Finding | None:
     """A warning where tags are numbers, which may stand for names."""
     if not names or not all(re.fullmatch(r"\d+", name) for name in names):

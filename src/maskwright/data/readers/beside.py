@@ -3,10 +3,11 @@
 from __future__ import annotations
 
 import os
+import re
 from collections.abc import Collection, Mapping, Sequence
 from pathlib import Path
 
-from maskwright.data.folders import MASK_ENDS, looks_like_mask
+from maskwright.data.folders import IMAGE_WORDS, MASK_ENDS, looks_like_mask
 from maskwright.data.images import image_suffixes
 from maskwright.data.names import normal, plain
 
@@ -37,22 +38,51 @@ def masks_beside(
         ours = {name: path for name, path in ours.items() if name in images}
         masks = set(ours.values())
         return {name: path for name, path in images.items() if path not in masks}, ours, f"ends in {found!r}"
-    same = {name: _of_one_name(images[name]) for name in twice}
-    if same and all(len(paths) == 2 for paths in same.values()):
-        pairs = {
-            name: sorted(paths, key=lambda path: not path.lower().endswith(PHOTOGRAPHS)) for name, paths in same.items()
-        }
-        seconds = [pair[1] for pair in pairs.values()]
-        if all(pair[0].lower().endswith(PHOTOGRAPHS) for pair in pairs.values()) and all(
-            map(looks_like_mask, seconds[:LOOKED_AT])
-        ):
-            suffix = Path(seconds[0]).suffix
-            return (
-                {**images, **{name: pair[0] for name, pair in pairs.items()}},
-                {name: pair[1] for name, pair in pairs.items()},
-                f"is the {suffix} file",
-            )
-    return dict(images), {}, ""
+    pairs = _by_word(images)
+    if pairs:
+        first = next(iter(pairs))
+        ours = {image: images[mask] for mask, image in pairs.items()}
+        return (
+            {name: path for name, path in images.items() if name not in pairs},
+            ours,
+            f"is as {first!r} is for {pairs[first]!r}",
+        )
+    photographs, ours = _by_suffix(images, twice)
+    words = f"is the {Path(next(iter(ours.values()))).suffix} file" if ours else ""
+    return {**images, **photographs}, ours, words
+
+
+def _by_suffix(images: Mapping[str, str], twice: Sequence[str]) -> tuple[dict[str, str], dict[str, str]]:
+    """Photographs and masks of files that come in pairs of one name; nothing where some do not."""
+    pairs = {
+        name: sorted(_of_one_name(images[name]), key=lambda path: not path.lower().endswith(PHOTOGRAPHS))
+        for name in twice
+    }
+    photographs = {name: pair[0] for name, pair in pairs.items() if len(pair) == 2}
+    masks = {name: pair[1] for name, pair in pairs.items() if len(pair) == 2}
+    known = all(path.lower().endswith(PHOTOGRAPHS) for path in photographs.values())
+    if len(masks) < len(twice) or not known or not all(map(looks_like_mask, list(masks.values())[:LOOKED_AT])):
+        return {}, {}
+    return photographs, masks
+
+
+def _by_word(names: Collection[str]) -> dict[str, str]:
+    """Mask -> image where all files begin, or end, with a word for one or the other, as `mask_1` and `img_1`."""
+    for form in (r"(?P<word>[^\W\d_]+)[_. -]*(?P<core>.*)", r"(?P<core>.*?)[_. -]*(?P<word>[^\W\d_]+)"):
+        images: dict[str, str] = {}
+        masks: dict[str, str] = {}
+        for name in names:
+            folder, _, file = name.rpartition("/")
+            found = re.fullmatch(form, file)
+            word = plain(found["word"]) if found else ""
+            if word not in MASK_ENDS and word not in IMAGE_WORDS:
+                break
+            assert found is not None
+            (masks if word in MASK_ENDS else images)[f"{folder}/{found['core']}"] = name
+        else:
+            if masks and len(masks) + len(images) == len(names) and masks.keys() <= images.keys():
+                return {mask: images[core] for core, mask in masks.items()}
+    return {}
 
 
 def _common_end(images: Mapping[str, str]) -> str | None:
@@ -94,22 +124,24 @@ def paired(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, s
     Returns:
         Mask -> image for every mask, and in words how they are named; empty where the names do not tell.
     """
-    if len(masks) < 2 or len(images) < 2:
+    if not masks:
         return {}, ""
     first = next(iter(masks))
     last = first.rfind("/") + 1
     for place in range(last + 1, len(first)):
         end = first[place:]
-        if end[0].isdigit():
+        if end[0].isdigit() or (len(masks) < 2 and plain(end) not in MASK_ENDS):
             continue
         pairs = {mask: mask.removesuffix(end) for mask in masks if mask.endswith(end)}
         if len(pairs) == len(masks) and set(pairs.values()) <= set(images):
             return pairs, f"end in {end!r}"
+    if len(masks) < 2 or len(images) < 2:
+        return {}, ""
     ours, theirs = _cores(images), _cores(masks)
     by_core = {core: name for name, core in ours.items()}
     if len(by_core) == len(ours) and len(set(theirs.values())) == len(theirs) and set(theirs.values()) <= set(by_core):
         pairs = {mask: by_core[core] for mask, core in theirs.items()}
-        return pairs, f"are named as {first!r} is for {pairs[first]!r}"
+        return pairs, f"are as {first!r} is for {pairs[first]!r}"
     return {}, ""
 
 

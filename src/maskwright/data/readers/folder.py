@@ -16,7 +16,7 @@ from maskwright.data.readers.listing import Place, find_places, folders_in, list
 from maskwright.data.readers.splits import Listing, split_names
 from maskwright.data.readers.tags_found import tag_table
 from maskwright.data.saliency import DETECTORS
-from maskwright.data.spelling import join_finding, number_finding
+from maskwright.data.spelling import blank_finding, join_finding, number_finding
 from maskwright.data.tags import match_tags, tag_values, told
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
@@ -115,9 +115,10 @@ def build_set(settings: DataSettings, split: str, layout: str, listing: Listing,
         told(table, settings.rename, complain)
     labels, class_source = label_space(settings, layout, listing.images, listing.masks, table)
     if table is not None and class_source == table.source:
-        for finding in (join_finding(table.source, table.names), number_finding(table.source, table.names)):
-            if finding is not None:
-                complain(finding)
+        for finding in (join_finding, number_finding, blank_finding):
+            found = finding(table.source, table.names)
+            if found is not None:
+                complain(found)
     masks = [None] * len(names) if listing.masks is None else [listing.masks.get(name) for name in names]
     source: dict[str, Any] = {
         "root": settings.root,

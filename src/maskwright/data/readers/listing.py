@@ -256,7 +256,7 @@ def _nothing_readable(place: Place, images: Mapping[str, str]) -> FindingError:
         and looks_like_mask(next(iter(found.values())))
     }
     best = max(beside, key=lambda child: beside[child], default=None)
-    fix = "save the masks as PNG files whose pixels are the numbers of the classes"
+    fix = "save the masks as PNG files whose pixels are the numbers of the classes, or give tags=FILE to do without"
     if best is not None and beside[best]:
         fix = f"give masks={best.name}, which holds {beside[best]} masks named as images"
     return FindingError(

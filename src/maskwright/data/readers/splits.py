@@ -66,6 +66,7 @@ def split_names(root: Path, split: str, listing: Listing, complain: Complain) ->
         if len(listing.prefixes) == 1 and listing.prefixes[0] not in SPLITS:
             raise DataError(f"{root} holds one set, {listing.prefixes[0]}. Fix: data={root / listing.prefixes[0]}")
         near = get_close_matches(split, known, n=1)
+        near = near or [name for name in ("test", "testing") if split == "val" and name in known]
         hint = f" Did you mean {near[0]!r}?" if near else ""
         raise DataError(
             f"{root}: unknown split {split!r}.{hint} Splits here: {', '.join(known)}, and all. "

@@ -24,8 +24,9 @@ NAMES = ("choices", "name", "label", "tag", "class", "title", "value")  # keys o
 
 
 def tag_name(text: str) -> str:
-    """A tag as it is compared: one Unicode form, single blanks, nothing invisible."""
-    return " ".join(normal(text.translate(INVISIBLE)).split())
+    """A tag as it is compared: one Unicode form, single blanks, nothing invisible; a whole number without its point."""
+    name = " ".join(normal(text.translate(INVISIBLE)).split())
+    return name[:-2] if re.fullmatch(r"\d+\.0", name) else name
 
 
 def is_nothing(cell: Any) -> bool:

@@ -5,6 +5,7 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Collection, Iterator
+from dataclasses import replace
 from typing import Any
 
 from maskwright.data.finding import number_of
@@ -36,6 +37,7 @@ OTHER_HEADINGS = frozenset(
         *("note", "notes"),
     )
 )
+TITLES = 6  # lines among which the headings are looked for
 SPLIT_WORDS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing", "unassigned"))
 NO_TWO = (
     "the columns of tags hold 0 and -1, of which one means that nobody knows. Expected 1 (the tag applies) or 0. Fix: "
@@ -52,6 +54,10 @@ def is_image(cell: Any, images: Collection[str] = ()) -> bool:
     last = key.rpartition("/")[2]
     suffix = cell.strip().rpartition(".")[2].lower()
     return key in images or last in images or ("." in cell.strip()[1:] and f".{suffix}" in image_suffixes())
+
+
+def _is_heading(cell: Any) -> bool:
+    return isinstance(cell, str) and plain(cell) in IMAGE_HEADINGS
 
 
 def read_columns(grid: Grid, images: Collection[str] = (), between: str | None = None) -> TagTable:
@@ -76,8 +82,12 @@ class _Columns:
         self.said = list(grid.said)
         if not grid.rows:
             raise DataError(f"{grid.source} is empty. Expected {FORM}, and one row per image")
+        before = 0 if grid.keyed else self._lines_before(grid)
+        if before:
+            self.said.append(f"left out: {number_of(before, 'line')} before the headings")
+        grid = self.grid = replace(grid, rows=grid.rows[before:])
         first = grid.rows[0][1]
-        known = any(isinstance(cell, str) and plain(cell) in IMAGE_HEADINGS for cell in first)
+        known = any(map(_is_heading, first))
         self.headed = grid.keyed or known or not any(is_image(cell, images) for cell in first)
         self.rows = grid.rows[1:] if self.headed else grid.rows
         self.width = len(first)
@@ -87,6 +97,14 @@ class _Columns:
             self.said.append("no headings: the first line names an image that exists, or a file of an image")
             self.width = max(len(cells) for _, cells in self.rows)
             self.headings = [f"column {number}" for number in range(1, self.width + 1)]
+
+    @staticmethod
+    def _lines_before(grid: Grid) -> int:
+        """How many titles and remarks stand before the headings."""
+        for number, (_, cells) in enumerate(grid.rows[:TITLES]):
+            if sum(cell not in ("", None) for cell in cells) > 1:
+                return number if any(map(_is_heading, cells)) else 0
+        return 0
 
     def read(self, between: str | None) -> TagTable:
         image = self._image_column()
@@ -166,6 +184,13 @@ class _Columns:
             return rest, []
         if len(rest) == 1:
             return rest, []
+        numbers = [column for column in rest if self._filled(column) and all(map(is_number, self._filled(column)))]
+        if len(numbers) > 1:
+            first = numbers[0]
+            raise DataError(
+                f"{self.grid.source}: column {self.headings[first]!r} holds {self._filled(first)[0]}. Expected 1 (the tag "
+                "applies) or 0 in one column per tag. Fix: write 1 or 0 in place of counts and scores"
+            )
         if files and not rest:
             raise DataError(
                 f"{self.grid.source}: {self.headings[files[0]]!r} names files, not tags. If they are masks, give "
