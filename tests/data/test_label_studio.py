@@ -526,3 +526,13 @@ def test_a_brush_that_was_erased_again(project):
     dataset = opened(root)
     assert not dataset[0].mask.any()
     assert dataset.tags(0) == ()
+
+
+def test_a_folder_with_masks_stays_a_plain_folder(project, files, columns):
+    root = project(task(1, "a.jpg", annotation(polygon("cat", *LEFT))))
+    files.text("classes.txt", "background\nfox\n")
+    for name in "abcd":
+        files.mask(f"masks/{name}.png", [0, 1])
+    dataset = opened(root)
+    assert dataset.labels.names == ("background", "fox")
+    assert columns(dataset[0].mask) == [0, 1]

@@ -146,16 +146,16 @@ def _exported(root: Path) -> str | None:
     """The layout of what an annotation tool exported into a folder; None where it is no such export."""
     if (root / LABELMAP).is_file() and (root / MASKS).is_dir():
         return "cvat_masks"
-    if annotation_files(root):
-        return "cvat_images"
-    if task_files(root):
-        return "label_studio"
     if yolo_file(root) is not None:
         return "yolo"
     if metadata_files(root):
         return "huggingface"
     if (root / "masks").is_dir():
         return None  # the masks count, whatever they were made from
+    if annotation_files(root):
+        return "cvat_images"
+    if task_files(root):
+        return "label_studio"
     if coco_files(root):
         return "coco_json"
     return "labelme" if has_labelme(root) else None
