@@ -188,8 +188,8 @@ class _Columns:
         if len(numbers) > 1:
             first = numbers[0]
             raise DataError(
-                f"{self.grid.source}: column {self.headings[first]!r} holds {self._filled(first)[0]}. Expected 1 (the tag "
-                "applies) or 0 in one column per tag. Fix: write 1 or 0 in place of counts and scores"
+                f"{self.grid.source}: column {self.headings[first]!r} holds {self._filled(first)[0]}. Expected 1 (the "
+                "tag applies) or 0 in one column per tag. Fix: write 1 or 0 in place of counts and scores"
             )
         if files and not rest:
             raise DataError(
