@@ -158,6 +158,30 @@ def test_a_size_that_is_not_the_images(photos):
         opened(photos)
 
 
+@pytest.mark.parametrize(
+    "broken",
+    ['{"images": [], "annotations": ' + "[" * 200_000, '{"categories": [], "images": [' + "9" * 5000 + "]}"],
+)
+def test_a_file_that_is_nested_or_numbered_without_end(photos, broken):
+    photos.text("coco.json", broken)
+    with pytest.raises(DataError, match=r"coco\.json is not COCO's JSON"):
+        opened(photos)
+
+
+def test_a_category_that_is_no_number(photos):
+    photos.text("coco.json", text([annotation(7, [LEFT], category=[1])]))
+    with pytest.raises(DataError, match=r"annotation 7 has the category_id \[1\]"):
+        opened(photos)
+
+
+def test_a_byte_order_mark_does_no_harm(photos):
+    photos.text("coco.json", "\ufeff" + text([annotation(1, [LEFT])]))
+    assert len(opened(photos)) == 2
+    (photos.root / "coco.json").write_bytes(text([annotation(1, [LEFT])]).encode().replace(b"lid", b"l\xe9d"))
+    with pytest.raises(DataError, match="is not UTF-8 text"):
+        opened(photos)
+
+
 def test_datumaro_writes_what_is_read(tmp_path, columns):
     datumaro = pytest.importorskip("datumaro", exc_type=ImportError)
     mask = np.zeros((24, 32), bool)

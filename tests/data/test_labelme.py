@@ -95,6 +95,27 @@ def test_files_in_a_folder_of_their_own(files, columns):
     assert columns(dataset.mask(0)) == [1, 0]
 
 
+def test_with_a_table_of_tags_every_image_counts_and_the_annotations_are_masks_where_they_are_named(photos, columns):
+    photos.text("a.json", text(LEFT))
+    photos.text("tags.csv", "image,tags\na.jpg,cup\nb.jpg,cup\n")
+    plain = DataSettings(root=str(photos.root), tags="tags.csv")
+    assert reader_name(plain) == "folder"
+    assert [open_dataset(plain, "all").has_mask(index) for index in range(2)] == [False, False]
+    dataset = open_dataset(plain.model_copy(update={"masks": "."}), "all")
+    assert [dataset.has_mask(index) for index in range(2)] == [True, False]
+    assert columns(dataset.mask(0)) == [1, 0]
+    assert dataset.tags(1) == (1,)
+
+
+def test_a_file_that_changed_is_read_anew(photos, columns):
+    photos.text("a.json", text(LEFT))
+    assert columns(opened(photos, rename={"cup": "mug"}).mask(0)) == [1, 0]
+    assert opened(photos, rename={"cup": "mug"}).labels.names == ("background", "mug")
+    assert opened(photos).labels.names == ("background", "cup")
+    photos.text("a.json", text({**LEFT, "label": "lid"}))
+    assert opened(photos).labels.names == ("background", "lid")
+
+
 def test_pictures_inside_the_file_do_not_count(photos):
     photos.text("a.json", text(LEFT, imageData="A" * 100_000))
     assert len(opened(photos)) == 1
@@ -128,8 +149,10 @@ def test_what_is_damaged_is_named_and_the_rest_goes_on(photos, shape, said):
 def test_a_file_that_is_cut_short_and_a_size_that_is_not_the_images(photos):
     photos.text("a.json", text(LEFT)[:-30])
     photos.text("b.json", text(LEFT, image="b.jpg"))
-    with pytest.raises(DataError, match=r"a\.json cannot be read"):
-        opened(photos)
+    for broken in (text(LEFT)[:-30], '{"shapes": ' + "[" * 100_000, '{"shapes": ' + "9" * 5000 + "}"):
+        photos.text("a.json", broken)
+        with pytest.raises(DataError, match=r"a\.json cannot be read"):
+            opened(photos)
     photos.text("a.json", text(LEFT, imageHeight=32, imageWidth=24))
     with pytest.raises(DataError, match=r"a\.json: 24x32, .*a.jpg is 32x24"):
         opened(photos)

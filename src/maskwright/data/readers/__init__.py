@@ -68,6 +68,7 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "huggingface": open_huggingface,
 }
 BUILT_IN = ("scenes",)
+BESIDE_IMAGES = ("labelme", "coco_json", "yolo", "huggingface")  # whose annotations may lie beside any images
 
 
 def open_split(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
@@ -135,7 +136,9 @@ def reader_name(settings: DataSettings) -> str:
         return MARKS[mark]
     exported = _exported(root)
     # Settings that say what the masks mean are for other readers, as before these exports were known.
-    if exported is not None and not (settings.masks or settings.masks_are or settings.label_map):
+    # With a table of tags all images count, not those alone that lie beside annotations.
+    tagged = exported in BESIDE_IMAGES and settings.tags not in (None, "masks")
+    if exported is not None and not (tagged or settings.masks or settings.masks_are or settings.label_map):
         return exported
     lists, plain = root / "ImageSets" / "Segmentation", root / "images"
     voc = (root / "JPEGImages").is_dir() or (lists.is_dir() and not plain.is_dir())
@@ -156,6 +159,6 @@ def _exported(root: Path) -> str | None:
         return "cvat_images"
     if task_files(root):
         return "label_studio"
-    if coco_files(root):
-        return "coco_json"
-    return "labelme" if has_labelme(root) else None
+    if has_labelme(root):
+        return "labelme"
+    return "coco_json" if coco_files(root) else None

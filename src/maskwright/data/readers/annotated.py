@@ -49,6 +49,16 @@ class Export:
     notes: list[Finding] = field(default_factory=list)
 
 
+def as_they_are(files: Sequence[Path]) -> tuple[tuple[str, int, int], ...]:
+    """Paths with times of change and sizes, by which what was read of them is remembered."""
+    return tuple((str(path), path.stat().st_mtime_ns, path.stat().st_size) for path in files)
+
+
+def anew(export: Export) -> Export:
+    """A copy of what is remembered, since names may be changed in what a set is made from."""
+    return replace(export, annotated=[replace(row) for row in export.annotated])
+
+
 def annotated_set(settings: DataSettings, split: str, export: Export, complain: Complain) -> ShapeSet:
     """One split of what a tool exported.
 

@@ -263,11 +263,14 @@ def items(path: str, keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
     """
     decoder = json.JSONDecoder()
     text, position, finished = "", 0, False
-    with open(path, encoding="utf-8") as stream:
+    with open(path, encoding="utf-8-sig") as stream:
 
         def more() -> None:
             nonlocal text, position, finished
-            piece = stream.read(max(CHUNK, len(text) - position))
+            try:
+                piece = stream.read(max(CHUNK, len(text) - position))
+            except UnicodeDecodeError as error:
+                raise DataError(f"{path} is not UTF-8 text ({error}). Fix: export it again") from error
             text, position, finished = text[position:] + piece, 0, not piece
 
         def peek() -> str:
@@ -301,6 +304,8 @@ def items(path: str, keys: Sequence[str]) -> Iterator[tuple[str, Any]]:
                 except json.JSONDecodeError as error:
                     if finished:
                         raise DataError(f"{path} is not valid JSON: {error.msg}. Fix: unpack it again") from error
+                except (RecursionError, ValueError) as error:  # nested without end, or a number without end
+                    raise DataError(f"{path} is not COCO's JSON: {error}. Fix: export it again") from error
                 more()
 
         take("{")

@@ -5,13 +5,14 @@ from __future__ import annotations
 import json
 import re
 from collections.abc import Mapping
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
 from maskwright.data.finding import Complain, refuse
-from maskwright.data.readers.annotated import PARTS, Export, annotated_set
+from maskwright.data.readers.annotated import PARTS, Export, anew, annotated_set, as_they_are
 from maskwright.data.readers.coco_annotations import given_runs, image_sides, items, polygon_problem
 from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners
 from maskwright.errors import DataError
@@ -51,18 +52,25 @@ def open_coco_json(settings: DataSettings, split: str, complain: Complain = refu
     files = coco_files(root) if root.is_dir() else []
     if not files:
         raise DataError(f"{root} has no COCO JSON. Expected images, annotations and categories in one file")
-    export = Export("coco_json", files)
-    categories: dict[str, tuple[int, str]] = {}
-    for path in files:
-        _read(path, root, export, categories)
+    export = _read_all(str(root), as_they_are(files))
     if not export.annotated:
         what = "; ".join(export.damaged[:3]) or f"{files[0]} has no images"
         raise DataError(f"{what}. Expected COCO's images, annotations and categories")
+    return annotated_set(settings, split, anew(export), complain)
+
+
+@lru_cache(maxsize=2)
+def _read_all(root: str, files: tuple[tuple[str, int, int], ...]) -> Export:
+    """What the files say, once for the splits of a set; times of change make the cache forget files that changed."""
+    export = Export("coco_json", [Path(path) for path, *_ in files])
+    categories: dict[str, tuple[int, str]] = {}
+    for path in export.files:
+        _read(path, Path(root), export, categories)
     used = {name for row in export.annotated for name in row.names()}
     above = {supercategory for _, supercategory in categories.values()}
     ordered = sorted(categories, key=lambda name: categories[name][0])
     export.classes = [name for name in ordered if name in used or name not in above]
-    return annotated_set(settings, split, export, complain)
+    return export
 
 
 def _is_coco(path: Path) -> bool:
@@ -102,7 +110,7 @@ def _read(path: Path, root: Path, export: Export, categories: dict[str, tuple[in
                 rows[item["id"]] = row
             else:
                 shapes = _shapes(item)
-                drawn.append((item["image_id"], item["category_id"], shapes, bool(item.get("iscrowd"))))
+                drawn.append((item["image_id"], _number(item["category_id"]), shapes, bool(item.get("iscrowd"))))
         except KeyError as error:
             export.damaged.append(f"{where} has no {error.args[0]}")
         except (TypeError, ValueError, AttributeError) as error:
@@ -163,6 +171,12 @@ def _shapes(item: Mapping[str, Any]) -> list[Shape]:
         raise ValueError("has neither an outline nor a box")
     left, top, across, down = (float(side) for side in box)
     return [Shape("", "box", where, box_corners(left, top, left + across, top + down))]
+
+
+def _number(value: Any) -> int | str:
+    if not isinstance(value, int | str):
+        raise TypeError(f"has the category_id {value!r}")
+    return value
 
 
 def _text(value: Any) -> str:

@@ -101,7 +101,7 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
             if line.strip():
                 try:
                     row = json.loads(line)
-                except json.JSONDecodeError:
+                except (ValueError, RecursionError):
                     row = {}
                 yield row if isinstance(row, dict) else {}
 

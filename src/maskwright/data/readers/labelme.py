@@ -7,6 +7,7 @@ import io
 import os
 import posixpath
 from collections.abc import Mapping
+from functools import lru_cache
 from itertools import islice
 from pathlib import Path
 from typing import Any
@@ -16,7 +17,7 @@ from PIL import Image
 
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.masks import DECODE_ERRORS
-from maskwright.data.readers.annotated import Export, annotated_set
+from maskwright.data.readers.annotated import Export, anew, annotated_set, as_they_are
 from maskwright.data.readers.shapes import AREAS, Annotated, Kind, Shape, ShapeSet, box_corners, ellipse_corners
 from maskwright.data.runs import runs_of
 from maskwright.errors import DataError
@@ -66,15 +67,22 @@ def open_labelme(settings: DataSettings, split: str, complain: Complain = refuse
     files = labelme_files(root) if root.is_dir() else []
     if not files:
         raise DataError(f"{root} has no JSON of labelme. Expected a file with shapes for each image")
-    export = Export("labelme", files)
-    for path in files:
-        export.annotated.append(_row(path, root, export))
-    listed = root / "labels.txt"
+    export = _read_all(str(root), as_they_are(files))
+    return annotated_set(settings, split, anew(export), complain)
+
+
+@lru_cache(maxsize=2)
+def _read_all(root: str, files: tuple[tuple[str, int, int], ...]) -> Export:
+    """What the files say, once for the splits of a set; times of change make the cache forget files that changed."""
+    export = Export("labelme", [Path(path) for path, *_ in files])
+    for path in export.files:
+        export.annotated.append(_row(path, Path(root), export))
+    listed = Path(root, "labels.txt")
     names = listed.read_text(encoding="utf-8-sig").splitlines() if listed.is_file() else []
     used = sorted({name for row in export.annotated for name in row.names()})
     renamed = ("background" if name.strip() == BACKGROUND else name.strip() for name in [*names, *used])
     export.classes = [name for name in dict.fromkeys(renamed) if name]
-    return annotated_set(settings, split, export, complain)
+    return export
 
 
 def _is_labelme(path: Path) -> bool:
@@ -88,7 +96,9 @@ def _row(path: Path, root: Path, export: Export) -> Annotated:
     row = Annotated(posixpath.join(folder, path.stem), str(path), looked_at=True, file=str(path))
     try:
         record = read_json(path)
-    except (DataError, UnicodeDecodeError) as error:
+        if not isinstance(record, dict):
+            raise DataError("no object with shapes")
+    except (ValueError, RecursionError) as error:  # DataError is a ValueError
         export.damaged.append(f"{path} cannot be read ({error})")
         row.damaged = True
         return row
