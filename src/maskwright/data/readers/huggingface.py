@@ -93,9 +93,13 @@ def open_huggingface(settings: DataSettings, split: str, complain: Complain = re
 
 def _rows(table: Path) -> Iterator[dict[str, Any]]:
     """Rows of a table; one that is none is empty."""
-    with open(table, encoding="utf-8-sig", newline="") as stream:
+    # A name that is no text is replaced by one that no file has.
+    with open(table, encoding="utf-8-sig", errors="replace", newline="") as stream:
         if table.suffix == ".csv":
-            yield from csv.DictReader(stream)
+            try:
+                yield from csv.DictReader(stream)
+            except csv.Error as error:
+                raise DataError(f"{table} is not CSV: {error}") from error
             return
         for line in stream:
             if line.strip():
@@ -118,7 +122,7 @@ def _place(folder: Path, given: Any, where: str, wrong: list[str]) -> str | None
         wrong.append(f"{where} has the file name {given!r}")
         return None
     plain = given.replace("\\", "/")
-    if plain.startswith("/") or ":" in plain.split("/")[0] or ".." in plain.split("/"):
+    if "\0" in plain or plain.startswith("/") or ":" in plain.split("/")[0] or ".." in plain.split("/"):
         wrong.append(f"{where} names {given!r}, which leads out of the folder")
         return None
     if not (folder / plain).is_file():

