@@ -8,6 +8,7 @@ from PIL import Image
 
 from maskwright.data import open_dataset, reader_name
 from maskwright.data.check import check
+from maskwright.data.readers import cvat_images
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -354,3 +355,13 @@ def test_masks_that_came_back_without_images_belong_to_those_of_the_folder(place
     assert [dataset.has_mask(index) for index in range(6)] == [True] * 4 + [False] * 2
     assert columns(dataset[0].mask) == [0, 1, 2]
     assert dataset.tags(5) == (1, 2)
+
+
+def test_annotations_are_read_once_and_anew_when_replaced(images, files, monkeypatch):
+    assert opened(images, rename={"cat": "wolf"}).labels.names == ("background", "wolf", "dog", "night")
+    with monkeypatch.context() as patch:
+        patch.setattr(cvat_images, "parse_xml", lambda *_: pytest.fail("read again"))
+        assert opened(images).labels.names == ("background", "cat", "dog", "night")
+        assert opened(images).tags(0) == (1, 2, 3)
+    files.text("annotations.xml", xml(image("a.jpg", polygon("fox", LEFT)), ["fox"]))
+    assert opened(images).labels.names == ("background", "fox")

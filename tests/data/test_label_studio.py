@@ -10,6 +10,7 @@ from maskwright.data import open_dataset, reader_name
 from maskwright.data.brush import decode_brush, encode_brush
 from maskwright.data.check import check
 from maskwright.data.label_studio import image_names, is_tasks, read_tasks
+from maskwright.data.readers import label_studio
 from maskwright.data.tables import read_tags
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
@@ -34,6 +35,7 @@ def polygon(label, *points, identity="r1"):
 
 
 LEFT = [(0, 0), (50, 0), (50, 100), (0, 100)]
+BRUSH = encode_brush(np.arange(32) >= np.full((24, 1), 30))
 
 
 def choice(*names, name="choice", **value):
@@ -536,3 +538,16 @@ def test_a_folder_with_masks_stays_a_plain_folder(project, files, columns):
     dataset = opened(root)
     assert dataset.labels.names == ("background", "fox")
     assert columns(dataset[0].mask) == [0, 1]
+
+
+def test_read_once_and_anew_when_replaced(project, monkeypatch, columns):
+    root = project(task(1, "a.jpg", annotation(polygon("cwo", *LEFT), region("brush", "dog", "r2", rle=BRUSH))))
+    assert opened(root, rename={"cwo": "cow"}).labels.names == ("background", "cow", "dog")
+    with monkeypatch.context() as patch:
+        patch.setattr(label_studio, "read_tasks", lambda path: pytest.fail("read again"))
+        dataset = opened(root)  # as it was, whatever names an earlier reading gave
+        assert dataset.labels.names == ("background", "cwo", "dog")
+        assert columns(dataset[0].mask[:, :16]) == [1]
+        assert (dataset[0].mask[:, 30:] == 2).all()
+    project(task(1, "a.jpg", annotation(polygon("horse", *LEFT))))
+    assert opened(root).labels.names == ("background", "horse")

@@ -3,6 +3,8 @@
 from __future__ import annotations
 
 from collections.abc import Callable, Mapping
+from dataclasses import replace
+from functools import lru_cache
 from pathlib import Path
 
 import numpy as np
@@ -133,20 +135,30 @@ def open_cvat_images(settings: DataSettings, split: str, complain: Complain = re
         raise DataError(f"{root} has no {FILE}. Expected an export of CVAT, CVAT for images 1.1")
     export = Export("cvat_images", files)
     for path in files:
-        reader = _Reader(path, export)
-        before = len(export.annotated)
-        reader.read()
-        if path.parent != root:
-            inside = f"{path.parent.name}/images" if (path.parent / "images").is_dir() else path.parent.name
-            for row in export.annotated[before:]:
-                row.image = f"{inside}/{row.image}"
-        export.notes += _notes(reader)
+        facts = path.stat()
+        part, notes = _read(path, facts.st_mtime_ns, facts.st_size)
+        images = f"{path.parent.name}/images" if (path.parent / "images").is_dir() else path.parent.name
+        place = "" if path.parent == root else f"{images}/"
+        # What was read is kept for other splits and stages, so that it is not changed here.
+        export.annotated += [replace(row, image=f"{place}{row.image}") for row in part.annotated]
+        export.classes += [name for name in part.classes if name not in export.classes]
+        export.colours = {**part.colours, **export.colours}
+        export.damaged += part.damaged
+        export.notes += notes
     if not export.annotated:
         for note in export.notes:
             complain(note)
         what = "; ".join(export.damaged[:3]) or f"{files[0]} has no image"
         raise DataError(f"{what}. Expected an export of CVAT, CVAT for images 1.1")
     return annotated_set(settings, split, export, complain)
+
+
+@lru_cache(maxsize=4)
+def _read(path: Path, changed: int, length: int) -> tuple[Export, list[Finding]]:
+    """What one file says; `changed` and `length` make the cache forget a file that was replaced."""
+    reader = _Reader(path, Export("cvat_images", [path]))
+    reader.read()
+    return reader.export, _notes(reader)
 
 
 def annotation_files(root: Path) -> list[Path]:

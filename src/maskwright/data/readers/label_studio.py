@@ -5,6 +5,8 @@ from __future__ import annotations
 import re
 from collections import Counter
 from collections.abc import Mapping
+from dataclasses import dataclass, field, replace
+from functools import lru_cache
 from pathlib import Path
 from typing import Any
 
@@ -22,6 +24,17 @@ from maskwright.settings import DataSettings
 
 TRIED = 50  # files of a folder that may be one of another tool, with a JSON file for each image
 LARGEST = 1 << 28  # pixels of an image; of more no mask is made, whatever a file says
+
+
+@dataclass
+class _Drawn:
+    """A task and its regions; what is wrong with them, how many have several labels, types that are not read."""
+
+    task: Task
+    row: Annotated
+    damaged: list[str] = field(default_factory=list)
+    several: int = 0
+    kinds: list[str] = field(default_factory=list)
 
 
 def task_files(root: Path) -> list[Path]:
@@ -63,25 +76,23 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
     if not files:
         raise DataError(f"{root} has no list of tasks in JSON. Expected an export of Label Studio, JSON or JSON-MIN")
     export = Export("label_studio", files)
-    tasks: list[Task] = []
+    drawn: list[_Drawn] = []
     for path in files:
-        found, wrong = read_tasks(path)
-        tasks += found
+        facts = path.stat()
+        found, wrong = _read(str(path), facts.st_mtime_ns, facts.st_size)
+        drawn += found
         export.damaged += wrong
+    tasks = [one.task for one in drawn]
     tags, wrong, left = image_tags(tasks, all_controls=settings.classes is not None)
     export.damaged += wrong
     if left:
         what = f"choices that are no classes, since none of them is drawn: {', '.join(left)}"
         fix = "if they are, give data.classes with all classes"
         export.notes.append(Finding("warning", what, [str(files[0])], len(left), fix=fix, kind="choices-left-out"))
-    several, left_out = 0, Counter[str]()
-    for task, chosen in zip(tasks, tags):
-        row = Annotated(task.names[0], task.where, also=tuple(task.names[1:]), looked_at=task.results is not None)
-        row.tags = chosen
-        count, kinds = _add_regions(row, task.results or [], export)
-        several += count
-        left_out.update(kinds)
-        export.annotated.append(row)
+    # What was read is kept for other splits and stages, so that it is not changed here.
+    export.annotated = [replace(one.row, tags=[*chosen, *one.row.tags]) for one, chosen in zip(drawn, tags)]
+    several, left_out = sum(one.several for one in drawn), Counter(kind for one in drawn for kind in one.kinds)
+    export.damaged += [what for one in drawn for what in one.damaged]
     used = {name for row in export.annotated for name in row.names()}
     export.classes = list(dict.fromkeys([*_configured(root, export, used), *sorted(used)]))
     if left_out:
@@ -119,17 +130,31 @@ def _configured(root: Path, export: Export, used: set[str]) -> list[str]:
     return names
 
 
-def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) -> tuple[int, list[str]]:
-    """Put the regions of an annotation into its row; how many have several labels, and the types of those left out."""
-    kinds: list[str] = []
+@lru_cache(maxsize=4)
+def _read(path: str, changed: int, length: int) -> tuple[list[_Drawn], list[str]]:
+    """The tasks of a file with their regions, and what is wrong with others; `changed` and `length` make the cache
+    forget a file that was replaced."""
+    tasks, wrong = read_tasks(Path(path))
+    drawn = []
+    for task in tasks:
+        drawn.append(_drawn(task))
+        for result in task.results or []:
+            if isinstance(result.get("value"), dict) and "rle" in result["value"]:
+                result["value"]["rle"] = ()  # a list of numbers takes much more memory than the runs
+    return drawn, wrong
+
+
+def _drawn(task: Task) -> _Drawn:
+    """The regions of a task."""
+    results = task.results or []
+    row = Annotated(task.names[0], task.where, also=tuple(task.names[1:]), looked_at=task.results is not None)
+    found = _Drawn(task, row)
     # Labels that are chosen apart from the shape are results of their own with its id.
     labels: dict[str, list[str]] = {}
     for result in results:
-        found = region_labels(result)
-        if found and result.get("id") is not None:
+        if result.get("id") is not None:
             known = labels.setdefault(str(result["id"]), [])
-            known += [name for name in found if name not in known]
-    several = 0
+            known += [name for name in region_labels(result) if name not in known]
     done: list[tuple[str, dict[str, Any]]] = []
     for number, result in enumerate(results, start=1):
         value = result.get("value")
@@ -139,7 +164,7 @@ def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) 
             continue
         where = f"region {identity} ({names[0]})"
         if not {"x", "points", "rle"} & set(value):
-            kinds.append(str(result.get("type", "of no type")))
+            found.kinds.append(str(result.get("type", "of no type")))
             continue
         drawn = {key: part for key, part in value.items() if not key.endswith("labels")}
         if (identity, drawn) in done:
@@ -152,13 +177,13 @@ def _add_regions(row: Annotated, results: list[dict[str, Any]], export: Export) 
             shape = _shape(names[0], where, value, height, width)
         except (DataError, KeyError, TypeError, ValueError, OverflowError) as error:
             said = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)
-            export.damaged.append(f"{row.where}, {where}: {said}")
+            found.damaged.append(f"{row.where}, {where}: {said}")
             row.damaged = True
             continue
         row.shapes.append(shape)
         row.tags += names[1:]
-        several += len(names) > 1
-    return several, kinds
+        found.several += len(names) > 1
+    return found
 
 
 def _size(result: Mapping[str, Any], row: Annotated) -> tuple[int, int]:
