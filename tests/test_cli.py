@@ -85,9 +85,10 @@ def test_settings_options_and_paths_in_any_order(tmp_path, monkeypatch):
     monkeypatch.chdir(tmp_path)
     words = ["out=here", "runs/a", "device=cpu", "./a=b.jpg", "inference.flip=true", "x y=1.jpg", "overlay=no"]
     given = read("predict", words)
+    defaults = {key: option.default for key, option in VERBS["predict"].options.items()}
     assert given.names == ["runs/a", "./a=b.jpg", "x y=1.jpg"]
     assert given.settings == ["inference.flip=true"]
-    assert given.options == {"out": "here", "device": "cpu", "overlay": False, "probabilities": False}
+    assert given.options == {**defaults, "out": "here", "device": "cpu", "overlay": False}
 
 
 @pytest.mark.parametrize(

@@ -216,8 +216,20 @@ def predict(given: Given) -> None:
     from maskwright.inference.predict import predict_files
 
     predictor, out = _predictor(given), Path(given.options.pop("out"))
-    done, failures = predict_files(predictor, given.names[1:], out, **given.options)
+    done, failures = predict_files(predictor, given.names[1:], out, say=typer.echo, **given.options)
     _finish_images(f"{len(done)} predicted, {len(failures)} failed; written to {out}", failures)
+
+
+@verb(app, "relabel")
+def relabel(given: Given) -> None:
+    """Make better pseudo-masks of a run's training images, with its model and their tags.
+
+    The model predicts each image, among the classes of its tags. Writes the folder OUT in VOC layout, as label does.
+    """
+    from maskwright.pipeline.relabel import relabel as work
+
+    for line in work(Path(given.names[0]), given.settings, **given.options):
+        typer.echo(line)
 
 
 @verb(app, "explain")

@@ -109,9 +109,16 @@ VERBS = {
             "out": Option("predictions", "folder to write to"),
             "overlay": Option(True, "also write each image with its mask laid over it", _yes_or_no),
             "probabilities": Option(False, "also write the probabilities of all classes of every image", _yes_or_no),
+            "tags": Option(None, "table or folder of the images' tags, where known: nothing else is predicted"),
             **DEVICE,
         },
         ("inference",),
+    ),
+    "relabel": Verb(
+        ("RUN",),
+        {"out": Option(None, "folder to write to; default RUN/relabelled"), **DEVICE},
+        ("data", "inference"),
+        resumes=True,
     ),
     "explain": Verb(
         ("RUN", "IMAGES..."),

@@ -5,7 +5,7 @@ from __future__ import annotations
 import glob
 import os
 from collections import Counter
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
@@ -30,6 +30,7 @@ from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
 from maskwright.inference.inputs import ImageLike, as_array, several
+from maskwright.inference.tagged import Tags, how_many_tagged, possible_classes, tags_of_files
 from maskwright.inference.views import predict_labels, predict_probabilities, prefetched
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import resize
@@ -78,50 +79,62 @@ class Predictor:
         return {} if self.file is None else {"model": str(self.file.resolve()), "weights": weights_hash(self.file)}
 
     @overload
-    def __call__(self, image: str | Path | Image.Image, *, probabilities: bool = False) -> Prediction: ...
+    def __call__(
+        self, image: str | Path | Image.Image, *, tags: Tags | None = None, probabilities: bool = False
+    ) -> Prediction: ...
 
     @overload
-    def __call__(self, image: list[Any] | tuple[Any, ...], *, probabilities: bool = False) -> list[Prediction]: ...
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, tags: Any = None, probabilities: bool = False
+    ) -> list[Prediction]: ...
 
     @overload
-    def __call__(self, image: np.ndarray | torch.Tensor, *, probabilities: bool = False) -> Any: ...
+    def __call__(self, image: np.ndarray | torch.Tensor, *, tags: Any = None, probabilities: bool = False) -> Any: ...
 
-    def __call__(self, image: Any, *, probabilities: bool = False) -> Any:
+    def __call__(self, image: Any, *, tags: Any = None, probabilities: bool = False) -> Any:
         """The mask of one image, at the image's own size; of a list or a batch a list of them.
 
         Args:
             image: a path; a Pillow image (EXIF orientation is applied to both); an array `(H, W)` or `(H, W, 3)`; a
                 tensor `(H, W)` or `(3, H, W)`; a list of such, or a batch `(B, H, W, 3)` or `(B, 3, H, W)`. Numbers are
                 uint8, uint16, or floating point from 0 to 1; RGB, not normalised. See `inputs.as_array`.
+            tags: names or values of the classes that the image is known to show: no other may be in its mask, but for
+                the background. By default nothing is known of it. Of several images a list of such, one for each.
             probabilities: compute them now, with the mask; otherwise they are computed when they are asked for.
 
         Raises:
-            DataError: a file that cannot be read, or an array of another shape, type or range.
+            DataError: a file that cannot be read, an array of another shape, type or range, tags that are no class, or
+                of another number of images.
         """
         images = several(image)
         if images is not None:
-            return [self(one, probabilities=probabilities) for one in images]
-        return self.predict(self.pixels(image), probabilities=probabilities)
+            tags_of_each = [None] * len(images) if tags is None else list(tags)
+            if isinstance(tags, str) or len(tags_of_each) != len(images):
+                raise DataError(f"expected a list of tags for each of the {len(images)} images, found {tags!r}")
+            return [self(one, tags=own, probabilities=probabilities) for one, own in zip(images, tags_of_each)]
+        return self.predict(self.pixels(image), tags=tags, probabilities=probabilities)
 
-    def predict(self, pixels: np.ndarray, *, probabilities: bool = False) -> Prediction:
+    def predict(self, pixels: np.ndarray, *, tags: Tags | None = None, probabilities: bool = False) -> Prediction:
         """As a call, of what `pixels` gives."""
+        classes = possible_classes(tags, self.labels)
         if probabilities:
-            found = self.of_pixels(pixels)
-            return Prediction(pixels, found.argmax(0).astype(np.uint8), self.labels, self, _known=found)
+            found = self.of_pixels(pixels, tags=classes)
+            return Prediction(pixels, found.argmax(0).astype(np.uint8), self.labels, self, classes, _known=found)
         size = (pixels.shape[0], pixels.shape[1])
-        mask = predict_labels(self.model, self._prepared(pixels), self.settings, size)[0]
-        return Prediction(pixels, mask.to(torch.uint8).cpu().numpy(), self.labels, self)
+        mask = predict_labels(self.model, self._prepared(pixels), self.settings, size, classes)[0]
+        return Prediction(pixels, mask.to(torch.uint8).cpu().numpy(), self.labels, self, classes)
 
-    def probabilities(self, image: ImageLike) -> np.ndarray:
+    def probabilities(self, image: ImageLike, *, tags: Tags | None = None) -> np.ndarray:
         """Softmax probabilities `(C, H, W)` float32 at the image's own size, mean over scales and flips.
 
         Args:
             image: a single one, as for a call.
+            tags: as for a call; all other classes but the background have 0, and these share what they had.
 
         Raises:
             DataError: as a call.
         """
-        return self.of_pixels(self.pixels(image))
+        return self.of_pixels(self.pixels(image), tags=tags)
 
     def pixels(self, image: ImageLike) -> np.ndarray:
         """An image `(H, W, C)` uint8 as the predictor sees it.
@@ -131,9 +144,10 @@ class Predictor:
         """
         return as_array(image, self.reading, len(self.mean))
 
-    def of_pixels(self, pixels: np.ndarray) -> np.ndarray:
+    def of_pixels(self, pixels: np.ndarray, *, tags: Tags | None = None) -> np.ndarray:
         """As `probabilities`, of what `pixels` gives."""
-        found = predict_probabilities(self.model, self._prepared(pixels), self.settings)
+        classes = possible_classes(tags, self.labels)
+        found = predict_probabilities(self.model, self._prepared(pixels), self.settings, classes)
         return resize(found, (pixels.shape[0], pixels.shape[1]))[0].cpu().numpy()
 
     def _prepared(self, pixels: np.ndarray) -> torch.Tensor:
@@ -154,18 +168,20 @@ class Prediction:
         mask: `(H, W)` uint8 label values.
         labels: what they mean.
         predictor: computes the probabilities when they are asked for.
+        possible: values of the classes that it may show, background included; None where its tags are not known.
     """
 
     image: np.ndarray = field(repr=False)
     mask: np.ndarray = field(repr=False)
     labels: LabelSpace
     predictor: Predictor = field(repr=False)
+    possible: tuple[int, ...] | None = field(default=None, repr=False)
     _known: np.ndarray | None = field(default=None, repr=False)
 
     @cached_property
     def probabilities(self) -> np.ndarray:
         """`(C, H, W)` float32, summing to 1 over C; computed at the first access unless asked for at once."""
-        return self.predictor.of_pixels(self.image) if self._known is None else self._known
+        return self._known if self._known is not None else self.predictor.of_pixels(self.image, tags=self.possible)
 
     @property
     def classes(self) -> dict[str, float]:
@@ -194,6 +210,8 @@ def predict_files(
     *,
     overlay: bool = True,
     probabilities: bool = False,
+    tags: str | Path | None = None,
+    say: Callable[[str], None] = lambda line: None,
     workers: int = 2,
 ) -> tuple[list[str], list[str]]:
     """Masks for many images, streamed: memory does not grow with their number.
@@ -209,6 +227,8 @@ def predict_files(
         out: folder to write to.
         overlay: also write overlays.
         probabilities: also write probabilities.
+        tags: a table or a folder of the images' tags, as for training; see `maskwright.inference.tagged`.
+        say: told how many images have tags.
         workers: threads that read ahead, and as many that write.
 
     Returns:
@@ -217,14 +237,20 @@ def predict_files(
         already taken (`a.jpg` beside `a.png`) are reported.
 
     Raises:
-        DataError: one of the folders to write to holds files that are no results, such as ground truth.
+        DataError: one of the folders to write to holds files that are no results, such as ground truth; or tags that
+            cannot be read, are no class, or are of none of the images.
     """
     out = Path(out)
     found, failures = find_images([images] if isinstance(images, str | Path) else images, out)
     folders = {"masks": "predictions", "overlays": "overlays", "probabilities": "probabilities"}
     written = {"masks": True, "overlays": overlay, "probabilities": probabilities}
+    made_by, known = predictor.made_by(), dict[str, tuple[int, ...]]()
+    if found and tags is not None:
+        known = tags_of_files(tags, found, predictor.labels, predictor.metadata.get("recipe", {}).get("data", {}))
+        made_by["tags_read"] = str(tags)
+        say(how_many_tagged([known.get(name) for name in found], str(tags), "predicted freely"))
     if found:
-        mark({out / name: what for name, what in folders.items() if written[name]}, predictor.made_by())
+        mark({out / name: what for name, what in folders.items() if written[name]}, made_by)
     done: list[str] = []
     predictor = predictor.for_many() if len(found) > 2 else predictor
     read = prefetched(lambda name: predictor.pixels(found[name]), found, workers=workers, ahead=2 * workers)
@@ -232,7 +258,8 @@ def predict_files(
     def predicted() -> Iterator[tuple[str, Prediction]]:
         for name in track(found, title="predicting"):
             try:
-                prediction = predictor.predict(next(read).result(), probabilities=probabilities)
+                pixels = next(read).result()
+                prediction = predictor.predict(pixels, tags=known.get(name), probabilities=probabilities)
             except DataError as error:
                 failures.append(_with_path(found[name], str(error)))
             except torch.OutOfMemoryError:

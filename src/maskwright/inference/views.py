@@ -61,35 +61,61 @@ def predict_logits(model: nn.Module, images: Tensor, settings: InferenceSettings
 
 
 @torch.no_grad()
-def predict_probabilities(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
+def predict_probabilities(
+    model: nn.Module, images: Tensor, settings: InferenceSettings, classes: Sequence[int] | None = None
+) -> Tensor:
     """Softmax probabilities, averaged over scales and flips where there are several.
 
     Args:
         model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
         images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
         settings: how the model is applied; `size` is not read.
+        classes: values of the classes that may be in the images, where that is known; at least one. They share what the
+            network gives to all others in proportion to what they have, before the CRF, and the others get 0.
 
     Returns:
         `(B, C, H, W)`, summing to 1 over C; with `crf`, after a dense CRF on the images.
     """
-    found = _mean_over_views(model, images, settings, partial(torch.softmax, dim=1))
-    if settings.crf is None:
+    if classes is not None and len(classes) == 1:  # nothing is left to ask the network
+        found = images.new_zeros(len(images), _bare(model).num_classes, *images.shape[2:])
+        found[:, classes[0]] = 1
         return found
+    found = _mean_over_views(model, images, settings, partial(torch.softmax, dim=1))
+    planes = found if classes is None else _shares(found[:, list(classes)])
+    if settings.crf is not None:
+        planes = _after_crf(planes, images, _bare(model), settings.crf, settings.crf_scale)
+    if classes is None:
+        return planes
+    found.zero_()[:, list(classes)] = planes
+    return found
+
+
+def _shares(found: Tensor) -> Tensor:
+    """Planes `(B, n, H, W)` that sum to 1, in proportion to `found`; equal where float32 has nothing but zeros."""
+    found = found.clamp(min=torch.finfo(torch.float32).tiny)
+    return found / found.sum(1, keepdim=True)
+
+
+def _after_crf(found: Tensor, images: Tensor, model: Any, preset: str, scale: float | str) -> Tensor:
     from maskwright.crf.dense_crf import dense_crf, preset_settings, unary_from_probabilities
 
-    mean, std = (images.new_tensor(getattr(_bare(model), name))[:, None, None] for name in ("mean", "std"))
+    mean, std = (images.new_tensor(getattr(model, name))[:, None, None] for name in ("mean", "std"))
     pixels = ((images * std + mean) * 255).round().clamp(0, 255).to(torch.uint8).permute(0, 2, 3, 1)
     # Colours tell what belongs together; of images of other channels the first three do, or one three times.
     channels = pixels.shape[3]
     if channels != 3:
         pixels = pixels[..., [0, 1, 2] if channels > 3 else [0, 0, 0]]
-    kernels = preset_settings(settings.crf, pixels.shape[1:3], settings.crf_scale)
+    kernels = preset_settings(preset, pixels.shape[1:3], scale)
     return dense_crf(pixels, unary_from_probabilities(found), **kernels)
 
 
 @torch.no_grad()
 def predict_labels(
-    model: nn.Module, images: Tensor, settings: InferenceSettings, size: tuple[int, int] | None = None
+    model: nn.Module,
+    images: Tensor,
+    settings: InferenceSettings,
+    size: tuple[int, int] | None = None,
+    classes: Sequence[int] | None = None,
 ) -> Tensor:
     """The most probable class of every pixel: arg-max of `predict_probabilities`, with neither softmax nor full-size
     logits where one view is all there is.
@@ -100,11 +126,14 @@ def predict_labels(
         settings: how the model is applied.
         size: height and width of the result, default those of the images; logits or probabilities are brought to it
             bilinearly, last, before the arg-max.
+        classes: as for `predict_probabilities`.
 
     Returns:
         `(B, height, width)` int64.
     """
     own = (images.shape[2], images.shape[3])
+    if classes is not None:
+        return resize_argmax(predict_probabilities(model, images, settings, classes), size or own)
     if size in (None, own) and _is_plain(settings):
         together = len(images)
         if images.device.type == "cpu":

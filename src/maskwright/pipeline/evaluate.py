@@ -43,11 +43,7 @@ def evaluate_run(run_folder: Path, overrides: list[str], out: str | None = None,
     recipe = recipe_with(predictor.metadata["recipe"], overrides)
     base = RunFolder(run_folder if run_folder.is_dir() else run_folder.parent)
     dataset = open_run_data(base, RunContext(recipe, base, lambda line: None), "val")
-    if dataset.labels.names != predictor.labels.names:
-        raise DataError(
-            f"{recipe.data.root} has the classes {', '.join(dataset.labels.names)}; the model was trained on "
-            f"{', '.join(predictor.labels.names)}. Give classes= and label_map= so that they agree"
-        )
+    check_classes(dataset, predictor, recipe)
     name = f"{Path(recipe.data.root).name or 'data'}-{recipe.data.val}".replace("/", "_")
     folder = Path(out) if out else base.evaluations / name
     scores, agreement = evaluate_to_folder(predictor, dataset, recipe.inference, folder)
@@ -221,6 +217,19 @@ def open_run_data(run: RunFolder, context: RunContext, split: str) -> Any:
             raise
         said = str(error).rstrip(".")
         raise DataError(f"{said}. The images of {run} were in {root}; say where they are now: data=FOLDER") from error
+
+
+def check_classes(dataset: Dataset, predictor: Any, recipe: Recipe) -> None:
+    """Refuse images with other classes than a model's.
+
+    Raises:
+        DataError: their names differ; the message lists both.
+    """
+    if dataset.labels.names != predictor.labels.names:
+        raise DataError(
+            f"{recipe.data.root} has the classes {', '.join(dataset.labels.names)}; the model was trained on "
+            f"{', '.join(predictor.labels.names)}. Give classes= and label_map= so that they agree"
+        )
 
 
 def recipe_with(fields: dict[str, Any], overrides: list[str], keep: tuple[str, ...] = ("data", "inference")) -> Recipe:

@@ -18,7 +18,7 @@ from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.formats import check, write
 from maskwright.formats.export import Example, Export
-from maskwright.pipeline.evaluate import open_run_data, recipe_with, stored_recipe
+from maskwright.pipeline.evaluate import check_classes, open_run_data, recipe_with, stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import DataSettings
@@ -89,11 +89,7 @@ def export_run(
 
         predictor = load(where, device=device)
         predictor.settings = recipe.inference
-        if predictor.labels.names != dataset.labels.names:
-            raise DataError(
-                f"{recipe.data.root} has the classes {', '.join(dataset.labels.names)}; the model was trained on "
-                f"{', '.join(predictor.labels.names)}. Give classes= so that they agree"
-            )
+        check_classes(dataset, predictor, recipe)
         chosen, masks = list(range(len(dataset))), partial(_prediction, predictor.for_many(), dataset)
     if select == "uncertain":
         # What people have corrected already, and the run has trained on, is not asked for again.

@@ -12,6 +12,7 @@ data_check.json                    what was found of the data before the run beg
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
 preview.html                       how far `maskwright label` is; leads to the report when it is done
 evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
+relabelled/                        of `maskwright relabel`, laid out as pseudo_masks/
 """
 
 from __future__ import annotations
@@ -64,6 +65,7 @@ class RunFolder(os.PathLike[str]):
         self.evaluations = self.path / "evaluations"
         self.explanations = self.path / "explanations"
         self.pseudo_masks = self.path / "pseudo_masks"
+        self.relabelled = self.path / "relabelled"
         self.threshold = self.path / "threshold" / "threshold.json"
         self.features = self.path / "features"
         self.lock = self.path / ".lock"

@@ -101,16 +101,10 @@ def write_pseudo_masks(
     missing = [key for key in MUST_SAY if key not in record]
     if missing:
         raise DataError(f"the provenance of pseudo-masks must say {', '.join(missing)}; found {', '.join(provenance)}")
-    _begin(folder, record)
+    begin(folder, record)
     chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
     results = _write_all(dataset, chosen, maps_folder, threshold, settings.ignore_below, folder)
-    split = str(source.get("split", "train"))
-    _write_lines(folder / CLASSES, labels.names)
-    _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", [dataset.names[index] for index in chosen])
-    scores = _summary(dataset, chosen, results)
-    scores = {"split": split, "threshold": threshold, **scores, "sweep": rows, "best_threshold": best}
-    write_json(folder / SCORES, scores)
-    return scores
+    return finish(dataset, chosen, results, folder, {"threshold": threshold, "sweep": rows, "best_threshold": best})
 
 
 def check_thresholds(dataset: Any, settings: MaskSettings) -> None:
@@ -179,7 +173,7 @@ def score_masks(dataset: Dataset, folder: str | Path) -> ConfusionMatrix:
 
 
 @dataclass
-class _Result:
+class Result:
     """What one written mask says: counts against ground truth or None, vanished tags, uncertain pixels."""
 
     confusion: ConfusionMatrix | None
@@ -187,8 +181,8 @@ class _Result:
     unsure: float
 
 
-def _begin(folder: Path, record: dict[str, Any]) -> None:
-    """Write the record; masks that a different one describes are removed."""
+def begin(folder: Path, record: dict[str, Any]) -> None:
+    """Write the record of a folder of pseudo-masks; masks that a different one describes are removed."""
     path = folder / PROVENANCE
     if not (path.is_file() and read_json(path) == record):
         (folder / SCORES).unlink(missing_ok=True)
@@ -204,10 +198,10 @@ def _write_all(
     threshold: float,
     unsure_below: float,
     folder: Path,
-) -> list[_Result]:
+) -> list[Result]:
     labels: LabelSpace = dataset.labels
 
-    def work(index: int) -> _Result:
+    def work(index: int) -> Result:
         name = dataset.names[index]
         path = mask_path(folder, name)
         if path.is_file():
@@ -219,23 +213,56 @@ def _write_all(
             )
             grey = np.rint(255 * confidence).astype(np.uint8)
             mask[grey < 255 * unsure_below] = labels.ignore_index
-            # The mask last: where it is, both are.
-            with atomic_write(folder / CONFIDENCE / f"{name}.png") as temporary:
-                Image.fromarray(grey).save(temporary, compress_level=1)
-            write_mask(path, mask, labels)
-        confusion = None
-        if (truth := dataset.mask(index)) is not None:
-            confusion = ConfusionMatrix(labels)
-            judge_mask(confusion, mask, truth, name)
-        present = set(np.unique(mask).tolist())
-        vanished = [value for value in dataset.tags(index) or () if value not in present]
-        return _Result(confusion, vanished, float(np.mean(mask == labels.ignore_index)))
+            write_one(folder, name, mask, grey, labels)
+        return judged(dataset, index, mask)
 
     with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
         return list(track(pool.map(work, chosen), title="pseudo-masks", total=len(chosen)))
 
 
-def _summary(dataset: Dataset, chosen: Sequence[int], results: Sequence[_Result]) -> dict[str, Any]:
+def write_one(folder: Path, name: str, mask: np.ndarray, grey: np.ndarray, labels: LabelSpace) -> None:
+    """Write the mask of one image, `(H, W)` uint8, and 255 times its confidence, `(H, W)` uint8."""
+    # The mask last: where it is, both are.
+    with atomic_write(folder / CONFIDENCE / f"{name}.png") as temporary:
+        Image.fromarray(grey).save(temporary, compress_level=1)
+    write_mask(mask_path(folder, name), mask, labels)
+
+
+def judged(dataset: Dataset, index: int, mask: np.ndarray) -> Result:
+    """What the mask of one image, `(H, W)` uint8, says beside its tags and its ground truth."""
+    confusion = None
+    if (truth := dataset.mask(index)) is not None:
+        confusion = ConfusionMatrix(dataset.labels)
+        judge_mask(confusion, mask, truth, dataset.names[index])
+    present = set(np.unique(mask).tolist())
+    vanished = [value for value in dataset.tags(index) or () if value not in present]
+    return Result(confusion, vanished, float(np.mean(mask == dataset.labels.ignore_index)))
+
+
+def finish(
+    dataset: Dataset, chosen: Sequence[int], results: Sequence[Result], folder: Path, facts: dict[str, Any]
+) -> dict[str, Any]:
+    """Write the names of classes and images, and the scores.
+
+    Args:
+        dataset: the images.
+        chosen: those that have a mask now.
+        results: what each of these masks says.
+        folder: of the artefact.
+        facts: what the scores say beside.
+
+    Returns:
+        The content of `scores.json`.
+    """
+    split = str(dataset.source.get("split", "train"))
+    _write_lines(folder / CLASSES, dataset.labels.names)
+    _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", [dataset.names[index] for index in chosen])
+    scores = {"split": split, **_summary(dataset, chosen, results), **facts}
+    write_json(folder / SCORES, scores)
+    return scores
+
+
+def _summary(dataset: Dataset, chosen: Sequence[int], results: Sequence[Result]) -> dict[str, Any]:
     labels: LabelSpace = dataset.labels
     total = ConfusionMatrix(labels)
     vanished = {name: [0, 0] for name in labels.tag_names}
