@@ -222,9 +222,10 @@ def predict(given: Given) -> None:
 
 @verb(app, "relabel")
 def relabel(given: Given) -> None:
-    """Make better pseudo-masks of a run's training images, with its model and their tags.
+    """Label the training images of a run again with its model.
 
-    The model predicts each image, among the classes of its tags. Writes the folder OUT in VOC layout, as label does.
+    RUN is a run folder. Each image is predicted among the classes of its tags; OUT is laid out as pseudo-masks are. Where
+    the run has ground truth, it is only scored against. The same command again resumes where it stopped.
     """
     from maskwright.pipeline.relabel import relabel as work
 
