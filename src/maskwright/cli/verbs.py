@@ -224,8 +224,8 @@ def predict(given: Given) -> None:
 def relabel(given: Given) -> None:
     """Label the training images of a run again with its model.
 
-    RUN is a run folder. Each image is predicted among the classes of its tags; OUT is laid out as pseudo-masks are. Where
-    the run has ground truth, it is only scored against. The same command again resumes where it stopped.
+    RUN is a run folder. Each image is predicted among the classes of its tags; OUT is laid out as pseudo-masks are.
+    Where the run has ground truth, it is only scored against. The same command again resumes where it stopped.
     """
     from maskwright.pipeline.relabel import relabel as work
 
