@@ -84,9 +84,7 @@ def _slips(names: Sequence[str], counts: list[int]) -> list[Finding]:
         shown = ", ".join(f"{name} ({of[name]})" for name in few[:SHOWN_PAIRS])
         more = f" and {len(few) - SHOWN_PAIRS} more" if len(few) > SHOWN_PAIRS else ""
         what = f"tags on fewer than {FEW} images: {shown}{more}; too few to learn from"
-        common = max(names, key=lambda name: of[name])
-        other = common if common not in few else few[0]
-        typed = rename_words({few[0]: other}) if other != few[0] else rename_words({few[0]: ""})
-        fix = f"tag more images with them, or join them with another tag or leave them out, as in {typed}"
+        typed = rename_words({few[0]: ""})
+        fix = f"tag more images with them, give them the name of another tag, or leave them out, as with {typed}"
         found.append(Finding("warning", what, count=len(few), fix=fix, kind="tag-few"))
     return found

@@ -22,7 +22,7 @@ from maskwright.data.folders import (
     subfolders,
 )
 from maskwright.data.images import left_out, list_images
-from maskwright.data.names import plain, spelled
+from maskwright.data.names import normal, plain, spelled
 from maskwright.data.provenance import as_exported, check_masks, corrected_masks, export_of, refuse_made
 from maskwright.data.provenance import made as made_by_us
 from maskwright.data.readers.beside import masks_beside, paired
@@ -339,4 +339,5 @@ def folders_in(root: Path) -> str:
 
 
 def _option(settings: DataSettings, name: str) -> Any:
-    return settings.options.get(name)
+    value = settings.options.get(name)
+    return normal(value) if isinstance(value, str) else value

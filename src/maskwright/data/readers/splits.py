@@ -41,6 +41,7 @@ class Listing:
 
 def split_names(root: Path, split: str, listing: Listing, complain: Complain) -> tuple[list[str], str]:
     """Names of a split in order, and where it comes from, in words."""
+    split = normal(split)
     path = next((path for folder in LIST_FOLDERS if (path := root / folder / f"{split}.txt").is_file()), None)
     if path is None and split.endswith(".txt"):
         path = resolve(root, split)

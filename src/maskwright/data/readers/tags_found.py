@@ -8,7 +8,7 @@ from pathlib import Path
 from maskwright.data.classes import resolve
 from maskwright.data.finding import Complain, Finding, FindingError
 from maskwright.data.folders import looks_like_mask, subfolders
-from maskwright.data.names import plain
+from maskwright.data.names import normal, plain
 from maskwright.data.readers.splits import SPLITS, Listing
 from maskwright.data.tables import SUFFIXES, read_flags, read_tags
 from maskwright.data.tags import TagTable, match_tags
@@ -156,7 +156,7 @@ def _together(tables: list[tuple[str, TagTable]]) -> TagTable:
 def _folder_tags(settings: DataSettings, listing: Listing) -> TagTable:
     """Each image's tag is the name of the folder it lies in, below the split's."""
     table = TagTable(f"one folder per tag in {listing.folders['images']}")
-    splits = {settings.train, settings.val, *listing.prefixes}
+    splits = {normal(settings.train), normal(settings.val), *map(normal, listing.prefixes)}
     deep = any(name.count("/") > 1 for name in listing.images)
     for name in listing.images:
         *folders, _ = name.split("/")
