@@ -10,6 +10,7 @@ from PIL import Image
 from maskwright.data import open_dataset
 from maskwright.data.augment import Augment, jitter_colors, normalise, resize_image, resize_window
 from maskwright.data.augment import _window as window
+from maskwright.data.check import check
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, RecipeError
 from maskwright.inference.load import load
@@ -94,6 +95,28 @@ def test_masks_from_tags_take_three_of_them(root, tmp_path):
     more = settings(root, "model.options={in_channels: 5}", f"out={tmp_path / 'other'}")
     with pytest.raises(RecipeError, match=r"in_channels=5, but the images have 4 channels"):
         pipeline.run(load_recipe("deeplabv3plus-scratch", more), say=lambda line: None)
+
+
+def test_splits_of_different_channels_are_refused(root, tmp_path):
+    for name in ("a", "b"):
+        for place, split in (("images", "train"), ("images", "val")):
+            (tmp_path / place / split).mkdir(parents=True, exist_ok=True)
+        plain_tiff(tmp_path / "images" / "train" / f"{name}.tif", np.zeros((9, 9, 4), np.uint8))
+        Image.new("RGB", (9, 9)).save(tmp_path / "images" / "val" / f"{name}.png")
+    kinds = {finding.kind for finding in check(DataSettings(root=str(tmp_path), classes=["x", "y"]))}
+    assert "split-channels" in kinds
+    mixed = tmp_path / "images" / "train" / "c.png"
+    Image.new("RGB", (9, 9)).save(mixed)
+    findings = check(DataSettings(root=str(tmp_path), classes=["x", "y"]))
+    (finding,) = [finding for finding in findings if finding.kind == "image-channels"]
+    assert finding.files == [str(mixed)]
+    with pytest.raises(DataError, match="image has 3 channels, the first of the set has 4"):
+        _ = open_dataset(DataSettings(root=str(tmp_path), classes=["x", "y"]), "train")[2]
+
+
+def test_a_set_that_is_drawn_has_no_range():
+    with pytest.raises(DataError, match="is drawn, and has no files"):
+        open_dataset(DataSettings(root="scenes", options={"range": [0, 9]}), "train")
 
 
 @pytest.mark.parametrize(("channels", "seen"), [(3, [0, 1, 2]), (5, [0, 1, 2]), (2, [0, 0, 0])])

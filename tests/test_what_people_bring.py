@@ -761,6 +761,14 @@ MASKS = {
     "1 bit in TIFF": Variant(
         drawn(*[Image.fromarray(areas(0, 255)).convert("1") for _ in range(2)], suffix=".tif"), ZERO_ONE
     ),
+    "masks of 32 bits in TIFF": Variant(drawn(areas(0, 1, 2, kind=np.int32), suffix=".tif"), THREE),
+    "masks of floating point": Variant(
+        drawn(areas(0, 1, kind=np.float32), suffix=".tif"), refused=r"kind 'F'.*save label values as integers"
+    ),
+    "masks of two pages": Variant(
+        drawn(areas(0, 1), suffix=".tif", save_all=True, append_images=[Image.new("L", (48, 40))]),
+        refused="mask has 2 pages",
+    ),
     "masks of 16 bits": Variant(drawn(areas(0, 1, 2, kind=np.uint16)), THREE),
     "masks of 16 bits in TIFF": Variant(drawn(areas(0, 1, 2, kind=np.uint16), suffix=".tif"), THREE),
     "16 bits beyond 255": Variant(

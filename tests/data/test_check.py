@@ -133,6 +133,9 @@ class TestMasks:
                 assert "96 of 99 classes" in finding.what
                 assert "and 88 more" in finding.what
                 assert len(finding.what) < 250
+        table = next(finding.what for finding in found(root) if finding.kind == "table")
+        assert "and 96 classes in no mask and no tag" in table
+        assert len(table.splitlines()) < 12
 
     def test_masks_are_read_to_the_last_one_where_they_are_trained_on(self, root):
         mask_file(root / "masks" / "n6.png", (0, 1, 9))

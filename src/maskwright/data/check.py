@@ -25,6 +25,9 @@ from maskwright.settings import DataSettings
 __all__ = ["Finding", "check", "examine", "report"]
 
 
+MOST_ABSENT = 20  # classes without a pixel or a tag that the table of a split lists
+
+
 @dataclass
 class SplitSummary:
     """What one split holds, added up image by image.
@@ -374,8 +377,13 @@ def _tags(summary: SplitSummary, training: bool) -> list[Finding]:
 
 
 def _between(summaries: list[SplitSummary]) -> list[Finding]:
-    """Images that are in the set more than once."""
+    """Images that are in the set more than once, and splits of other channels."""
     found = []
+    channels = {summary.split: summary.source.get("channels", 3) for summary in summaries if summary.images}
+    if len(set(channels.values())) > 1:
+        counts = ", ".join(f"{count} in {split}" for split, count in channels.items())
+        fix = "data.options='{channels: [0, 1, 2]}' reads three of each"
+        found.append(Finding("error", f"images of different channels: {counts}", fix=fix, kind="split-channels"))
     for summary in summaries:
         groups = [names for names in summary.digests.values() if len(names) > 1]
         if groups:
@@ -414,11 +422,17 @@ def _table(summary: SplitSummary, source: dict) -> Finding:
         f"  {'class':{width}}  pixels %   in masks     tagged",
     ]
     tags = dict(zip(labels.foreground, summary.tag_counts.tolist()))
+    absent = [value for value in range(labels.num_classes) if not summary.with_pixels[value] and not tags.get(value)]
+    left_out = set(absent) if len(absent) > MOST_ABSENT else set()
     for value, name in enumerate(labels.names):
+        if value in left_out:
+            continue
         share = f"{100 * summary.pixels[value] / total:8.3f}" if summary.masks else f"{'-':>8}"
         images = f"{summary.with_pixels[value]}" if summary.masks else "-"
         tagged = f"{tags[value]}" if summary.tagged and value in tags else "-"
         lines.append(f"  {name:{width}}  {share}  {images:>9}  {tagged:>9}")
+    if left_out:
+        lines.append(f"  and {len(left_out)} classes in no mask and no tag")
     if summary.masks and 0 <= labels.ignore_index < 256:
         ignored = 100 * summary.pixels[labels.ignore_index] / max(1, int(summary.pixels.sum()))
         lines.append(

@@ -18,6 +18,7 @@ from maskwright.data.decode import (
     HEIC_SUFFIXES,
     ORIENTATION,
     Reading,
+    channels_in,
     decode,
     heic_is_read,
     register_heic,
@@ -295,6 +296,12 @@ class ImageSet:
         self.given_tags = tags
         self._derived: dict[int, tuple[int, ...] | None] = {}
         self._warned = False
+
+    def read_as(self, reading: Reading) -> None:
+        """Say what is made of the numbers in image files, and note in `source` what is not the default."""
+        self.reading = reading
+        channels = channels_in(self.images[0], reading) if self.images else 3
+        self.source |= reading.to_dict() | ({"channels": channels} if channels != 3 else {})
 
     @property
     def tags_from_masks(self) -> bool:

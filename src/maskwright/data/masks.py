@@ -10,9 +10,10 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskwright.data.decode import as_rgb
+from maskwright.data.decode import as_rgb, tiff_header
 from maskwright.data.finding import Finding, FindingError
 from maskwright.data.sample import LabelSpace
+from maskwright.data.tiff import Header, read_numbers
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
 
@@ -194,6 +195,9 @@ def map_text(label_map: Mapping[int, int]) -> str:
 def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
     """The numbers in a mask file `(H, W)`, and whether they are colours as 0xRRGGBB."""
     try:
+        header = tiff_header(path)
+        if header is not None and (header.pages > 1 or header.special):
+            return _tiff_values(path, header), False
         with Image.open(path) as picture:
             if picture.format in ("JPEG", "MPO"):
                 raise _error(
@@ -227,11 +231,27 @@ def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
     raise _error(path, "mask-mode", f"mask has pixels of the kind {mode!r}", "palette or grey PNG", "convert the masks")
 
 
+def _tiff_values(path: str | Path, header: Header) -> np.ndarray:
+    """The numbers `(H, W)` of a TIFF mask of more than 16 bits.
+
+    Raises:
+        DataError: several pages or channels, or floating point.
+    """
+    for what, count in (("pages", header.pages), ("channels", header.channels)):
+        if count > 1:
+            one = "one page or channel whose numbers are label values"
+            raise _error(path, "mask-mode", f"mask has {count} {what}", one, "save the one that holds them as a PNG")
+    if header.kind == "f":
+        fix = "save label values as integers"
+        raise _error(path, "mask-mode", "mask has pixels of the kind 'F' (floating point)", "integers", fix)
+    return read_numbers(path, header)[..., 0].astype(np.int64)
+
+
 def _grey_step(picture: Any) -> int:
     """By what Pillow multiplies the stored numbers of an opened file: grey of 2 and 4 bits becomes 0 to 255."""
     arguments = picture.tile[0][3] if getattr(picture, "tile", None) else ""
     packed = str(arguments[0] if isinstance(arguments, tuple) and arguments else arguments)
-    return {"L;2": 85, "L;4": 17}.get(packed, 1)
+    return {"L;2": 85, "L;4": 17}.get(packed[:3], 1)
 
 
 def _error(path: str | Path, kind: str, what: str, expected: str = "", fix: str = "") -> FindingError:

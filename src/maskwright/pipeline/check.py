@@ -72,7 +72,7 @@ def check_run(context: RunContext, until: str | None = None) -> Start:
     left, needs = check_settings(context, until)
     if not left:
         return Start()
-    record = _check_data(context, _on_masks(context.recipe, left))
+    record = _check_data(context)
     warnings = [*_disk(context, left, needs), *_memory(context, needs), *_threads(context, left)]
     lines = [_recipe_line(context.recipe), *record["lines"], _device_line(context, left)]
     lines += weights_lines(context.recipe, left)
@@ -148,19 +148,10 @@ def nearest_folder(out: Path) -> Path:
     return next(path for path in (out, *out.parents) if path.exists())
 
 
-def _on_masks(recipe: Recipe, left: Iterable[str]) -> bool:
-    """Whether something is left that is trained on ground-truth masks."""
-    started = {name.partition("-")[0] for name in left}
-    return "oracle" in started or ("segmenter" in started and recipe.supervision != "tags")
-
-
-def _check_data(context: RunContext, on_masks: bool) -> dict[str, Any]:
+def _check_data(context: RunContext) -> dict[str, Any]:
     """What the data check says of both splits, kept in the run folder under the content of the data.
 
-    Args:
-        context: of the run.
-        on_masks: whether masks are trained on, whose values are then read to the last one: what the check calls an
-            error in any of them is refused.
+    All masks are read, so that what the check calls an error in any of them is refused before something is trained.
 
     Raises:
         DataError: it says an error.
@@ -168,11 +159,11 @@ def _check_data(context: RunContext, on_masks: bool) -> dict[str, Any]:
     data = context.recipe.data
     kept = context.out.data_check
     if kept.is_file() or _checked:
-        key = _content(context, on_masks)
+        key = _content(context)
         found = _checked.get(key) or (read_json(kept) if kept.is_file() else {})
         if isinstance(found, dict) and found.get("key") == key:
             return found
-    findings, summaries = examine(data, (data.train, data.val), LOOKING_SECONDS, all_masks=on_masks)
+    findings, summaries = examine(data, (data.train, data.val), LOOKING_SECONDS, all_masks=True)
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         more = f"\nand {len(errors) - SHOWN} more errors" if len(errors) > SHOWN else ""
@@ -181,15 +172,14 @@ def _check_data(context: RunContext, on_masks: bool) -> dict[str, Any]:
     warnings = [finding.text() for finding in findings if finding.level == "warning"]
     if len(warnings) > SHOWN:
         warnings = [*warnings[:SHOWN], f"{len(warnings) - SHOWN} more; see `maskwright data check {data.root}`"]
-    key = _content(context, on_masks)
+    key = _content(context)
     assumed = [f"read       {finding.what}" for finding in findings if finding.kind == ASSUMED]
     _checked[key] = {"key": key, "lines": [*data_lines(data.root, summaries), *assumed], "warnings": warnings}
     return _checked[key]
 
 
-def _content(context: RunContext, on_masks: bool) -> str:
-    read = ["all masks"] if on_masks else []
-    return fingerprint([context.train_facts, context.val_facts, context.saliency_facts, *read])
+def _content(context: RunContext) -> str:
+    return fingerprint([context.train_facts, context.val_facts, context.saliency_facts, "all masks"])
 
 
 def data_lines(root: str, summaries: Sequence[SplitSummary]) -> Iterator[str]:

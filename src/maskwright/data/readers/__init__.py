@@ -7,7 +7,10 @@ from pathlib import Path
 
 from maskwright.data.classes import resolve
 from maskwright.data.dataset import Dataset
+from maskwright.data.decode import OPTIONS as READING_OPTIONS
+from maskwright.data.decode import Reading
 from maskwright.data.finding import Complain, refuse
+from maskwright.data.images import ImageSet
 from maskwright.data.names import spelled
 from maskwright.data.readers.ade20k import open_ade20k
 from maskwright.data.readers.camvid import open_camvid
@@ -74,17 +77,33 @@ BESIDE_IMAGES = ("labelme", "coco_json", "yolo", "huggingface")  # whose annotat
 def open_split(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
     """One split of a set as its reader gives it; the folder is found whatever Unicode form and capitals were typed.
 
+    Of its options `range` (the numbers in image files that become 0 and 255, such as `[0, 4095]`) and `channels` (which
+    are read, counted from 0; all but transparency by default) go for every set that has image files.
+
     Args:
         settings: where the images, masks and tags are.
         split: which images.
         complain: what to do with findings; by default errors are raised.
 
     Raises:
-        DataError: what is on disk is not as expected.
+        DataError: what is on disk is not as expected; an ignore value that masks cannot hold, or a range or channels
+            that cannot be.
     """
+    if not 0 <= settings.ignore_index <= 255:
+        raise DataError(
+            f"ignore_index must be 0 to 255, since masks on disk have 8 bits, found {settings.ignore_index}"
+        )
+    reading = Reading.of(settings.options)
+    others = {key: value for key, value in settings.options.items() if key not in READING_OPTIONS}
+    settings = settings.model_copy(update={"options": others})
     if settings.root and settings.root not in BUILT_IN:
         settings = settings.model_copy(update={"root": str(spelled(Path(settings.root)))})
-    return READERS[reader_name(settings)](settings, split, complain)
+    dataset = READERS[reader_name(settings)](settings, split, complain)
+    if isinstance(dataset, ImageSet):
+        dataset.read_as(reading)
+    elif reading != Reading():
+        raise DataError(f"data.options={reading.to_dict()}: {settings.root} is drawn, and has no files to read so")
+    return dataset
 
 
 # What lies in the folder of a published set and in no other: its layout is then known without being given.

@@ -7,7 +7,6 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.classes import label_space, resolve
-from maskwright.data.decode import Reading, channels_in
 from maskwright.data.finding import Complain, Finding, refuse
 from maskwright.data.folders import find_masks
 from maskwright.data.images import ImageSet, list_images
@@ -82,9 +81,7 @@ def open_folder(
         settings: `root`, `masks`, `masks_are`, `classes`, `tags`, `saliency`, `background`, `ignore_index`,
             `label_map`; paths that are given count from root, then from the working folder, all else lies below root.
             `options`: `images` (their folder), `image_suffix` and `mask_suffix` (ends of file names that do not count,
-            as `_mask`), `tag_separator` (between the tags in a cell), `tolerant` (decode truncated images), `range`
-            (the numbers in the image files that become 0 and 255, such as `[0, 4095]`), `channels` (which are read,
-            counted from 0; all but transparency by default).
+            as `_mask`), `tag_separator` (between the tags in a cell), `tolerant` (decode truncated images); and those of `open_split`.
         split: which images.
         complain: what to do with findings; by default errors are raised.
         without_masks: masks are not looked for.
@@ -105,10 +102,6 @@ def open_folder(
 def build_set(settings: DataSettings, split: str, layout: str, listing: Listing, complain: Complain) -> ImageSet:
     """One split of listed images and masks: its names, classes and tags, as `open_folder` says."""
     root = Path(settings.root)
-    if not 0 <= settings.ignore_index <= 255:
-        raise DataError(
-            f"ignore_index must be 0 to 255, since masks on disk have 8 bits, found {settings.ignore_index}"
-        )
     names, split_source = split_names(root, split, listing, complain)
     table = tag_table(settings, layout, listing, complain)
     if table is not None:
@@ -147,10 +140,6 @@ def build_set(settings: DataSettings, split: str, layout: str, listing: Listing,
         rows = map(matched.get, names)
         tags = [None if row is None else values[row] for row in rows]
         source |= {"tag_source": table.source, "tag_count": sum(row is not None for row in tags)}
-    reading = Reading.of(settings.options)
-    # Of the first image of all, so that every split has the same.
-    channels = channels_in(next(iter(listing.images.values())), reading)
-    source |= reading.to_dict() | ({"channels": channels} if channels != 3 else {})
     return ImageSet(
         labels,
         names,
@@ -161,7 +150,6 @@ def build_set(settings: DataSettings, split: str, layout: str, listing: Listing,
         label_map=settings.label_map,
         source=source,
         tolerant=bool(settings.options.get("tolerant")),
-        reading=reading,
     )
 
 
