@@ -81,7 +81,8 @@ def open_folder(
         settings: `root`, `masks`, `masks_are`, `classes`, `tags`, `saliency`, `background`, `ignore_index`,
             `label_map`; paths that are given count from root, then from the working folder, all else lies below root.
             `options`: `images` (their folder), `image_suffix` and `mask_suffix` (ends of file names that do not count,
-            as `_mask`), `tag_separator` (between the tags in a cell), `tolerant` (decode truncated images); and those of `open_split`.
+            as `_mask`), `tag_separator` (between the tags in a cell), `tolerant` (decode truncated images);
+            and those of `maskwright.data.open_split`.
         split: which images.
         complain: what to do with findings; by default errors are raised.
         without_masks: masks are not looked for.
