@@ -19,6 +19,7 @@ from maskwright.settings import DataSettings
 TABLE_NAMES = ("tags", "labels", "metadata", "classes", "annotations", "categories", "tag", "label")
 LARGEST = 2**26  # bytes of a file that is tried
 LOOKED_AT = 3
+MOST_FOLDERS = 12  # that images, masks and what else belongs to one set would be in
 
 
 def tag_table(settings: DataSettings, layout: str, listing: Listing, complain: Complain) -> TagTable | None:
@@ -52,12 +53,11 @@ def _found(settings: DataSettings, layout: str, listing: Listing, between: str |
     table = _table_inside(settings, listing, between, others=folders is not None or settings.classes is not None)
     if table is not None:
         return table
-    flags = read_flags(Path(listing.folders["images"]), listing.images)
-    if any(flags.rows.values()):
-        return flags
     if folders is not None:
         _refuse_masks_as_tags(listing, folders)
-    return folders
+        return folders
+    flags = read_flags(Path(listing.folders["images"]), listing.images)
+    return flags if any(flags.rows.values()) else None
 
 
 def _tables(folder: Path) -> list[Path]:
@@ -177,6 +177,8 @@ def _refuse_masks_as_tags(listing: Listing, table: TagTable) -> None:
     for name, path in listing.images.items():
         for tag in table.rows[name]:
             names.setdefault(tag, {})[name.rpartition("/")[2]] = path
+    if len(names) > MOST_FOLDERS:
+        return
     for masks, images in _twins(names):
         if all(looks_like_mask(names[masks][name]) for name in list(names[masks])[:LOOKED_AT]) and not any(
             looks_like_mask(names[images][name]) for name in list(names[images])[:LOOKED_AT]
