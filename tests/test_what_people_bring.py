@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import io
+import json
 import re
 import struct
 import unicodedata
@@ -783,7 +784,88 @@ MASKS = {
     "JPEG": Variant(drawn(areas(0, 255), suffix=".jpg"), refused="mask is a JPEG"),
 }
 
-VARIANTS = {**TABLES, **LAYOUTS, **IMAGES, **MASKS}
+BOX = [[0, 0], [24, 0], [24, 40], [0, 40]]  # the left half
+LEFT_HALF = {"a": [0, 1], "b": [0]}
+
+
+def coco(segmentation: Any, *, names: tuple[str, ...] = AB, **annotation: Any) -> str:
+    """COCO's JSON with one annotation, of the first image."""
+    height, width = SIZE
+    images = [{"id": index, "file_name": name, "height": height, "width": width} for index, name in enumerate(names, 1)]
+    drawn = {"id": 5, "image_id": 1, "category_id": 7, "segmentation": segmentation, "iscrowd": 0, **annotation}
+    return json.dumps({"images": images, "categories": [{"id": 7, "name": "cup"}], "annotations": [drawn]})
+
+
+def labelme(*shapes: dict[str, Any], image: str) -> str:
+    """labelme's JSON of one image."""
+    return json.dumps({"version": "5.5.0", "flags": {}, "shapes": list(shapes), "imagePath": image, "imageData": None})
+
+
+FLAT = [side for point in BOX for side in point]
+YOLO_ROW = "0 0 0 0.5 0 0.5 1 0 1\n"
+TOOLS = {
+    "COCO, polygons": Variant(
+        both(pictures(*inside("images", *AB)), text("annotations.json", coco([FLAT]))),
+        {"names": ["a", "b"], "classes": "background cup", "masks": LEFT_HALF, "tags": {"a": "cup", "b": ""}},
+    ),
+    "COCO, runs as CVAT writes them": Variant(
+        both(
+            pictures(*AB), text("instances_default.json", coco({"size": [40, 48], "counts": [0, 960, 960]}, iscrowd=1))
+        ),
+        {"classes": "background cup", "masks": LEFT_HALF},
+    ),
+    "COCO, runs that do not add up": Variant(
+        both(pictures(*AB), text("coco.json", coco({"size": [40, 48], "counts": [0, 960]}))),
+        refused=r"coco\.json: annotation 5 has runs of 960 pixels together, 48x40 are 1920",
+    ),
+    "COCO, an outline of half a point": Variant(
+        both(pictures(*AB), text("coco.json", coco([FLAT[:-1]]))),
+        refused=r"coco\.json: annotation 5 has a polygon of 7 numbers, expected pairs",
+    ),
+    "Roboflow": Variant(
+        both(
+            pictures("train/a.jpg", "valid/a.jpg"),
+            text("train/_annotations.coco.json", coco([FLAT], names=("a.jpg",))),
+            text("valid/_annotations.coco.json", coco([FLAT], names=("a.jpg",))),
+        ),
+        {"names": ["train/a", "valid/a"], "masks": {"train/a": [0, 1], "valid/a": [0, 1]}},
+    ),
+    "YOLO, polygons": Variant(
+        both(
+            pictures("images/train/a.jpg", "images/val/b.jpg"),
+            text("data.yaml", "train: images/train\nval: images/val\nnames: [cup]\n"),
+            text("labels/train/a.txt", YOLO_ROW),
+        ),
+        {"classes": "background cup", "masks": {"train/a": [0, 1], "val/b": [0]}},
+    ),
+    "YOLO, masks": Variant(
+        both(
+            pictures("images/train/a.jpg", "images/val/b.jpg"),
+            masks("masks/train/a.png", "masks/val/b.png"),
+            text("data.yaml", "train: images/train\nval: images/val\nnames: {0: ground, 1: cup}\nmasks_dir: masks\n"),
+        ),
+        {"classes": "ground cup", "masks": {"train/a": [0, 1], "val/b": [0, 1]}},
+    ),
+    "labelme": Variant(
+        both(
+            pictures(*AB),
+            text("a.json", labelme({"label": "cup", "shape_type": "rectangle", "points": BOX[::2]}, image="a.jpg")),
+            text("b.json", labelme(image="b.jpg")),
+        ),
+        {"classes": "background cup", "masks": LEFT_HALF},
+    ),
+    "Hugging Face": Variant(
+        both(
+            pictures("train/a.jpg", "test/b.jpg"),
+            masks("train/a.png.png", "test/m.png"),
+            text("train/metadata.jsonl", '{"file_name": "a.jpg", "mask_file_name": "a.png.png"}\n'),
+            text("test/metadata.jsonl", '{"file_name": "b.jpg", "mask_file_name": "m.png"}\n'),
+        ),
+        {"names": ["test/b", "train/a"], "masks": {"test/b": [0, 1], "train/a": [0, 1]}},
+    ),
+}
+
+VARIANTS = {**TABLES, **LAYOUTS, **IMAGES, **MASKS, **TOOLS}
 
 
 @pytest.mark.parametrize("name", VARIANTS)
@@ -820,4 +902,4 @@ def _plain(finding: Finding) -> str:
 
 
 def test_the_variants_have_names_of_their_own():
-    assert len(VARIANTS) == sum(map(len, (TABLES, LAYOUTS, IMAGES, MASKS)))
+    assert len(VARIANTS) == sum(map(len, (TABLES, LAYOUTS, IMAGES, MASKS, TOOLS)))
