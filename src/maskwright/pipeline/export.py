@@ -83,7 +83,7 @@ def export_run(
                 f"{run} has no pseudo-mask of an image of split {split!r}; give split=, or which=predictions for the "
                 "model's masks"
             )
-        masks: Masks = partial(_pseudo_mask, run, dataset)
+        masks: Masks = partial(pseudo_mask, run, dataset)
     else:
         from maskwright.inference.load import load
 
@@ -157,7 +157,8 @@ def doubt_of(mask: np.ndarray, certainty: np.ndarray | None, tags: Sequence[int]
     return doubt + sum(tag not in present for tag in tags or ())
 
 
-def _pseudo_mask(run: RunFolder, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+def pseudo_mask(run: RunFolder, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray | None]:
+    """The pseudo-mask `(H, W)` uint8 of an image, and its confidence, 255 where it is sure; None where none is kept."""
     name = dataset.names[index]
     confidence = run.confidence / f"{name}.png"
     return read_mask(run.masks / f"{name}.png"), read_mask(confidence) if confidence.is_file() else None
