@@ -10,7 +10,7 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
-from maskwright.data import open_dataset, with_masks
+from maskwright.data import open_dataset, reader_name, with_masks
 from maskwright.data.masks import write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
@@ -135,6 +135,20 @@ def correct(name, out):
                 other["annotations"] = other["predictions"]
         write_json(out / "tasks.json", record)
     return wanted, out
+
+
+def test_images_in_the_layout_of_voc_get_them_too(run, tmp_path):
+    exported(run, "labelme", tmp_path / "out")
+    wanted, masks = correct("labelme", tmp_path / "out")
+    (run[1] / "JPEGImages").mkdir()
+    for photo in run[1].glob("*.jpg"):
+        photo.rename(run[1] / "JPEGImages" / photo.name)
+    write_mask(run[1] / "SegmentationClass/p0.png", wanted, LABELS)
+    settings = DataSettings(root=str(run[1]), tags="tags.csv", masks=str(masks))
+    assert reader_name(settings) == "voc"
+    dataset = open_dataset(settings, "all")
+    assert [dataset.has_mask(index) for index in range(6)] == [name == "p1" for name in dataset.names]
+    assert np.array_equal(dataset.mask(1), wanted)
 
 
 def test_masks_of_a_class_that_nobody_tagged_are_refused(run, tmp_path):

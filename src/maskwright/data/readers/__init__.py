@@ -44,16 +44,27 @@ def _open_folder(settings: DataSettings, split: str, complain: Complain = refuse
     tasks = task_files(Path(settings.root)) if settings.masks and settings.tags is None else []
     if len(tasks) == 1:
         settings = settings.model_copy(update={"tags": tasks[0].name})
+    return _with_corrections(settings, split, complain, open_folder)
+
+
+def _open_voc(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
+    return _with_corrections(settings, split, complain, open_voc)
+
+
+def _with_corrections(
+    settings: DataSettings, split: str, complain: Complain, reader: Callable[..., ImageSet]
+) -> Dataset:
+    """A folder of images, whose masks may be what a tool exported."""
     place = resolve(Path(settings.root), settings.masks) if settings.masks else None
     layout = _exported(place) if place is not None and place.is_dir() else None
     if place is None or layout is None or settings.masks_are or settings.label_map:
-        return open_folder(settings, split, complain)
-    return open_corrected(settings, split, complain, layout, READERS[layout])
+        return reader(settings, split, complain)
+    return open_corrected(settings, split, complain, reader, layout, READERS[layout])
 
 
 # A built-in set or a layout, by the name that `data=` or `layout=` gives.
 READERS: dict[str, Callable[..., Dataset]] = {
-    "voc": open_voc,
+    "voc": _open_voc,
     "folder": _open_folder,
     "scenes": _open_scenes,
     "cityscapes": open_cityscapes,

@@ -11,7 +11,6 @@ import numpy as np
 from maskwright.data.classes import resolve
 from maskwright.data.finding import Complain, Finding, number_of
 from maskwright.data.images import ImageSet, list_images
-from maskwright.data.readers.folder import open_folder
 from maskwright.data.sample import LabelSpace
 from maskwright.settings import DataSettings
 
@@ -31,7 +30,9 @@ class CorrectedSet(ImageSet):
         return None if values is None else self.table[values]
 
 
-def open_corrected(settings: DataSettings, split: str, complain: Complain, layout: str, reader: Reader) -> ImageSet:
+def open_corrected(
+    settings: DataSettings, split: str, complain: Complain, opener: Reader, layout: str, reader: Reader
+) -> ImageSet:
     """A plain folder whose masks are what an annotation tool exported; images that it does not have are without.
 
     Classes are the folder's, by `classes`, `classes.txt` or tags; where none of these tells them, the tool's. Images
@@ -41,6 +42,7 @@ def open_corrected(settings: DataSettings, split: str, complain: Complain, layou
         settings: of the folder; `masks` is the tool's.
         split: which images.
         complain: what to do with findings.
+        opener: opens the folder.
         layout: name of the reader of what the tool exported.
         reader: opens it.
 
@@ -55,7 +57,8 @@ def open_corrected(settings: DataSettings, split: str, complain: Complain, layou
     }  # fmt: skip
     bare = not (place / "JPEGImages").is_dir() if layout == "cvat_masks" else not list_images(place)[0]
     if bare:  # annotations alone: the images are the folder's
-        images = resolve(root, str(settings.options.get("images", "images")))
+        usual = "JPEGImages" if (root / "JPEGImages").is_dir() else "images"
+        images = resolve(root, str(settings.options.get("images", usual)))
         inner["options"] = {"images": str((images if images.is_dir() else root).resolve())}
     drawn = reader(settings.model_copy(update=inner), "all", complain)
     plain: dict[str, Any] = {"masks": None}
@@ -65,7 +68,7 @@ def open_corrected(settings: DataSettings, split: str, complain: Complain, layou
     told = settings.classes is not None or tagged or (root / "classes.txt").is_file()
     if not told:
         plain |= {"classes": list(drawn.labels.names), "background": drawn.labels.background}
-    base = open_folder(settings.model_copy(update=plain), split, complain, without_masks=True)
+    base = opener(settings.model_copy(update=plain), split, complain, without_masks=True)
     table, strange = _values(drawn.labels, base.labels)
     if strange:
         complain(

@@ -21,7 +21,9 @@ from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
 
-def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) -> ImageSet:
+def open_voc(
+    settings: DataSettings, split: str, complain: Complain = refuse, *, without_masks: bool = False
+) -> ImageSet:
     """One split of a set in the PASCAL VOC layout.
 
     `JPEGImages/NAME.jpg`, `SegmentationClass/NAME.png` (or the folder named by `masks`),
@@ -32,6 +34,7 @@ def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) ->
         settings: see `open_folder`.
         split: name of a list; `all` for every image.
         complain: what to do with findings; by default errors are raised.
+        without_masks: masks are not looked for.
 
     Raises:
         DataError: as `open_folder`.
@@ -44,7 +47,9 @@ def open_voc(settings: DataSettings, split: str, complain: Complain = refuse) ->
             f"{root} has no folder {typed or images.name}. Expected the VOC layout; folders there: {folders_in(root)}"
         )
     masks: Path | None
-    if settings.masks is None:
+    if without_masks:
+        masks = None
+    elif settings.masks is None:
         augmented = split.endswith("aug") and (root / "SegmentationClassAug").is_dir()
         usual = root / ("SegmentationClassAug" if augmented else "SegmentationClass")
         masks = find_masks(root, usual, any_name=settings.tags in (None, "masks"))
