@@ -13,8 +13,8 @@ from maskwright.data.augment import _window as window
 from maskwright.data.check import check
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, RecipeError
+from maskwright.inference.files import predict_files
 from maskwright.inference.load import load
-from maskwright.inference.predict import predict_files
 from maskwright.inference.views import predict_probabilities
 from maskwright.models import create_model
 from maskwright.pipeline import run as pipeline

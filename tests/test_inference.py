@@ -17,13 +17,13 @@ from maskwright.data.augment import normalise, resize_image
 from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError, RecipeError
+from maskwright.inference.prefetch import prefetched
 from maskwright.inference.views import (
     evaluate,
     evaluating,
     predict_labels,
     predict_logits,
     predict_probabilities,
-    prefetched,
 )
 from maskwright.inference.windows import sliding_window, window_starts
 from maskwright.metrics import ConfusionMatrix

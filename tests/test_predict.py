@@ -14,9 +14,12 @@ from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError
+from maskwright.inference import files as files_module
 from maskwright.inference import predict as predict_module
+from maskwright.inference.files import find_images, predict_files
+from maskwright.inference.inputs import as_array
 from maskwright.inference.load import load, model_file
-from maskwright.inference.predict import Predictor, as_array, find_images, predict_files
+from maskwright.inference.predict import Predictor
 from maskwright.inference.views import predict_labels, predict_probabilities
 from maskwright.models import create_model
 from maskwright.settings import InferenceSettings
@@ -431,7 +434,7 @@ def test_half_precision_of_files_and_of_the_command(run_folder, photos, tmp_path
         assert predictor.settings.size == (40, 56)
         return predict_files(predictor, *arguments, **options)
 
-    monkeypatch.setattr(predict_module, "predict_files", watched)
+    monkeypatch.setattr(files_module, "predict_files", watched)
     images = [str(write(tmp_path / "in" / f"{seed}.png", picture(seed=seed))) for seed in range(3)]
     for name in ("none", "bfloat16"):
         seen.clear()

@@ -19,8 +19,9 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError
 from maskwright.files import read_json
+from maskwright.inference.files import predict_files
 from maskwright.inference.load import load
-from maskwright.inference.predict import Predictor, predict_files
+from maskwright.inference.predict import Predictor
 from maskwright.inference.tagged import possible_classes, tags_of_files
 from maskwright.inference.views import predict_labels, predict_probabilities
 from maskwright.metrics import ConfusionMatrix

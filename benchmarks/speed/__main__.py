@@ -31,6 +31,7 @@ ROWS = (
     "deeplab",
     "deeplab_compiled",
     "evaluation",
+    "exported",
     "data_pipeline",
     "startup",
     "gpu",

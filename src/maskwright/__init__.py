@@ -19,7 +19,7 @@ _WHERE = {
     "LabelSpace": "maskwright.data.sample",
     "Sample": "maskwright.data.sample",
     "ConfusionMatrix": "maskwright.metrics",
-    "load": "maskwright.inference.load",
+    "load": "maskwright.inference.finished",
     "load_recipe": "maskwright.recipe",
     "Recipe": "maskwright.settings",
     "run": "maskwright.pipeline.run",
@@ -50,7 +50,7 @@ if TYPE_CHECKING:
     from maskwright.data import open_dataset
     from maskwright.data.sample import LabelSpace, Sample
     from maskwright.data.scenes import scenes
-    from maskwright.inference.load import load
+    from maskwright.inference.finished import load
     from maskwright.metrics import ConfusionMatrix
     from maskwright.models import create_backbone, create_classifier, create_model, list_models
     from maskwright.pipeline.run import run

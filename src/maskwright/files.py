@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import glob
+import hashlib
 import json
 import os
 import re
@@ -10,6 +11,7 @@ import shutil
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
+from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
@@ -139,3 +141,23 @@ def append_jsonl(path: str | Path, value: Any) -> None:
     """Append one JSON line."""
     with open(path, "a", encoding="utf-8") as stream:
         stream.write(json.dumps(value, allow_nan=False, ensure_ascii=False) + "\n")
+
+
+def file_sha256(path: str | Path) -> str:
+    """The SHA-256 over a file's bytes, 64 hexadecimal digits; read once a process, unless the file changes."""
+    facts = os.stat(path)
+    return _sha256_of(os.path.realpath(path), (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns))
+
+
+@lru_cache(maxsize=64)
+def _sha256_of(path: str, version: tuple[int, ...]) -> str:
+    digest = hashlib.sha256()
+    with open(path, "rb") as stream:
+        while block := stream.read(1 << 20):
+            digest.update(block)
+    return digest.hexdigest()
+
+
+def file_hash(path: str | Path) -> str:
+    """The first 16 hexadecimal digits of the SHA-256 over a file's bytes."""
+    return file_sha256(path)[:16]

@@ -6,7 +6,6 @@ from safetensors.torch import save_file
 from torch import nn
 
 from maskwright.engine.checkpoint import (
-    file_hash,
     load_into,
     load_metadata,
     load_weights,
@@ -14,7 +13,7 @@ from maskwright.engine.checkpoint import (
     weights_hash,
 )
 from maskwright.errors import DataError
-from maskwright.files import write_json
+from maskwright.files import file_hash, write_json
 from maskwright.models.pretrained import _read
 
 METADATA = {

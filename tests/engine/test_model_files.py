@@ -15,8 +15,9 @@ import torch
 from safetensors.torch import save_file
 
 from maskwright.data.sample import LabelSpace
-from maskwright.engine.checkpoint import HEADER_KEY, describe, file_sha256, load_metadata, save_model
+from maskwright.engine.checkpoint import HEADER_KEY, describe, load_metadata, save_model
 from maskwright.errors import DataError
+from maskwright.files import file_sha256
 from maskwright.inference.load import load
 from maskwright.models import create_model
 from maskwright.models.classifier import load_classifier

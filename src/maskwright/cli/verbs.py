@@ -210,10 +210,10 @@ def seeds(given: Given) -> None:
 def predict(given: Given) -> None:
     """Write masks for images with a trained model.
 
-    RUN is a run folder or a model file, IMAGES are files, folders or globs. Writes OUT/masks/NAME.png (palette). Exit
-    code 1 if an image failed; the others are still written.
+    RUN is a run folder, a model file, an exported model.onnx (which needs no torch) or hf:user/name; IMAGES are files,
+    folders or globs. Writes OUT/masks/NAME.png (palette). Exit code 1 if an image failed; the others are still written.
     """
-    from maskwright.inference.predict import predict_files
+    from maskwright.inference.files import predict_files
 
     predictor, out = _predictor(given), Path(given.options.pop("out"))
     done, failures = predict_files(predictor, given.names[1:], out, say=typer.echo, **given.options)
@@ -240,8 +240,11 @@ def explain(given: Given) -> None:
     RUN is a run folder or a model file, IMAGES are files, folders or globs. Exit code 1 if an image failed.
     """
     from maskwright.inference.explain import explain_files
+    from maskwright.inference.onnx_predictor import SUFFIX
     from maskwright.runs.folder import RunFolder
 
+    if given.names[0].endswith(SUFFIX):
+        raise RecipeError(f"{given.names[0]} is an exported model, without gradients; give the run that it came from")
     predictor, run_folder = _predictor(given), Path(given.names[0])
     out = given.options.pop("out") or str(RunFolder(run_folder if run_folder.is_dir() else ".").explanations)
     classes = given.options.pop("class")
@@ -251,10 +254,15 @@ def explain(given: Given) -> None:
 
 def _predictor(given: Given) -> Any:
     """The model that is named first, on the device and with the settings that were given."""
-    from maskwright.inference.load import load
+    from maskwright.inference.finished import load
+    from maskwright.inference.onnx_predictor import OnnxPredictor
 
     predictor = load(given.names[0], device=given.options.pop("device"))
     if given.settings:
+        if isinstance(predictor, OnnxPredictor):
+            raise RecipeError(
+                f"{given.settings[0]}: {given.names[0]} is applied as it was exported; give that to maskwright export"
+            )
         from maskwright.pipeline.evaluate import recipe_with
 
         predictor.settings = recipe_with(predictor.metadata["recipe"], given.settings, ("inference",)).inference
@@ -271,28 +279,63 @@ def _finish_images(line: str, failures: list[str]) -> None:
 
 @verb(app, "export")
 def export(given: Given) -> None:
-    """Write masks as other tools read them.
+    """Write masks, or the model, for other tools and programs.
 
-    RUN is a run folder, whose pseudo-masks or predictions are written; DATA a data folder or a built-in set, whose own
-    masks are. The tools and what each format cannot say: docs/formats.md.
+    RUN is a run folder, whose pseudo-masks or predictions are written, or with format=onnx, torch-export or safetensors
+    its model; DATA a data folder or a built-in set, whose own masks are. The tools and what each format cannot say:
+    docs/formats.md; models: docs/models-out.md.
     """
+    from maskwright.formats import MODEL_FORMATS
     from maskwright.pipeline.export import export_data, export_run
+    from maskwright.pipeline.export_model import export_run_model
     from maskwright.runs.folder import RunFolder
 
     options = given.options
-    written_as, out = options.pop("format"), options.pop("out")
+    written_as, out, images = (options.pop(key) for key in ("format", "out", "images"))
     for key, value in (("format", written_as), ("out", out)):
         if value is None:
             raise RecipeError(f"{key}= is missing; as in: maskwright export runs/photos format=coco out=photos-coco")
-    if RunFolder(given.names[0]).recipe.is_file():
-        lines = export_run(Path(given.names[0]), given.settings, written_as, out, **options)
+    own = VERBS["export"].options
+    of_masks = [key for key in options if key != "device" and options[key] != own[key].default]
+    if written_as in MODEL_FORMATS:
+        if of_masks:
+            raise RecipeError(f"{of_masks[0]}= is about masks, and format={written_as} is the model")
+        lines = export_run_model(Path(given.names[0]), given.settings, written_as, out, images)
+    elif images is not None:
+        raise RecipeError(f"images= is what a model is compared on, and format={written_as} has none")
+    elif RunFolder(given.names[0]).recipe.is_file():
+        lines = iter(export_run(Path(given.names[0]), given.settings, written_as, out, **options))
     else:
         for key in ("which", "select"):
-            if options[key] != VERBS["export"].options[key].default:
+            if key in of_masks:
                 raise RecipeError(f"{key}= is about what a run made, and {given.names[0]} is no run folder")
-        lines = export_data(_data("export", given), written_as, out, split=options["split"])
+        lines = iter(export_data(_data("export", given), written_as, out, split=options["split"]))
     for line in lines:
         typer.echo(line)
+
+
+@verb(app, "push")
+def push(given: Given) -> None:
+    """Put a run's model into a repository of Hugging Face.
+
+    REPO is hf:user/name, or a folder, which gets the same files: weights, config.json, recipe and a model card made
+    from the run. Paths of this machine are left out.
+    """
+    from maskwright.pipeline.export_model import push_run
+
+    typer.echo(f"written to {push_run(Path(given.names[0]), given.settings, given.names[1])}")
+
+
+@verb(app, "pull")
+def pull(given: Given) -> None:
+    """Get a model that somebody pushed.
+
+    REPO is hf:user/name, or a folder. maskwright predict takes what is written, and REPO itself.
+    """
+    from maskwright.inference.hub import pull as get
+
+    out = given.options["out"] or given.names[0].rpartition("/")[2]
+    typer.echo(f"written to {get(given.names[0], out)}: maskwright predict {out} IMAGES")
 
 
 @verb(app, "report")

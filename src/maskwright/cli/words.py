@@ -134,8 +134,9 @@ VERBS = {
     "export": Verb(
         ("RUN|DATA", "[TAGS]"),
         {
-            "format": Option(None, "how the masks are written; must be given, a wrong name lists those there are"),
-            "out": Option(None, "folder to write to; must be given"),
+            "format": Option(None, "how it is written; must be given, a wrong name lists those there are"),
+            "out": Option(None, "folder to write to, or file of a model; must be given"),
+            "images": Option(None, "what an exported model is compared on; default: the run's validation split"),
             "split": Option(None, "whose images; default: those of a run's pseudo-masks, else those scores are of"),
             "which": Option(None, "masks of a run: pseudo-masks or predictions; default: pseudo-masks where it can be"),
             "select": Option("all", "all, or uncertain: the images of a run that are most worth correcting"),
@@ -144,6 +145,8 @@ VERBS = {
         },
         ("data", "inference"),
     ),
+    "push": Verb(("RUN", "REPO"), {}, ("inference",)),
+    "pull": Verb(("REPO",), {"out": Option(None, "folder to write to; default: the repository's name")}),
     "report": Verb(("RUN",), {}, DATA),
     "compare": Verb(
         ("METHODS...",),

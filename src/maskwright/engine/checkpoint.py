@@ -5,9 +5,7 @@ from __future__ import annotations
 import hashlib
 import json
 import math
-import os
 from collections.abc import Callable, Iterator, Mapping
-from functools import lru_cache
 from pathlib import Path
 from typing import Any, TypeVar
 
@@ -20,7 +18,7 @@ from torch.overrides import TorchFunctionMode
 from maskwright.data.decode import Reading
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
-from maskwright.files import atomic_write, read_json
+from maskwright.files import atomic_write, file_hash, read_json
 from maskwright.settings import Recipe
 from maskwright.version import __version__
 
@@ -261,26 +259,6 @@ def load_weights(path: str | Path) -> dict[str, torch.Tensor]:
                 f"take another model, or delete {Path(path).parent} and train again"
             )
     return weights
-
-
-def file_sha256(path: str | Path) -> str:
-    """The SHA-256 over a file's bytes, 64 hexadecimal digits; read once a process, unless the file changes."""
-    facts = os.stat(path)
-    return _sha256_of(os.path.realpath(path), (facts.st_size, facts.st_mtime_ns, facts.st_ctime_ns))
-
-
-@lru_cache(maxsize=64)
-def _sha256_of(path: str, version: tuple[int, ...]) -> str:
-    digest = hashlib.sha256()
-    with open(path, "rb") as stream:
-        while block := stream.read(1 << 20):
-            digest.update(block)
-    return digest.hexdigest()
-
-
-def file_hash(path: str | Path) -> str:
-    """The first 16 hexadecimal digits of the SHA-256 over a file's bytes."""
-    return file_sha256(path)[:16]
 
 
 def check_unchanged(path: str | Path) -> None:

@@ -12,6 +12,7 @@ from torch import nn
 from torch.nn.parallel import DistributedDataParallel
 
 from maskwright.engine.device import choose_device
+from maskwright.engine.processes import is_main, rank  # noqa: F401  # they belong here, and need no torch
 from maskwright.errors import RecipeError
 
 # Stages that only the main process works on (pseudo-masks) can take hours while the others wait at a barrier. A process
@@ -46,19 +47,9 @@ def shutdown() -> None:
         dist.destroy_process_group()
 
 
-def rank() -> int:
-    """Number of this process, 0 to `world_size() - 1`."""
-    return dist.get_rank() if dist.is_initialized() else 0
-
-
 def world_size() -> int:
     """Count of processes."""
     return dist.get_world_size() if dist.is_initialized() else 1
-
-
-def is_main() -> bool:
-    """Whether this is the process that writes and speaks."""
-    return rank() == 0
 
 
 def barrier() -> None:

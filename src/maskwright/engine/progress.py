@@ -11,7 +11,7 @@ from contextvars import ContextVar
 from pathlib import Path
 from typing import Any, TypeVar
 
-from maskwright.engine import distributed
+from maskwright.engine import processes
 from maskwright.files import append_jsonl
 
 LOG = "log.jsonl"  # the name of the log of a training in its folder
@@ -45,7 +45,7 @@ class Progress:
         self.done = self.done_before = done
         self.info = ""
         self.started = self.last_line = time.monotonic()
-        self.shown = distributed.is_main() and not QUIET.get()
+        self.shown = processes.is_main() and not QUIET.get()
         self.live = self.shown and sys.stderr.isatty()
 
     def __enter__(self) -> Progress:
@@ -134,7 +134,7 @@ class RunLog:
     def __init__(self, folder: Path, keep_bytes: int = 0, step: int = 0) -> None:
         self.path = folder / LOG
         self.writer = None
-        if not distributed.is_main():
+        if not processes.is_main():
             return
         folder.mkdir(parents=True, exist_ok=True)
         with open(self.path, "ab") as stream:
@@ -154,7 +154,7 @@ class RunLog:
         """
         line = {**plain(values), "event": event, "step": step, "epoch": epoch}
         line = {key: line[key] for key in ("event", "step", "epoch")} | line
-        if distributed.is_main():
+        if processes.is_main():
             append_jsonl(self.path, line)
             if self.writer is not None:
                 for name, value in _numbers(plain(values)):

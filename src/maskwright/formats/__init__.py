@@ -31,6 +31,9 @@ FORMATS: dict[str, Callable[[Export, Path], list[str]]] = {
     "label-studio": write_label_studio,
 }
 
+# What models are written as, by `maskwright.inference.export`: the suffix of the file for each format.
+MODEL_FORMATS = {"onnx": ".onnx", "torch-export": ".pt2", "safetensors": ".safetensors"}
+
 
 def write(export: Export, name: str, out: str | Path) -> list[str]:
     """Write images and masks as another tool reads them, wholly or not at all.
@@ -67,7 +70,7 @@ def check(name: str, out: str | Path) -> None:
         DataError: no such format, or a folder that holds anything but an export as it was written.
     """
     if name not in FORMATS:
-        raise DataError(unknown_name("format", name, FORMATS))
+        raise DataError(unknown_name("format", name, [*FORMATS, *MODEL_FORMATS]))
     folder = Path(out)
     if not folder.exists() or (folder.is_dir() and not any(folder.iterdir())):
         return

@@ -29,7 +29,8 @@ from maskwright.data.sizes import seen_size
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.files import atomic_write, write_json
-from maskwright.inference.predict import Predictor, find_images
+from maskwright.inference.files import find_images
+from maskwright.inference.predict import Predictor
 from maskwright.losses.resizing import resize_labels
 from maskwright.models.base import resize_argmax
 from maskwright.models.layers import evaluating, resize

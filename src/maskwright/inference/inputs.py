@@ -2,19 +2,21 @@
 
 from __future__ import annotations
 
+import sys
 from pathlib import Path
-from typing import Any
+from typing import TYPE_CHECKING, Any, TypeGuard, Union
 
 import numpy as np
-import torch
 from PIL import Image, ImageOps
-from torch import Tensor
 
 from maskwright.data.decode import Reading, limits_of, to_bytes
 from maskwright.data.images import read_image
 from maskwright.errors import DataError
 
-ImageLike = str | Path | Image.Image | np.ndarray | Tensor
+if TYPE_CHECKING:
+    from torch import Tensor
+
+ImageLike = Union[str, Path, Image.Image, np.ndarray, "Tensor"]
 
 TAKEN = (
     "a path, a Pillow image, an array (H, W), (H, W, C) or (B, H, W, C), a tensor (H, W), (C, H, W) or (B, C, H, W), "
@@ -23,13 +25,19 @@ TAKEN = (
 PLAIN = Reading()
 
 
+def is_tensor(image: Any) -> TypeGuard[Tensor]:
+    """Whether it is a tensor; nothing is where torch was not imported."""
+    torch = sys.modules.get("torch")
+    return torch is not None and isinstance(image, torch.Tensor)
+
+
 def several(image: Any) -> list[Any] | None:
     """The images of a list or a batch; None where it is a single one."""
     if isinstance(image, list | tuple):
         if any(isinstance(part, int | float | list | tuple) for part in image):
             raise DataError(f"expected {TAKEN}, found a list of numbers; make an array of it: numpy.array(image)")
         return list(image)
-    return list(image) if isinstance(image, np.ndarray | Tensor) and image.ndim == 4 else None
+    return list(image) if (isinstance(image, np.ndarray) or is_tensor(image)) and image.ndim == 4 else None
 
 
 def as_array(image: ImageLike, reading: Reading = PLAIN, channels: int = 3) -> np.ndarray:
@@ -53,9 +61,9 @@ def as_array(image: ImageLike, reading: Reading = PLAIN, channels: int = 3) -> n
         turned = ImageOps.exif_transpose(image)
         wide = turned.mode.startswith("I") or turned.mode == "F"
         values = np.array(turned if wide else turned.convert("RGB"))
-    elif isinstance(image, Tensor):
+    elif is_tensor(image):
         found = image.detach().cpu()
-        values = (found.float() if found.dtype == torch.bfloat16 else found).numpy()
+        values = (found.float() if str(found.dtype) == "torch.bfloat16" else found).numpy()
         if values.ndim == 3:
             _check_place(values.shape, 0, channels, "tensor (C, H, W)", "permute(2, 0, 1)")
             values = values.transpose(1, 2, 0)

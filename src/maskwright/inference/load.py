@@ -13,6 +13,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import MODEL, load_metadata, load_model
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
+from maskwright.inference.onnx_predictor import SUFFIX
 from maskwright.inference.predict import Predictor
 from maskwright.models import SegmentationModel, create_model
 from maskwright.runs.folder import RunFolder
@@ -74,6 +75,11 @@ def model_file(path: str | PathLike[str]) -> Path:
         DataError: none is there; the message says where it was looked for.
     """
     path = Path(path)
+    if path.suffix == SUFFIX:
+        raise DataError(
+            f"{path} is an exported model, which maskwright predict and maskwright.load take; this needs the run that "
+            "it was exported from"
+        )
     if path.is_file():
         return path
     if not path.is_dir():

@@ -41,6 +41,20 @@ def possible_classes(tags: Tags | None, labels: LabelSpace) -> tuple[int, ...] |
     return tuple(sorted(found))
 
 
+def each(tags: Any, images: Sequence[Any]) -> list[Any]:
+    """The tags of each of several images; None for all where nothing is known.
+
+    Raises:
+        DataError: not one for each.
+    """
+    if tags is None:
+        return [None] * len(images)
+    found = list(tags)
+    if isinstance(tags, str) or len(found) != len(images):
+        raise DataError(f"expected a list of tags for each of the {len(images)} images, found {tags!r}")
+    return found
+
+
 def tags_of_files(
     path: str | Path, files: Mapping[str, str], labels: LabelSpace, data: Mapping[str, Any]
 ) -> dict[str, tuple[int, ...]]:

@@ -7,12 +7,11 @@ view both have the same arg-max, and neither is built where a label map is all t
 
 from __future__ import annotations
 
-from collections import deque
 from collections.abc import Callable, Iterable, Iterator, Mapping, Sequence
-from concurrent.futures import Future, ThreadPoolExecutor
+from concurrent.futures import Future
 from functools import partial
 from pathlib import Path
-from typing import Any, TypeVar
+from typing import Any
 
 import numpy as np
 import torch
@@ -25,11 +24,13 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.masks import write_mask
 from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
+from maskwright.data.sizes import scaled_size
 from maskwright.engine import distributed
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import write_json
+from maskwright.inference.prefetch import prefetched
 from maskwright.inference.windows import sliding_window
 from maskwright.metrics import ConfusionMatrix
 from maskwright.models.base import resize_argmax
@@ -38,31 +39,35 @@ from maskwright.models.layers import evaluating, resize
 from maskwright.runs.folder import IMAGES, PREDICTIONS
 from maskwright.settings import InferenceSettings
 
-T = TypeVar("T")
-R = TypeVar("R")
-
 # Pixels that go through a network at once on a CPU, where more only makes maps too large for the caches.
 CPU_PIXELS = 2**18
 
 
 @torch.no_grad()
-def predict_logits(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
+def predict_logits(
+    model: nn.Module, images: Tensor, settings: InferenceSettings, scaled: Sequence[Tensor] = ()
+) -> Tensor:
     """Logits, averaged over scales and flips where there are several.
 
     Args:
         model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
         images: `(B, 3, H, W)`, normalised, already at `settings.size` where that is set.
         settings: `scales`, `flip`, `window`, `stride`, `batch_size` (of windows) and `autocast` are read.
+        scaled: the images at each of the scales, where they were resized before.
 
     Returns:
         `(B, C, H, W)`.
     """
-    return _mean_over_views(model, images, settings, torch.clone)
+    return _mean_over_views(model, images, settings, torch.clone, scaled)
 
 
 @torch.no_grad()
 def predict_probabilities(
-    model: nn.Module, images: Tensor, settings: InferenceSettings, classes: Sequence[int] | None = None
+    model: nn.Module,
+    images: Tensor,
+    settings: InferenceSettings,
+    classes: Sequence[int] | None = None,
+    scaled: Sequence[Tensor] = (),
 ) -> Tensor:
     """Softmax probabilities, averaged over scales and flips where there are several.
 
@@ -72,6 +77,7 @@ def predict_probabilities(
         settings: how the model is applied; `size` is not read.
         classes: values of the classes that may be in the images, where that is known; at least one. They share what the
             network gives to all others in proportion to what they have, before the CRF, and the others get 0.
+        scaled: the images at each of the scales, where they were resized before.
 
     Returns:
         `(B, C, H, W)`, summing to 1 over C; with `crf`, after a dense CRF on the images.
@@ -80,7 +86,7 @@ def predict_probabilities(
         found = images.new_zeros(len(images), _bare(model).num_classes, *images.shape[2:])
         found[:, classes[0]] = 1
         return found
-    found = _mean_over_views(model, images, settings, partial(torch.softmax, dim=1))
+    found = _mean_over_views(model, images, settings, partial(torch.softmax, dim=1), scaled)
     planes = found if classes is None else _shares(found[:, list(classes)])
     if settings.crf is not None:
         planes = _after_crf(planes, images, _bare(model), settings.crf, settings.crf_scale)
@@ -140,7 +146,7 @@ def predict_labels(
             together = max(1, CPU_PIXELS // (images.shape[2] * images.shape[3]))
         with evaluating(model), autocast(settings.autocast, images.device):
             return torch.cat([_bare(model).predict(part) for part in images.split(together)])
-    return resize_argmax(_maps(model, images, settings), size or own)
+    return resize_argmax(label_maps(model, images, settings), size or own)
 
 
 def _is_plain(settings: InferenceSettings) -> bool:
@@ -149,12 +155,21 @@ def _is_plain(settings: InferenceSettings) -> bool:
     return once and settings.crf is None
 
 
-def _maps(model: nn.Module, images: Tensor, settings: InferenceSettings) -> Tensor:
-    """Maps `(B, C, h, w)` whose bilinear resize and arg-max are the labels, at the least resolution that has it all."""
+def label_maps(model: nn.Module, images: Tensor, settings: InferenceSettings, scaled: Sequence[Tensor] = ()) -> Tensor:
+    """Maps `(B, C, h, w)` whose bilinear resize and arg-max are the labels, at the least resolution that has it all.
+
+    They are probabilities where several views or a CRF make them, otherwise logits.
+
+    Args:
+        model: a `SegmentationModel`; evaluation mode is used and its own mode restored.
+        images: `(B, C, H, W)`, normalised, already at `settings.size` where that is set.
+        settings: how the model is applied; `size` is not read.
+        scaled: the images at each of the scales, where they were resized before.
+    """
     if len(settings.scales) > 1 or settings.flip or settings.crf:
-        return predict_probabilities(model, images, settings)
+        return predict_probabilities(model, images, settings, scaled=scaled)
     if not _is_plain(settings):
-        return predict_logits(model, images, settings)
+        return predict_logits(model, images, settings, scaled)
     with evaluating(model):
         return _at_head(model, images, settings)
 
@@ -170,7 +185,11 @@ def check_scales(scales: Sequence[float], key: str) -> None:
 
 
 def _mean_over_views(
-    model: nn.Module, images: Tensor, settings: InferenceSettings, activation: Callable[[Tensor], Tensor]
+    model: nn.Module,
+    images: Tensor,
+    settings: InferenceSettings,
+    activation: Callable[[Tensor], Tensor],
+    scaled: Sequence[Tensor] = (),
 ) -> Tensor:
     """Mean over scales and flips of what `activation` makes of the logits (a new tensor), in float32.
 
@@ -182,10 +201,10 @@ def _mean_over_views(
     flips = (False, True) if settings.flip else (False,)
     total: Tensor | None = None
     with evaluating(model):
-        for scale in settings.scales:
-            scaled = resize(images, (max(1, round(scale * size[0])), max(1, round(scale * size[1]))))
+        for number, scale in enumerate(settings.scales):
+            view = scaled[number] if scaled else resize(images, scaled_size(size, scale))
             for flip in flips:
-                logits = _logits(model, scaled.flip(-1) if flip else scaled, settings)
+                logits = _logits(model, view.flip(-1) if flip else view, settings)
                 values = activation(resize(logits.flip(-1) if flip else logits, size).float())
                 total = values if total is None else total.add_(values)
     assert total is not None
@@ -208,28 +227,6 @@ def _at_head(model: nn.Module, images: Tensor, settings: InferenceSettings) -> T
     with autocast(settings.autocast, images.device):
         logits = model(images, upsample=False)
     return logits.to(torch.promote_types(logits.dtype, torch.float32))
-
-
-def prefetched(function: Callable[[T], R], items: Iterable[T], *, workers: int, ahead: int) -> Iterator[Future[R]]:
-    """Results of `function` in order, computed in threads while the caller works.
-
-    Args:
-        function: decodes one item; Pillow and NumPy let other threads run meanwhile.
-        items: what it is called with.
-        workers: threads.
-        ahead: the most results that wait to be taken.
-    """
-    pool = ThreadPoolExecutor(workers)
-    waiting: deque[Future[R]] = deque()
-    try:
-        for item in items:
-            waiting.append(pool.submit(function, item))
-            if len(waiting) > ahead:
-                yield waiting.popleft()
-        while waiting:
-            yield waiting.popleft()
-    finally:
-        pool.shutdown(cancel_futures=True)
 
 
 def evaluate(
@@ -325,7 +322,7 @@ def _predicted(
         if len(set(sizes)) == 1:
             labels = list(predict_labels(bare, images, settings, sizes[0]).to(torch.uint8).cpu())
         else:  # one pass of the network over all, then each image to its own size
-            maps = torch.no_grad()(_maps)(bare, images, settings)
+            maps = torch.no_grad()(label_maps)(bare, images, settings)
             labels = [resize_argmax(maps[i : i + 1], size)[0].to(torch.uint8).cpu() for i, size in enumerate(sizes)]
         for index, example, predicted in zip(batch, examples, labels):
             yield dataset.names[index], predicted.numpy(), example["mask"]

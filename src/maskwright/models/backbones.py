@@ -18,6 +18,7 @@ from torch import Tensor, nn
 
 from maskwright.errors import RecipeError, unknown_name
 from maskwright.models.backbone import Backbone
+from maskwright.models.layers import exporting
 from maskwright.models.pretrained import file_record, find_weights, refuse_sources, weights_file, why_unreadable
 from maskwright.models.probe import probe, weights_behind
 
@@ -59,12 +60,13 @@ class TimmBackbone(Backbone):
                 "or take another backbone"
             )
         below, right = -height % self.multiple, -width % self.multiple
-        if below or right:
+        padded = exporting() and self.multiple > 1  # by nothing, where an image needs none
+        if padded or below or right:
             images = F.pad(images, (0, right, 0, below))
         features = self._pooled(images) if self.pooled else self.network(images)
         if self.channels_last and not self.pooled:
             features = [feature.permute(0, 3, 1, 2) for feature in features]
-        if below or right:
+        if padded or below or right:
             features = [
                 feature[..., : math.ceil(height / stride), : math.ceil(width / stride)]
                 for feature, stride in zip(features, self.strides, strict=True)

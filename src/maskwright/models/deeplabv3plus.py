@@ -9,7 +9,7 @@ from torch import Tensor, nn
 
 from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
-from maskwright.models.layers import ConvBNReLU, SeparableConv, initialise, initialise_classifier, resize
+from maskwright.models.layers import ConvBNReLU, SeparableConv, grid_means, initialise, initialise_classifier, resize
 
 
 class ImagePooling(nn.Module):
@@ -33,7 +33,7 @@ class ImagePooling(nn.Module):
         if self.cells == 1:
             pooled = self.conv(features.mean((2, 3), keepdim=True))
         else:
-            pooled = self.conv(nn.functional.adaptive_avg_pool2d(features, self.cells))
+            pooled = self.conv(grid_means(features, self.cells))
         if self.norm.training and pooled.numel() == pooled.shape[1]:
             norm = self.norm
             pooled = nn.functional.batch_norm(

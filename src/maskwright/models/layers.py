@@ -2,10 +2,11 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Sequence
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from typing import TYPE_CHECKING
 
+import torch
 import torch.nn.functional as F
 from torch import Tensor, nn
 from torch.nn.modules.batchnorm import _BatchNorm
@@ -72,9 +73,40 @@ class SeparableConv(nn.Sequential):
 
 def resize(features: Tensor, size: Sequence[int]) -> Tensor:
     """Bilinear resize of `(B, C, h, w)` to `(B, C, H, W)` with half-pixel centres; unchanged where the size fits."""
-    if tuple(features.shape[-2:]) == tuple(size):
+    known: Callable[[bool], bool] = bool
+    if exporting():  # whether sizes are equal must not be asked of the sample, only of what holds for every image
+        from torch.fx.experimental.symbolic_shapes import statically_known_true
+
+        known = statically_known_true
+    if all(known(own == wanted) for own, wanted in zip(features.shape[-2:], size)):
         return features
     return F.interpolate(features, size=tuple(size), mode="bilinear", align_corners=False)
+
+
+def exporting() -> bool:
+    """Whether `torch.export` follows, to which the sizes of its sample must stay open."""
+    return getattr(torch.compiler, "is_exporting", torch.compiler.is_compiling)()  # torch 2.6 has the second alone
+
+
+def grid_means(features: Tensor, cells: int) -> Tensor:
+    """Means of `(B, C, h, w)` over a grid of parts, `(B, C, cells, cells)`; a part begins and ends at whole positions.
+
+    It is adaptive pooling. Exporters fix the parts of that to the size that they were shown, so to them it is two
+    products with matrices that are made of the size, which is right at every one.
+    """
+    if not (exporting() or torch.jit.is_tracing()):
+        return F.adaptive_avg_pool2d(features, cells)
+    rows, columns = (_shares(length, cells, features) for length in features.shape[-2:])
+    return rows @ features @ columns.transpose(0, 1)
+
+
+def _shares(length: int, cells: int, like: Tensor) -> Tensor:
+    """What each position adds to the mean of each part of an axis, `(cells, length)`; each row sums to 1."""
+    part = torch.arange(cells, device=like.device)[:, None]
+    first, end = part * length // cells, ((part + 1) * length + cells - 1) // cells
+    position = torch.arange(length, device=like.device)
+    inside = (position >= first) & (position < end)
+    return inside.to(like.dtype) / (end - first).to(like.dtype)
 
 
 def initialise(module: nn.Module) -> None:

@@ -11,6 +11,7 @@ from collections.abc import Mapping, Sequence
 import torch.nn.functional as F
 from torch import Tensor, nn
 
+from maskwright.data.sizes import half_up, scaled_size
 from maskwright.errors import DataError, RecipeError
 from maskwright.models.backbone import Backbone
 from maskwright.models.base import SegmentationModel
@@ -147,7 +148,7 @@ class MultiScaleModel(SegmentationModel):
         others: dict[str, Tensor] = {}
         scales = self.train_scales if self.training else self.inference_scales
         for scale in scales:
-            scaled = resize(images, [max(1, int(side * scale + 0.5)) for side in images.shape[-2:]])
+            scaled = resize(images, scaled_size((images.shape[-2], images.shape[-1]), scale, half_up))
             size = (scaled.shape[-2], scaled.shape[-1])
             features = self.backbone(scaled)
             outputs = self.head(features, size)

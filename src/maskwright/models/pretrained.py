@@ -20,9 +20,10 @@ import torch
 from safetensors import SafetensorError
 from torch import Tensor, nn
 
-from maskwright.engine.checkpoint import check_unchanged, file_sha256, names_weights
+from maskwright.engine.checkpoint import check_unchanged, names_weights
 from maskwright.engine.weights import data_sets, weights_of, weights_record
 from maskwright.errors import RecipeError, unknown_name
+from maskwright.files import file_sha256
 from maskwright.models.weight_packages import EXTRA, PACKAGES, installed, read_package
 
 if TYPE_CHECKING:

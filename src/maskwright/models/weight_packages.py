@@ -12,9 +12,9 @@ from typing import Any, NamedTuple
 import torch
 from torch import Tensor
 
-from maskwright.engine.checkpoint import file_sha256
 from maskwright.engine.weights import weights_record
 from maskwright.errors import RecipeError
+from maskwright.files import file_sha256
 
 EXTRA = "maskwright[weights]"
 

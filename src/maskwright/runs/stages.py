@@ -19,9 +19,8 @@ from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskwright.engine.checkpoint import file_hash
 from maskwright.errors import DataError, MaskwrightError
-from maskwright.files import read_json, remove_unfinished, write_json
+from maskwright.files import file_hash, read_json, remove_unfinished, write_json
 from maskwright.runs.folder import RECORD, RunFolder
 
 if TYPE_CHECKING:

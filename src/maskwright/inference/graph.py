@@ -1,0 +1,175 @@
+"""A segmenter with all that is done before and after it, as one network that an exporter can follow."""
+
+from __future__ import annotations
+
+from collections.abc import Iterator
+from contextlib import contextmanager
+from typing import Any
+
+import torch
+import torch.nn.functional as F
+from torch import Tensor, nn
+
+from maskwright.data.augment import normalise
+from maskwright.data.sizes import scaled_size, seen_size
+from maskwright.errors import RecipeError
+from maskwright.inference.predict import Predictor
+from maskwright.inference.views import label_maps
+from maskwright.models.layers import resize
+
+INPUT = "image"
+OUTPUTS = ("labels", "probabilities")
+# What the network is shown while it is followed. Sides are no multiples of a stride, so the general case of every
+# question about them is kept; large enough for the coarsest map of a half-size image to have several positions.
+SAMPLE = (2, 193, 259)
+
+
+class WholeGraph(nn.Module):
+    """From images as they are in files to labels and probabilities, as `Predictor` gives them.
+
+    Args:
+        predictor: what is to be followed; its settings say at which sizes and how often the network looks.
+
+    Raises:
+        RecipeError: it is applied in a way that no graph can hold.
+    """
+
+    def __init__(self, predictor: Predictor) -> None:
+        super().__init__()
+        settings = predictor.settings
+        run_without = "Export without it: add inference.{}=none to the command"
+        if settings.window is not None:
+            raise RecipeError(
+                f"inference.window={list(settings.window)}: how many windows an image has depends on its size, which a "
+                f"graph cannot follow. {run_without.format('window')}"
+            )
+        if settings.crf is not None:
+            raise RecipeError(
+                f"inference.crf={settings.crf}: no graph can hold a dense CRF, so masks would differ from those that "
+                f"maskwright predict makes of the run. {run_without.format('crf')}; maskwright evaluate with the same "
+                "setting says what it costs"
+            )
+        own = getattr(predictor.model.backbone, "image_size", None)
+        if own is not None and settings.size != tuple(own):
+            raise RecipeError(
+                f"backbone {predictor.model.backbone.name} takes images of {own[0]}x{own[1]} pixels only. Let the file "
+                f"bring every image to that size: add inference.size={own[0]},{own[1]}"
+            )
+        self.model: Any = predictor.model
+        self.settings = settings.model_copy(update={"autocast": "none"})
+        self.mean, self.std = predictor.mean, predictor.std
+        self.kind = torch.uint8 if predictor.labels.num_classes <= 256 else torch.int32
+
+    @property
+    def open_sizes(self) -> bool:
+        """Whether the network sees sizes that follow from the image's by a calculation with rounding."""
+        settings = self.settings
+        return isinstance(settings.size, int) or (settings.size is None and set(settings.scales) != {1.0})
+
+    def seen(self, image: Tensor) -> tuple[Tensor, ...]:
+        """The image as the network sees it, and that at each of its scales, where there are others than 1.
+
+        Args:
+            image: `(B, H, W, C)` uint8.
+
+        Returns:
+            `(B, C, h, w)` float32 each, normalised.
+        """
+        pixels = image.permute(0, 3, 1, 2)
+        if self.settings.size is not None:  # as Pillow does it, in whole numbers
+            size = seen_size(self.settings.size, (image.shape[1], image.shape[2]), torch.sym_max)
+            pixels = F.interpolate(pixels.contiguous(), size=size, mode="bicubic", antialias=True)
+        images = normalise(pixels, self.mean, self.std)
+        if set(self.settings.scales) == {1.0}:
+            return (images,)
+        size = (images.shape[2], images.shape[3])
+        return images, *(resize(images, scaled_size(size, scale)) for scale in self.settings.scales)
+
+    @torch.no_grad()
+    def forward(self, image: Tensor, *seen: Tensor) -> tuple[Tensor, Tensor]:
+        """What `Predictor` makes of images of one size.
+
+        Args:
+            image: `(B, H, W, C)` uint8, RGB where C is 3.
+            seen: what `seen` gives, where it was called before; then of `image` the size alone is read.
+
+        Returns:
+            Labels `(B, H, W)` uint8 (int32 with more than 256 classes) and probabilities `(B, C, H, W)` float32.
+        """
+        own = (image.shape[1], image.shape[2])
+        images, *scaled = seen or self.seen(image)
+        maps = label_maps(self.model, images, self.settings, scaled)
+        several = len(self.settings.scales) > 1 or self.settings.flip
+        probabilities = maps if several else resize(maps, images.shape[2:]).softmax(1)
+        return resize(maps, own).argmax(1).to(self.kind), resize(probabilities, own)
+
+
+class Before(nn.Module):
+    """What comes before the network, by itself: the image as it is, and as `WholeGraph.seen` gives it."""
+
+    def __init__(self, graph: WholeGraph) -> None:
+        super().__init__()
+        self.seen = graph.seen
+
+    @torch.no_grad()
+    def forward(self, image: Tensor) -> tuple[Tensor, ...]:
+        return image, *self.seen(image)
+
+
+def followed(graph: WholeGraph) -> torch.export.ExportedProgram:
+    """The graph as a program without Python, for any number of images of any one size.
+
+    Raises:
+        RecipeError: the network asks about the size of the image, or about its values, in a way that cannot be kept
+            open; or that size follows from the image's in a way that takes too long to follow.
+    """
+    if graph.open_sizes:
+        given = f"inference.size={graph.settings.size or 'none'} with inference.scales={list(graph.settings.scales)}"
+        raise RecipeError(
+            f"{given}: the network sees sizes that follow from the image's by rounding, which torch.export takes hours "
+            "to follow. Give both sides, as in inference.size=360,480, or take format=onnx"
+        )
+    with _explained(graph):
+        return _export(graph, _sample(len(graph.mean)))
+
+
+def followed_in_parts(graph: WholeGraph) -> tuple[torch.export.ExportedProgram, torch.export.ExportedProgram]:
+    """The same as two programs, so that the network's own sizes are plain numbers: what comes before it, and the rest.
+
+    The first gives what the second takes: the image as it is, and as the network sees it.
+
+    Raises:
+        RecipeError: as `followed`, whatever the sizes.
+    """
+    image = _sample(len(graph.mean))
+    with _explained(graph), torch.no_grad():
+        # Sizes of their own, as none follows from another.
+        seen = [view[:, :, number:, 3 * number :].contiguous() for number, view in enumerate(graph.seen(image), 1)]
+        return _export(Before(graph), image), _export(graph, image, *seen)
+
+
+def _export(module: nn.Module, image: Tensor, *seen: Tensor) -> torch.export.ExportedProgram:
+    free = torch.export.Dim.DYNAMIC
+    shapes: tuple[Any, ...] = ({0: free, 1: free, 2: free},)
+    if seen:
+        shapes += (tuple({0: free, 2: free, 3: free} for _ in seen),)
+    with torch.no_grad():
+        return torch.export.export(module, (image, *seen), dynamic_shapes=shapes, strict=False)
+
+
+def _sample(channels: int) -> Tensor:
+    values = torch.arange(torch.Size([*SAMPLE, channels]).numel()).remainder(251)
+    return values.view(*SAMPLE, channels).to(torch.uint8)
+
+
+@contextmanager
+def _explained(graph: WholeGraph) -> Iterator[None]:
+    """Say of what torch.export cannot follow which network it is in, and what may help."""
+    try:
+        yield
+    except Exception as error:  # whatever operation of whatever network is in the way
+        first = str(error).strip().partition("\n")[0].rstrip(".!")
+        raise RecipeError(
+            f"{type(graph.model).__name__} on {graph.model.backbone.name} cannot be exported for images of every size: "
+            f"{first:.300}. Try inference.size=HEIGHT,WIDTH, which lets the network see one size alone"
+        ) from error
