@@ -15,6 +15,8 @@ OWNERS = {"runs/folder.py", "data/provenance.py", "engine/checkpoint.py", "engin
 OTHERS = {
     "models/pretrained.py": {"model.safetensors"},
     "data/readers/folder.py": {"SegmentationClass"},
+    "data/readers/cvat_masks.py": {"SegmentationClass"},
+    "formats/cvat.py": {"SegmentationClass"},
     "cli/completion.py": {"recipe.yaml"},  # has no time to load what the class needs
 }
 FILES = {
