@@ -216,6 +216,7 @@ def test_numbers_that_lost_their_zeros_and_other_capitals_find_their_images(tmp_
     ("names", "counts", "alike", "near"),
     [
         (["cow", "cwo", "Cow"], [9, 2, 1], {"Cow": "cow"}, {"cwo": "cow"}),
+        (["Cow", "cow"], [4, 4], {"Cow": "cow"}, {}),
         (["cat", "car"], [9, 8], {}, {}),
         (["cat", "car"], [9, 2], {}, {"car": "cat"}),
         (["cup", "cups", "lid"], [2, 2, 9], {}, {"cups": "cup"}),

@@ -104,7 +104,7 @@ def slips(names: Sequence[str], counts: Sequence[int]) -> tuple[dict[str, str], 
         one edit (a letter more, less or other, or two swapped) away from a much more frequent one, or from its plural.
     """
     of = dict(zip(names, counts))
-    by_count = sorted(names, key=lambda name: -of[name])
+    by_count = sorted(names, key=lambda name: (-of[name], name != name.casefold()))
     alike: dict[str, str] = {}
     first: dict[str, str] = {}
     for name in by_count:
