@@ -144,7 +144,9 @@ def test_what_a_recipe_does_before_and_after_the_network_is_inside(settings, tmp
         expected, found = predictor(image, probabilities=True), exported(image, probabilities=True)
         tolerance = 2e-2 if "size" in settings else 1e-5  # one in ten thousand resized values differs by one
         np.testing.assert_allclose(found.probabilities, expected.probabilities, atol=tolerance)
-        assert np.mean(found.mask != predictor(image).mask) < (1e-2 if "size" in settings else 1e-4)
+        clear = np.ptp(np.sort(expected.probabilities, axis=0)[-2:], axis=0) > 2 * tolerance
+        assert clear.mean() > 0.1
+        assert np.mean((found.mask != predictor(image).mask) & clear) < 1e-3
 
 
 def test_a_batch_is_predicted_at_once_and_metadata_say_what_it_is(tmp_path):
