@@ -126,8 +126,8 @@ def followed(graph: WholeGraph) -> torch.export.ExportedProgram:
     if graph.open_sizes:
         given = f"inference.size={graph.settings.size or 'none'} with inference.scales={list(graph.settings.scales)}"
         raise RecipeError(
-            f"{given}: the network sees sizes that follow from the image's by rounding, which torch.export takes hours "
-            "to follow. Give both sides, as in inference.size=360,480, or take format=onnx"
+            f"{given}: the network sees sizes that follow from the image's by rounding, which torch.export follows too "
+            "slowly. Give both sides, as in inference.size=360,480, or take format=onnx"
         )
     with _explained(graph):
         return _export(graph, _sample(len(graph.mean)))
