@@ -11,7 +11,7 @@ from types import FrameType
 
 from maskwright.cli.verbs import Ended, app
 from maskwright.cli.words import VERBS
-from maskwright.errors import MaskwrightError, RecipeError
+from maskwright.errors import MaskwrightError
 from maskwright.version import __version__
 
 FULL = "the disk is full, or a quota is used up; make room and give the same command again"
@@ -87,8 +87,7 @@ def _end(error: BaseException) -> int:
         )
         print(text, file=sys.stderr)
         return 1
-    if MAIN_PROCESS or not isinstance(error, RecipeError):  # of which every process has the same
-        print(f"error: {text}", file=sys.stderr)
+    print(f"error: {text}", file=sys.stderr)
     return 2
 
 

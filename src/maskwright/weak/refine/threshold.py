@@ -62,8 +62,7 @@ def threshold_stage(context: RunContext, source: str) -> Stage:
         context.say(f"    threshold {found['threshold']:.2f}, {found['because']}")
 
     settings = {"ratio": RATIO} if asked == context.seed_network else {"ratio": RATIO, "network": asked}
-    name = context.out.threshold.name
-    return Stage("threshold", "choose the background's score without masks", run, settings, (source,), results=(name,))
+    return Stage("threshold", "choose the background's score without masks", run, settings, (source,))
 
 
 def chosen_threshold(context: RunContext) -> float:
