@@ -352,7 +352,7 @@ class TestTags:
             image_file(tmp_path / f"n{i}.jpg")
         rows = {"n0": "Traffic Light", "n1": "traffic-light", "n2": "cat"}
         findings = check(DataSettings(root=str(tmp_path), tags=tags(tmp_path, rows)), ["all"])
-        assert "'Traffic Light' and 'traffic-light'" in only(findings, "tag-spelling").what
+        assert "'traffic-light' and 'Traffic Light'" in only(findings, "tag-spelling").what
 
     def test_photos_with_tags_alone(self, tmp_path):
         names = [f"n{i}" for i in range(10)]

@@ -46,7 +46,7 @@ def test_short_work_says_nothing(capsys):
 
 
 def test_other_processes_say_nothing(clock, capsys, monkeypatch):
-    monkeypatch.setattr(progress.distributed, "is_main", lambda: False)
+    monkeypatch.setattr(progress.processes, "is_main", lambda: False)
     for _ in track(range(30), "counting"):
         clock(5)
     assert capsys.readouterr().err == ""

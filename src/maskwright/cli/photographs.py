@@ -50,8 +50,7 @@ def recipe_and_settings(name: str, given: Given) -> tuple[str, list[str]]:
         if typed and twice:
             raise RecipeError(f"{twice[0]!r} is given as {typed[0]!r} already; {usage}")
     out = f"runs/{root.resolve().name}" + (f"-{Path(chosen).stem}" if chosen else "")
-    # Who asks for masks of a folder wants all of them: nothing is kept back, since no model is judged.
-    fields = {"data": first, **({"tags": rest[0]} if rest else {}), "data.train": "all", "data.val": "all", "out": out}
+    fields = {"data": first, **({"tags": rest[0]} if rest else {}), "out": out}
     # Written as YAML, in which a folder called 2024 would be a number.
     words = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in fields.items()]
     return chosen or QUICKEST, [*words, *given.settings]
