@@ -17,7 +17,7 @@ def facts() -> dict[str, Any]:
     import torch
 
     return {
-        "command": shlex.join(["python", *_script(), *sys.argv[1:]]),
+        "command": shlex.join(["python", *_script(), *map(_nameless, sys.argv[1:])]),
         "commit": commit(),
         "date": datetime.date.today().isoformat(),
         "machine": machine(),
@@ -61,6 +61,12 @@ def as_lines(found: dict[str, Any]) -> list[str]:
 def _script() -> list[str]:
     module = sys.modules["__main__"].__spec__
     return ["-m", module.name.removesuffix(".__main__")] if module else [os.path.relpath(sys.argv[0])]
+
+
+def _nameless(word: str) -> str:
+    """A word of a command without the machine's folders: `/a/b` is `b`, `out=/a/b` is `out=b`."""
+    key, equals, value = word.rpartition("=")
+    return key + equals + Path(value).name if os.path.isabs(value) else word
 
 
 def _lines(path: str) -> list[str]:

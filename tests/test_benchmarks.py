@@ -9,6 +9,7 @@ from pathlib import Path
 import pytest
 import torch
 
+from benchmarks.facts import facts
 from maskwright.data.sample import LabelSpace
 from maskwright.losses import create_loss
 from maskwright.models import create_model
@@ -47,3 +48,8 @@ def test_row_gives_a_loss(name):
     loss, parts = criterion(outputs, torch.randint(0, LABELS.num_classes, (2, size, size)))
     assert torch.isfinite(loss)
     assert set(parts) == {"main", *recipe.loss.auxiliary}
+
+
+def test_a_kept_command_does_not_name_folders_of_the_machine(monkeypatch):
+    monkeypatch.setattr(sys, "argv", ["script", "/data/msrc21", "out=/tmp/runs", "data=camvid", "epochs=6"])
+    assert facts()["command"].endswith(" msrc21 out=runs data=camvid epochs=6")

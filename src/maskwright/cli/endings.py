@@ -9,7 +9,8 @@ import signal
 import sys
 from types import FrameType
 
-from maskwright.cli.verbs import Ended, app
+from maskwright.cli.app import Ended
+from maskwright.cli.verbs import app
 from maskwright.cli.words import VERBS
 from maskwright.errors import MaskwrightError
 from maskwright.version import __version__

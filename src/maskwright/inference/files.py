@@ -9,15 +9,16 @@ import glob
 import os
 from collections import Counter
 from collections.abc import Callable, Iterator, Sequence
-from contextlib import AbstractContextManager
+from contextlib import AbstractContextManager, nullcontext
 from dataclasses import dataclass, field
 from functools import cached_property
 from pathlib import Path
-from typing import Any, Protocol
+from typing import TYPE_CHECKING, Any, overload
 
 import numpy as np
 from PIL import Image
 
+from maskwright.data.decode import Reading
 from maskwright.data.images import image_suffixes, left_out, list_images
 from maskwright.data.masks import overlay as lay_over
 from maskwright.data.masks import write_mask
@@ -27,36 +28,96 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
-from maskwright.inference.inputs import ImageLike
+from maskwright.inference.inputs import ImageLike, as_array, several
 from maskwright.inference.prefetch import prefetched
-from maskwright.inference.tagged import Tags, how_many_tagged, tags_of_files
+from maskwright.inference.tagged import Tags, each, how_many_tagged, tags_of_files
+
+if TYPE_CHECKING:
+    import torch
 
 REPOSITORY = "hf:"  # what the name of a repository of Hugging Face begins with
 
 
-class Predicts(Protocol):
-    """What masks are made with: a `Predictor`, or an `OnnxPredictor`."""
+class Predicts:
+    """What masks are made with, called with an image: a `Predictor`, or an `OnnxPredictor`."""
 
     labels: LabelSpace
     metadata: dict[str, Any]
+    reading: Reading
+    channels: int
+
+    @overload
+    def __call__(
+        self, image: str | Path | Image.Image, *, tags: Tags | None = None, probabilities: bool = False
+    ) -> Prediction: ...
+
+    @overload
+    def __call__(
+        self, image: list[Any] | tuple[Any, ...], *, tags: Any = None, probabilities: bool = False
+    ) -> list[Prediction]: ...
+
+    @overload
+    def __call__(self, image: np.ndarray | torch.Tensor, *, tags: Any = None, probabilities: bool = False) -> Any: ...
+
+    def __call__(self, image: Any, *, tags: Any = None, probabilities: bool = False) -> Any:
+        """The mask of one image, at the image's own size; of a list or a batch a list of them.
+
+        Args:
+            image: a path; a Pillow image (EXIF orientation is applied to both); an array `(H, W)` or `(H, W, 3)`; a
+                tensor `(H, W)` or `(3, H, W)`; a list of such, or a batch `(B, H, W, 3)` or `(B, 3, H, W)`. Numbers are
+                uint8, uint16, or floating point from 0 to 1; RGB, not normalised. See `inputs.as_array`.
+            tags: names or values of the classes that the image is known to show: no other may be in its mask, but for
+                the background. By default nothing is known of it. Of several images a list of such, one for each.
+            probabilities: compute them now, with the mask; otherwise they are computed when they are asked for.
+
+        Raises:
+            DataError: a file that cannot be read, an array of another shape, type or range, tags that are no class, or
+                of another number of images.
+        """
+        images = several(image)
+        if images is not None:
+            return [self(one, tags=own, probabilities=probabilities) for one, own in zip(images, each(tags, images))]
+        return self.predict(self.pixels(image), tags=tags, probabilities=probabilities)
+
+    def probabilities(self, image: ImageLike, *, tags: Tags | None = None) -> np.ndarray:
+        """Softmax probabilities `(C, H, W)` float32 at the image's own size.
+
+        Args:
+            image: a single one, as for a call.
+            tags: as for a call; all other classes but the background have 0, and these share what they had.
+
+        Raises:
+            DataError: as a call.
+        """
+        return self.of_pixels(self.pixels(image), tags=tags)
 
     def pixels(self, image: ImageLike) -> np.ndarray:
-        """An image `(H, W, C)` uint8 as it is predicted."""
+        """An image `(H, W, C)` uint8 as the predictor sees it.
+
+        Raises:
+            DataError: as a call.
+        """
+        return as_array(image, self.reading, self.channels)
 
     def predict(self, pixels: np.ndarray, *, tags: Tags | None = None, probabilities: bool = False) -> Prediction:
-        """What is found in what `pixels` gives."""
+        """As a call, of what `pixels` gives."""
+        raise NotImplementedError(f"{type(self).__name__} must implement predict(pixels)")
 
     def of_pixels(self, pixels: np.ndarray, *, tags: Tags | None = None) -> np.ndarray:
-        """Probabilities `(C, H, W)` float32 of what `pixels` gives."""
+        """As `probabilities`, of what `pixels` gives."""
+        raise NotImplementedError(f"{type(self).__name__} must implement of_pixels(pixels)")
 
     def for_many(self) -> Predicts:
-        """The same, made ready for many images."""
+        """The same, made ready for many images; itself where it always is."""
+        return self
 
     def working(self) -> AbstractContextManager:
         """A block in which many images are predicted."""
+        return nullcontext()
 
     def made_by(self) -> dict[str, Any]:
-        """What a folder of its masks says of it."""
+        """What a folder of its masks says of it: `model`, its file, and `weights`, a hash; empty without a file."""
+        return {}
 
 
 @dataclass(eq=False)

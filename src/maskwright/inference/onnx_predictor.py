@@ -5,7 +5,6 @@ from __future__ import annotations
 import json
 import os
 from collections.abc import Sequence
-from contextlib import AbstractContextManager, nullcontext
 from pathlib import Path
 from typing import Any
 
@@ -15,15 +14,14 @@ from maskwright.data.decode import Reading
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import file_hash
-from maskwright.inference.files import Prediction
-from maskwright.inference.inputs import ImageLike, as_array, several
-from maskwright.inference.tagged import Tags, each, possible_classes
+from maskwright.inference.files import Prediction, Predicts
+from maskwright.inference.tagged import Tags, possible_classes
 
 SUFFIX = ".onnx"
 METADATA = "maskwright"  # the key under which an exported file holds what belongs to its model
 
 
-class OnnxPredictor:
+class OnnxPredictor(Predicts):
     """An exported segmenter with all that belongs to it; call it with an image, as a `Predictor`.
 
     Args:
@@ -53,41 +51,9 @@ class OnnxPredictor:
         except (AttributeError, LookupError, TypeError, ValueError) as error:
             raise DataError(f"{file}: what it says of its classes cannot be read: {error}") from error
 
-    def for_many(self) -> OnnxPredictor:
-        """Itself: it is ready."""
-        return self
-
-    def working(self) -> AbstractContextManager:
-        """A block in which many images are predicted; nothing is needed for it."""
-        return nullcontext()
-
     def made_by(self) -> dict[str, Any]:
         """What a folder of its masks says of it: `model`, its file, and `weights`, a hash of that."""
         return {"model": str(self.file.resolve()), "weights": file_hash(self.file)}
-
-    def __call__(self, image: Any, *, tags: Any = None, probabilities: bool = False) -> Any:
-        """The mask of one image, at the image's own size; of a list or a batch a list of them.
-
-        Args:
-            image: as for `Predictor`.
-            tags: as for `Predictor`.
-            probabilities: keep them with the mask; otherwise they are computed when they are asked for.
-
-        Raises:
-            DataError: as `Predictor`.
-        """
-        images = several(image)
-        if images is not None:
-            return [self(one, tags=own, probabilities=probabilities) for one, own in zip(images, each(tags, images))]
-        return self.predict(self.pixels(image), tags=tags, probabilities=probabilities)
-
-    def pixels(self, image: ImageLike) -> np.ndarray:
-        """An image `(H, W, C)` uint8 as the predictor sees it.
-
-        Raises:
-            DataError: as a call.
-        """
-        return as_array(image, self.reading, self.channels)
 
     def predict(self, pixels: np.ndarray, *, tags: Tags | None = None, probabilities: bool = False) -> Prediction:
         """As a call, of what `pixels` gives."""
@@ -98,18 +64,6 @@ class OnnxPredictor:
             known = _among(known, classes)
             mask = known.argmax(0).astype(np.uint8)
         return Prediction(pixels, mask, self.labels, self, classes, _known=known if probabilities else None)
-
-    def probabilities(self, image: ImageLike, *, tags: Tags | None = None) -> np.ndarray:
-        """Softmax probabilities `(C, H, W)` float32 at the image's own size.
-
-        Args:
-            image: a single one, as for a call.
-            tags: as for a call; all other classes but the background have 0, and these share what they had.
-
-        Raises:
-            DataError: as a call.
-        """
-        return self.of_pixels(self.pixels(image), tags=tags)
 
     def of_pixels(self, pixels: np.ndarray, *, tags: Tags | None = None) -> np.ndarray:
         """As `probabilities`, of what `pixels` gives."""

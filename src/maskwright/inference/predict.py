@@ -4,11 +4,10 @@ from __future__ import annotations
 
 from contextlib import AbstractContextManager
 from pathlib import Path
-from typing import Any, overload
+from typing import Any
 
 import numpy as np
 import torch
-from PIL import Image
 
 from maskwright.data.augment import normalise, resize_image
 from maskwright.data.decode import Reading
@@ -16,16 +15,15 @@ from maskwright.data.sample import LabelSpace
 from maskwright.data.sizes import seen_size
 from maskwright.engine.checkpoint import weights_hash
 from maskwright.engine.device import freed_memory_kept, half_type
-from maskwright.inference.files import Prediction
-from maskwright.inference.inputs import ImageLike, as_array, several
-from maskwright.inference.tagged import Tags, each, possible_classes
+from maskwright.inference.files import Prediction, Predicts
+from maskwright.inference.tagged import Tags, possible_classes
 from maskwright.inference.views import predict_labels, predict_probabilities
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import resize
 from maskwright.settings import InferenceSettings
 
 
-class Predictor:
+class Predictor(Predicts):
     """A trained segmenter with all that belongs to it; call it with an image.
 
     Args:
@@ -55,7 +53,7 @@ class Predictor:
         preprocessing = self.metadata.get("preprocessing", {})
         self.mean = tuple(preprocessing.get("mean", self.model.mean))
         self.std = tuple(preprocessing.get("std", self.model.std))
-        self.reading = Reading.of(preprocessing)
+        self.reading, self.channels = Reading.of(preprocessing), len(self.mean)
 
     def for_many(self) -> Predictor:
         """The same with a network made ready for many images, at the cost of a copy; see `inference_copy`."""
@@ -70,39 +68,6 @@ class Predictor:
         """What a folder of its masks says of it: `model`, its file, and `weights`, their hash."""
         return {} if self.file is None else {"model": str(self.file.resolve()), "weights": weights_hash(self.file)}
 
-    @overload
-    def __call__(
-        self, image: str | Path | Image.Image, *, tags: Tags | None = None, probabilities: bool = False
-    ) -> Prediction: ...
-
-    @overload
-    def __call__(
-        self, image: list[Any] | tuple[Any, ...], *, tags: Any = None, probabilities: bool = False
-    ) -> list[Prediction]: ...
-
-    @overload
-    def __call__(self, image: np.ndarray | torch.Tensor, *, tags: Any = None, probabilities: bool = False) -> Any: ...
-
-    def __call__(self, image: Any, *, tags: Any = None, probabilities: bool = False) -> Any:
-        """The mask of one image, at the image's own size; of a list or a batch a list of them.
-
-        Args:
-            image: a path; a Pillow image (EXIF orientation is applied to both); an array `(H, W)` or `(H, W, 3)`; a
-                tensor `(H, W)` or `(3, H, W)`; a list of such, or a batch `(B, H, W, 3)` or `(B, 3, H, W)`. Numbers are
-                uint8, uint16, or floating point from 0 to 1; RGB, not normalised. See `inputs.as_array`.
-            tags: names or values of the classes that the image is known to show: no other may be in its mask, but for
-                the background. By default nothing is known of it. Of several images a list of such, one for each.
-            probabilities: compute them now, with the mask; otherwise they are computed when they are asked for.
-
-        Raises:
-            DataError: a file that cannot be read, an array of another shape, type or range, tags that are no class, or
-                of another number of images.
-        """
-        images = several(image)
-        if images is not None:
-            return [self(one, tags=own, probabilities=probabilities) for one, own in zip(images, each(tags, images))]
-        return self.predict(self.pixels(image), tags=tags, probabilities=probabilities)
-
     def predict(self, pixels: np.ndarray, *, tags: Tags | None = None, probabilities: bool = False) -> Prediction:
         """As a call, of what `pixels` gives."""
         classes = possible_classes(tags, self.labels)
@@ -112,26 +77,6 @@ class Predictor:
         size = (pixels.shape[0], pixels.shape[1])
         mask = predict_labels(self.model, self._prepared(pixels), self.settings, size, classes)[0]
         return Prediction(pixels, mask.to(torch.uint8).cpu().numpy(), self.labels, self, classes)
-
-    def probabilities(self, image: ImageLike, *, tags: Tags | None = None) -> np.ndarray:
-        """Softmax probabilities `(C, H, W)` float32 at the image's own size, mean over scales and flips.
-
-        Args:
-            image: a single one, as for a call.
-            tags: as for a call; all other classes but the background have 0, and these share what they had.
-
-        Raises:
-            DataError: as a call.
-        """
-        return self.of_pixels(self.pixels(image), tags=tags)
-
-    def pixels(self, image: ImageLike) -> np.ndarray:
-        """An image `(H, W, C)` uint8 as the predictor sees it.
-
-        Raises:
-            DataError: as a call.
-        """
-        return as_array(image, self.reading, len(self.mean))
 
     def of_pixels(self, pixels: np.ndarray, *, tags: Tags | None = None) -> np.ndarray:
         """As `probabilities`, of what `pixels` gives."""

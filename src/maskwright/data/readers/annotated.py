@@ -12,6 +12,7 @@ from maskwright.data.images import image_size, list_images, orientation
 from maskwright.data.names import normal
 from maskwright.data.provenance import as_exported, export_of, refuse_made, unchanged_finding
 from maskwright.data.readers.folder import saliency_paths
+from maskwright.data.readers.listing import complain_twice
 from maskwright.data.readers.official import tag_source
 from maskwright.data.readers.shapes import AREAS, IGNORED, Annotated, Kind, Painting, ShapeSet, problem_of
 from maskwright.data.readers.splits import Listing, split_names
@@ -217,18 +218,7 @@ def _images(settings: DataSettings, complain: Complain) -> tuple[Path, dict[str,
             f"{folder}: no images beside the annotations. Expected the files that were annotated. "
             "Fix: put them into images/, or give data.options.images=FOLDER"
         )
-    if twice:
-        complain(
-            Finding(
-                "error",
-                f"several files in {folder} have the same name but for the suffix",
-                twice,
-                len(twice),
-                expected="one file for each name",
-                fix="keep one of them",
-                kind="name-twice",
-            )
-        )
+    complain_twice(complain, folder, twice)
     return folder, images
 
 

@@ -189,7 +189,7 @@ def list_files(settings: DataSettings, complain: Complain, places: list[Place]) 
             twice = [name for name in twice if name not in ours]
             masks.update(_renamed(ours, place.prefix, _option(settings, "image_suffix")))
             mask_folders += [str(place.images)] if ours else []
-        _complain_twice(complain, place.images, twice)
+        complain_twice(complain, place.images, twice)
         images.update(_renamed(found, place.prefix, _option(settings, "image_suffix")))
         if place.masks is not None and not together and place.masks.is_dir():
             found, twice = list_images(place.masks, made=True)
@@ -197,7 +197,7 @@ def list_files(settings: DataSettings, complain: Complain, places: list[Place]) 
                 check_masks([place.masks], settings.masks_are)
                 raise _nothing_readable(place, images)
             found = corrected_masks(found, settings.masks_are, complain)
-            _complain_twice(complain, place.masks, twice)
+            complain_twice(complain, place.masks, twice)
             masks.update(_renamed(found, place.prefix, _option(settings, "mask_suffix")))
             mask_folders.append(str(place.masks))
     _complain_line_breaks(complain, images)
@@ -317,7 +317,8 @@ def _complain_line_breaks(complain: Complain, images: Mapping[str, str]) -> None
         )
 
 
-def _complain_twice(complain: Complain, folder: Path, twice: list[str]) -> None:
+def complain_twice(complain: Complain, folder: Path, twice: list[str]) -> None:
+    """Tell of files that have one name, but for the suffix."""
     if twice:
         complain(
             Finding(
