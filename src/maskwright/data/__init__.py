@@ -5,6 +5,7 @@ from __future__ import annotations
 from maskwright.data.dataset import Dataset
 from maskwright.data.readers import BUILT_IN, READERS, open_split, reader_name
 from maskwright.data.sample import LabelSpace, Sample
+from maskwright.data.shards.reader import shard_list
 from maskwright.data.views import objects_only, subset, with_masks, with_saliency, without_masks
 from maskwright.settings import DataSettings
 
@@ -18,6 +19,7 @@ __all__ = [
     "open_dataset",
     "open_split",
     "reader_name",
+    "shard_list",
     "subset",
     "with_masks",
     "with_saliency",
@@ -25,15 +27,16 @@ __all__ = [
 ]
 
 
-def open_dataset(settings: DataSettings, split: str) -> Dataset:
+def open_dataset(settings: DataSettings, split: str, *, shard: str | None = None) -> Dataset:
     """One split of a set of images; see `maskwright.data.readers.folder` for layouts, splits, classes and background.
 
     Args:
         settings: where the images, masks and tags are.
         split: which images; `all` for every one in a folder.
+        shard: of a set of shards only this one of `shard_list`; nothing of the others is read.
 
     Raises:
         DataError: what is on disk is not as expected; the message names the file and the fix.
     """
-    dataset = with_saliency(open_split(settings, split), settings)
+    dataset = with_saliency(open_split(settings, split, shard=shard), settings)
     return objects_only(dataset) if settings.objects else dataset

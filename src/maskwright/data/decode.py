@@ -6,13 +6,13 @@ import importlib.util
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from functools import lru_cache
-from pathlib import Path
 from typing import Any
 
 import numpy as np
 from PIL import Image
 
 from maskwright.data.finding import Finding, FindingError
+from maskwright.data.stored import Where, for_pillow
 from maskwright.data.tiff import Header, read_header, read_numbers
 from maskwright.errors import DataError
 
@@ -72,7 +72,7 @@ class Reading:
         return 3 if read == 1 else read
 
 
-def decode(path: str | Path, reading: Reading = Reading()) -> np.ndarray:
+def decode(path: Where, reading: Reading = Reading()) -> np.ndarray:
     """An image as displayed: EXIF orientation applied, `(H, W, C)` uint8; C is 3 but for files of other channels.
 
     Args:
@@ -87,7 +87,7 @@ def decode(path: str | Path, reading: Reading = Reading()) -> np.ndarray:
     if header is not None and header.special:
         return turn(_bytes(read_numbers(path, header), path, reading), header.orientation)
     register_heic(path)
-    with Image.open(path) as picture:
+    with Image.open(for_pillow(path)) as picture:
         raw = _raw_mode(picture)
         picture.load()
         side = picture.getexif().get(ORIENTATION, 1)
@@ -106,7 +106,7 @@ def is_deep(picture: Image.Image) -> bool:
     return picture.mode.startswith("I") or picture.mode == "F" or ";16" in _raw_mode(picture)
 
 
-def wide_numbers(path: str | Path) -> np.ndarray | None:
+def wide_numbers(path: Where) -> np.ndarray | None:
     """The stored numbers `(H, W, C)` of a file that has more than 8 bits, or no plain ones; None for others.
 
     Raises:
@@ -115,14 +115,14 @@ def wide_numbers(path: str | Path) -> np.ndarray | None:
     header = tiff_header(path)
     if header is not None and header.special:
         return read_numbers(path, header)
-    with Image.open(path) as picture:
+    with Image.open(for_pillow(path)) as picture:
         raw = _raw_mode(picture)
         if picture.mode.startswith("I") or picture.mode == "F":
             return _grey(picture)
     return _sixteen_bits(path, raw, header) if ";16" in raw else None
 
 
-def channels_in(path: str | Path, reading: Reading) -> int:
+def channels_in(path: Where, reading: Reading) -> int:
     """Channels of an image as `decode` gives it, from its header; three where it cannot be read."""
     try:
         header = tiff_header(path)
@@ -131,12 +131,12 @@ def channels_in(path: str | Path, reading: Reading) -> int:
     return reading.count(header.channels if header is not None and header.special else 3)
 
 
-def tiff_header(path: str | Path) -> Header | None:
+def tiff_header(path: Where) -> Header | None:
     """The header of a TIFF file; None of other files."""
     return read_header(path) if str(path).lower().endswith(TIFF_SUFFIXES) else None
 
 
-def register_heic(path: str | Path) -> bool:
+def register_heic(path: Where) -> bool:
     """Let Pillow read HEIC, where a path is of one and pillow-heif is there; whether it is."""
     return str(path).lower().endswith(HEIC_SUFFIXES) and heic_is_read()
 
@@ -172,7 +172,7 @@ def as_rgb(image: np.ndarray) -> np.ndarray:
     return np.ascontiguousarray(image[..., :3] if image.shape[2] > 3 else np.repeat(image[..., :1], 3, axis=2))
 
 
-def depth_finding(kind: np.dtype, low: float, high: float, files: Sequence[str | Path]) -> Finding:
+def depth_finding(kind: np.dtype, low: float, high: float, files: Sequence[Where]) -> Finding:
     """The finding for images whose numbers have no range of their own.
 
     Args:
@@ -214,7 +214,7 @@ def to_bytes(values: np.ndarray, reading: Reading) -> np.ndarray | None:
     return None
 
 
-def _bytes(values: np.ndarray, path: str | Path, reading: Reading) -> np.ndarray:
+def _bytes(values: np.ndarray, path: Where, reading: Reading) -> np.ndarray:
     """Stored numbers `(H, W, C)` of a file as bytes, those channels that are to be read, a single one three times."""
     if reading.channels is not None:
         if max(reading.channels) >= values.shape[2]:
@@ -253,7 +253,7 @@ def _grey(picture: Image.Image) -> np.ndarray:
     return values.astype(np.uint16) if picture.mode == "I" and picture.format in ("PNG", "PPM") else values
 
 
-def _sixteen_bits(path: str | Path, raw: str, header: Header | None) -> np.ndarray:
+def _sixteen_bits(path: Where, raw: str, header: Header | None) -> np.ndarray:
     """Colours of 16 bits, of which Pillow keeps one byte: decoded twice, once for each.
 
     Raises:
@@ -265,7 +265,7 @@ def _sixteen_bits(path: str | Path, raw: str, header: Header | None) -> np.ndarr
     first = "B" if order == "B" else "L"  # where the byte lies that Pillow keeps; N is this machine's own order
     halves = []
     for place in (first, {"B": "L", "L": "B"}[first]):
-        with Image.open(path) as picture:
+        with Image.open(for_pillow(path)) as picture:
             opened: Any = picture
             tile = opened.tile[0]
             arguments = f"{kept};16{place}"

@@ -31,6 +31,7 @@ from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
 from maskwright.data.names import normal
 from maskwright.data.provenance import is_marked
 from maskwright.data.sample import LabelSpace, Sample
+from maskwright.data.stored import Where, for_pillow, opened
 from maskwright.errors import DataError
 
 # Formats that Pillow knows by name but cannot decode by itself.
@@ -117,7 +118,7 @@ def left_out(others: Mapping[str, int]) -> str:
     )
 
 
-def read_image(path: str | Path, tolerant: bool = False, reading: Reading = Reading()) -> np.ndarray:  # noqa: B008
+def read_image(path: Where, tolerant: bool = False, reading: Reading = Reading()) -> np.ndarray:  # noqa: B008
     """An image as it is meant to be looked at: EXIF orientation applied, RGB.
 
     16 bits are scaled to 8, transparency is dropped, and of several pages the first is read.
@@ -150,14 +151,14 @@ def read_image(path: str | Path, tolerant: bool = False, reading: Reading = Read
             ImageFile.LOAD_TRUNCATED_IMAGES = False
 
 
-def image_error(path: str | Path, error: Exception) -> FindingError:
+def image_error(path: Where, error: Exception) -> FindingError:
     """The error for an image whose decoder raised one."""
     if isinstance(error, FileNotFoundError):
         return FindingError(Finding("error", "image does not exist", [str(path)], kind="image-missing"))
     fix, kind = "replace the file or leave it out", "image-unreadable"
     if is_truncation(error):
         fix, kind = f"{fix}, or give data.options.tolerant=true to decode what there is", "image-truncated"
-    fix = UNREAD.get(os.path.splitext(path)[1].lower(), fix)
+    fix = UNREAD.get(os.path.splitext(str(path))[1].lower(), fix)
     return FindingError(Finding("error", f"image cannot be read ({error})", [str(path)], fix=fix, kind=kind))
 
 
@@ -166,7 +167,7 @@ def is_truncation(error: BaseException | None) -> bool:
     return any(word in str(error).lower() for word in ("truncated", "broken data stream", "unrecognized data stream"))
 
 
-def image_size(path: str | Path) -> tuple[int, int]:
+def image_size(path: Where) -> tuple[int, int]:
     """`(height, width)` in pixels after EXIF orientation, from the header alone.
 
     Raises:
@@ -177,7 +178,7 @@ def image_size(path: str | Path) -> tuple[int, int]:
         if header is not None and header.special:
             return header.size[::-1] if header.orientation in (5, 6, 7, 8) else header.size
         register_heic(path)
-        with Image.open(path) as picture:
+        with Image.open(for_pillow(path)) as picture:
             width, height = picture.size
             turned = _header_orientation(picture, path) in (5, 6, 7, 8)
     except DECODE_ERRORS as error:
@@ -185,18 +186,18 @@ def image_size(path: str | Path) -> tuple[int, int]:
     return (width, height) if turned else (height, width)
 
 
-def orientation(path: str | Path) -> int:
+def orientation(path: Where) -> int:
     """EXIF orientation of an image, 1 to 8; 1 where it says nothing."""
     header = tiff_header(path)
     if header is not None and header.special:
         return header.orientation if header.orientation in range(1, 9) else 1
     register_heic(path)
-    with Image.open(path) as picture:
+    with Image.open(for_pillow(path)) as picture:
         value = _header_orientation(picture, path)
     return value if value in range(1, 9) else 1
 
 
-def _header_orientation(picture: Image.Image, path: str | Path) -> int:
+def _header_orientation(picture: Image.Image, path: Where) -> int:
     """EXIF orientation of an opened image, without decoding it where that can be.
 
     Pillow decodes a PNG without EXIF, since there may be some behind the pixels.
@@ -206,9 +207,9 @@ def _header_orientation(picture: Image.Image, path: str | Path) -> int:
     return exif.get(ORIENTATION, 1)
 
 
-def _more_behind_pixels(path: str | Path) -> bool:
+def _more_behind_pixels(path: Where) -> bool:
     """Whether a PNG file has anything but its end after its pixels; also where it has no end."""
-    with open(path, "rb") as stream:
+    with opened(path) as stream:
         stream.seek(8)
         pixels = False
         while len(head := stream.read(8)) == 8:
@@ -220,7 +221,7 @@ def _more_behind_pixels(path: str | Path) -> bool:
     return True
 
 
-def fit_mask(mask: np.ndarray, size: tuple[int, int], image: str | Path, path: str | Path) -> np.ndarray:
+def fit_mask(mask: np.ndarray, size: tuple[int, int], image: Where, path: Where) -> np.ndarray:
     """A mask in the orientation of its displayed image.
 
     A mask is taken to be drawn on the image as displayed. Where only the size of the image as stored fits, it was drawn
@@ -426,14 +427,14 @@ def channels_finding(found: int, expected: int, path: str) -> Finding:
     )
 
 
-def read_saliency(path: str | Path, size: tuple[int, int], image: str | Path) -> np.ndarray:
+def read_saliency(path: Where, size: tuple[int, int], image: Where) -> np.ndarray:
     """A saliency map `(H, W)` uint8, 0 to 255.
 
     Raises:
         DataError: unreadable file, or another size than the image.
     """
     try:
-        with Image.open(path) as picture:
+        with Image.open(for_pillow(path)) as picture:
             saliency = np.array(picture.convert("L"))
     except DECODE_ERRORS as error:
         raise DataError(f"{path}: saliency map cannot be read ({error})") from error

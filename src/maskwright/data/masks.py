@@ -13,6 +13,7 @@ from PIL import Image
 from maskwright.data.decode import as_rgb, tiff_header
 from maskwright.data.finding import Finding, FindingError
 from maskwright.data.sample import LabelSpace
+from maskwright.data.stored import Where, for_pillow
 from maskwright.data.tiff import Header, read_numbers
 from maskwright.errors import DataError
 from maskwright.files import atomic_write
@@ -29,7 +30,7 @@ NEAREST = (
 )
 
 
-def read_mask(path: str | Path, label_map: Mapping[int, int] | None = None, *, by_colour: bool = False) -> np.ndarray:
+def read_mask(path: Where, label_map: Mapping[int, int] | None = None, *, by_colour: bool = False) -> np.ndarray:
     """The label values of a mask file.
 
     Palette files give their indices, grey files (1, 8 or 16 bit) their values. Nothing is changed on the way except by
@@ -122,7 +123,7 @@ def allowed_values(labels: LabelSpace) -> np.ndarray:
     return allowed
 
 
-def check_values(mask: np.ndarray, labels: LabelSpace, path: str | Path) -> None:
+def check_values(mask: np.ndarray, labels: LabelSpace, path: Where) -> None:
     """Refuse masks with values that mean nothing.
 
     Args:
@@ -192,13 +193,13 @@ def map_text(label_map: Mapping[int, int]) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in label_map.items()) + "}"
 
 
-def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
+def _file_values(path: Where, by_colour: bool) -> tuple[np.ndarray, bool]:
     """The numbers in a mask file `(H, W)`, and whether they are colours as 0xRRGGBB."""
     try:
         header = tiff_header(path)
         if header is not None and (header.pages > 1 or header.special):
             return _tiff_values(path, header), False
-        with Image.open(path) as picture:
+        with Image.open(for_pillow(path)) as picture:
             if picture.format in ("JPEG", "MPO"):
                 raise _error(
                     path,
@@ -231,7 +232,7 @@ def _file_values(path: str | Path, by_colour: bool) -> tuple[np.ndarray, bool]:
     raise _error(path, "mask-mode", f"mask has pixels of the kind {mode!r}", "palette or grey PNG", "convert the masks")
 
 
-def _tiff_values(path: str | Path, header: Header) -> np.ndarray:
+def _tiff_values(path: Where, header: Header) -> np.ndarray:
     """The numbers `(H, W)` of a TIFF mask of more than 16 bits.
 
     Raises:
@@ -254,11 +255,11 @@ def _grey_step(picture: Any) -> int:
     return {"L;2": 85, "L;4": 17}.get(packed[:3], 1)
 
 
-def _error(path: str | Path, kind: str, what: str, expected: str = "", fix: str = "") -> FindingError:
+def _error(path: Where, kind: str, what: str, expected: str = "", fix: str = "") -> FindingError:
     return FindingError(Finding("error", what, [str(path)], expected=expected, fix=fix, kind=kind))
 
 
-def _mapped(values: np.ndarray, label_map: Mapping[int, int], path: str | Path, colours: bool) -> np.ndarray:
+def _mapped(values: np.ndarray, label_map: Mapping[int, int], path: Where, colours: bool) -> np.ndarray:
     wrong = {key: value for key, value in label_map.items() if not 0 <= value <= 255}
     if not label_map or wrong:
         raise DataError(f"label_map must give label values 0 to 255, found {wrong or 'an empty map'}")
@@ -287,7 +288,7 @@ def _mapped(values: np.ndarray, label_map: Mapping[int, int], path: str | Path, 
     return labels.astype(np.uint8)
 
 
-def _colour_error(path: str | Path, values: np.ndarray, why: str = "instead of label values") -> FindingError:
+def _colour_error(path: Where, values: np.ndarray, why: str = "instead of label values") -> FindingError:
     found, counts = np.unique(values, return_counts=True)
     order = np.argsort(-counts, kind="stable")[:MAX_SHOWN]
     shown = ", ".join(f"0x{found[index]:06X} ({counts[index]} pixels)" for index in order)

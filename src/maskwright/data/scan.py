@@ -65,14 +65,15 @@ def scan(dataset: Dataset, order: Sequence[int] | None = None, images: bool = Tr
     """
     indices = range(len(dataset)) if order is None else order
 
-    def inspect(index: int) -> Record:
-        return (
-            inspect_files(dataset, index, images) if isinstance(dataset, ImageSet) else inspect_sample(dataset, index)
-        )
-
     with ThreadPoolExecutor(min(8, os.cpu_count() or 1)) as pool:
         for start in range(0, len(indices), CHUNK):
-            yield from pool.map(inspect, indices[start : start + CHUNK])
+            part = indices[start : start + CHUNK]
+            yield from pool.map(lambda index: inspect(dataset, index, images), part)
+
+
+def inspect(dataset: Dataset, index: int, images: bool = True) -> Record:
+    """The record of one example; `images`: see `scan`."""
+    return inspect_files(dataset, index, images) if isinstance(dataset, ImageSet) else inspect_sample(dataset, index)
 
 
 def inspect_sample(dataset: Dataset, index: int) -> Record:

@@ -6,10 +6,11 @@ import io
 import struct
 from collections.abc import Sequence
 from dataclasses import dataclass
-from pathlib import Path
 
 import numpy as np
 from PIL import Image, TiffImagePlugin
+
+from maskwright.data.stored import Where, opened
 
 # Tags of the format.
 WIDTH, HEIGHT, BITS, COMPRESSION, PHOTOMETRIC, ORIENTATION = 256, 257, 258, 259, 262, 274
@@ -63,13 +64,13 @@ class Header:
         )
 
 
-def read_header(path: str | Path) -> Header | None:
+def read_header(path: Where) -> Header | None:
     """The header of a TIFF file; None where it is none, or a damaged one.
 
     Args:
         path: of any file.
     """
-    with open(path, "rb") as stream:
+    with opened(path) as stream:
         start = stream.read(16)
         if start[:4] not in (b"II*\0", b"MM\0*", b"II+\0", b"MM\0+"):
             return None
@@ -105,7 +106,7 @@ def _described(tags: dict[int, tuple], pages: int) -> Header:
     )
 
 
-def read_numbers(path: str | Path, header: Header) -> np.ndarray:
+def read_numbers(path: Where, header: Header) -> np.ndarray:
     """The numbers of the first page as they are stored, without transparency.
 
     Every plane is handed to Pillow as if it were grey, channels side by side, so that any compression it knows works.
@@ -129,7 +130,8 @@ def read_numbers(path: str | Path, header: Header) -> np.ndarray:
         raise OSError(f"predictor {predictor} is not read; save the file without")
     apart = tags.get(PLANES, (1,))[0] == 2
     parts = samples if apart else 1
-    whole = Path(path).read_bytes()
+    with opened(path) as stream:
+        whole = stream.read()
     planes = [_plane(whole, header, number, parts, 1 if apart else samples) for number in range(parts)]
     values = np.concatenate([plane.reshape(*header.size, -1) for plane in planes], axis=2)
     if predictor == 2:

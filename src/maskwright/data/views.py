@@ -213,7 +213,8 @@ def with_saliency(dataset: Dataset, settings: DataSettings) -> Dataset:
     Raises:
         DataError: as `saliency_paths`.
     """
-    if settings.saliency is None:
+    packed = dict(dataset.source).get("saliency")  # in shards, which have the maps themselves
+    if settings.saliency is None or (packed and packed.get("from") == Path(settings.saliency).name):
         return dataset
     if dataset.saliency is None:
         paths = saliency_paths(settings, dataset.names, refuse)

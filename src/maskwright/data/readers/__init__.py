@@ -27,6 +27,8 @@ from maskwright.data.readers.labelme import has_labelme, open_labelme
 from maskwright.data.readers.nyu_depth import open_nyu_depth
 from maskwright.data.readers.pascal_context import open_pascal_context
 from maskwright.data.readers.yolo import open_yolo, yolo_file
+from maskwright.data.shards.reader import ShardSet, is_shards, open_shards
+from maskwright.data.shards.stores import is_remote
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
 
@@ -80,12 +82,13 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "yolo": open_yolo,
     "labelme": open_labelme,
     "huggingface": open_huggingface,
+    "shards": open_shards,
 }
 BUILT_IN = ("scenes",)
 BESIDE_IMAGES = ("labelme", "coco_json", "yolo", "huggingface")  # whose annotations may lie beside any images
 
 
-def open_split(settings: DataSettings, split: str, complain: Complain = refuse) -> Dataset:
+def open_split(settings: DataSettings, split: str, complain: Complain = refuse, *, shard: str | None = None) -> Dataset:
     """One split of a set as its reader gives it; the folder is found whatever Unicode form and capitals were typed.
 
     Of its options `range` (the numbers in image files that become 0 and 255, such as `[0, 4095]`) and `channels` (which
@@ -95,6 +98,7 @@ def open_split(settings: DataSettings, split: str, complain: Complain = refuse) 
         settings: where the images, masks and tags are.
         split: which images.
         complain: what to do with findings; by default errors are raised.
+        shard: of a set of shards only this one, see `maskwright.data.shards.reader.shard_list`.
 
     Raises:
         DataError: what is on disk is not as expected; an ignore value that masks cannot hold, or a range or channels
@@ -107,10 +111,13 @@ def open_split(settings: DataSettings, split: str, complain: Complain = refuse) 
     reading = Reading.of(settings.options)
     others = {key: value for key, value in settings.options.items() if key not in READING_OPTIONS}
     settings = settings.model_copy(update={"options": others})
-    if settings.root and settings.root not in BUILT_IN:
+    if settings.root and settings.root not in BUILT_IN and not is_remote(settings.root):
         settings = settings.model_copy(update={"root": str(spelled(Path(settings.root)))})
-    dataset = READERS[reader_name(settings)](settings, split, complain)
-    if isinstance(dataset, ImageSet):
+    name = reader_name(settings)
+    if shard is not None and name != "shards":
+        raise DataError(f"data {settings.root} is no set of shards, so it has no shard {shard!r}")
+    dataset = READERS[name](settings, split, complain, **({} if shard is None else {"shard": shard}))
+    if isinstance(dataset, ImageSet | ShardSet):
         dataset.read_as(reading)
     elif reading != Reading():
         raise DataError(f"data.options={reading.to_dict()}: {settings.root} is drawn, and has no files to read so")
@@ -147,6 +154,8 @@ def reader_name(settings: DataSettings) -> str:
         if settings.layout not in READERS:
             raise DataError(unknown_name("layout", settings.layout, ["auto", *READERS]))
         return settings.layout
+    if is_shards(settings.root):
+        return "shards"
     root = Path(settings.root)
     if not root.is_dir():
         if settings.root in BUILT_IN:

@@ -1,0 +1,69 @@
+"""Parts of many files, read by several threads and processes with few of them open."""
+
+from __future__ import annotations
+
+import os
+import threading
+from collections import OrderedDict
+from typing import Any
+
+from maskwright.data.shards.stores import is_remote, read
+
+MOST_OPEN = 32
+
+
+class Parts:
+    """Reads parts of files; those that were read last stay open.
+
+    A copy that is sent to another process opens its own.
+
+    Args:
+        most: files that stay open at most.
+    """
+
+    def __init__(self, most: int = MOST_OPEN) -> None:
+        self.most = most
+        self._begin()
+
+    def _begin(self) -> None:
+        self._lock = threading.Lock()
+        self._open: OrderedDict[str, _File] = OrderedDict()
+
+    def __getstate__(self) -> dict[str, Any]:
+        return {"most": self.most}
+
+    def __setstate__(self, state: dict[str, Any]) -> None:
+        self.most = state["most"]
+        self._begin()
+
+    def read(self, place: str, start: int, length: int) -> bytes:
+        """Bytes of a file; fewer only where it ends sooner.
+
+        Raises:
+            OSError: it is not there, or cannot be read.
+            MaskwrightError: as `maskwright.data.shards.stores.read`.
+        """
+        if is_remote(place) or not hasattr(os, "pread"):  # Windows has no reading that leaves the position alone
+            return read(place, start, length)
+        with self._lock:
+            file = self._open.pop(place, None) or _File(place)
+            self._open[place] = file
+            if len(self._open) > self.most:
+                self._open.popitem(last=False)
+        content = os.pread(file.number, length, start)
+        while 0 < len(content) < length and (
+            more := os.pread(file.number, length - len(content), start + len(content))
+        ):
+            content += more
+        return content
+
+
+class _File:
+    """An open file, closed when the last thread that reads from it lets go of it."""
+
+    def __init__(self, place: str) -> None:
+        self.number = os.open(place, os.O_RDONLY | getattr(os, "O_CLOEXEC", 0))
+
+    def __del__(self) -> None:
+        if hasattr(self, "number"):
+            os.close(self.number)

@@ -1,0 +1,408 @@
+"""Sets of shards as data sets: every example by its number, read from its place in a tar file."""
+
+from __future__ import annotations
+
+import hashlib
+import os
+import warnings
+from collections.abc import Iterator, Sequence
+from concurrent.futures import ThreadPoolExecutor
+from functools import partial
+from pathlib import Path
+from typing import Any, NamedTuple, overload
+
+import numpy as np
+
+from maskwright.data.decode import Reading, channels_in
+from maskwright.data.finding import Complain, FindingError, refuse
+from maskwright.data.images import channels_finding, is_truncation, read_image, read_saliency
+from maskwright.data.masks import check_values, read_mask
+from maskwright.data.sample import Sample
+from maskwright.data.shards.files import Parts
+from maskwright.data.shards.index import (
+    AGAIN,
+    INDEX,
+    SET_FORMAT,
+    SetIndex,
+    ShardEntry,
+    ShardIndex,
+    read_index,
+    read_shard_index,
+)
+from maskwright.data.shards.stores import is_remote, join, read, size_of
+from maskwright.data.shards.tars import BLOCK, check_header
+from maskwright.data.stored import Stored
+from maskwright.errors import DataError, unknown_name
+from maskwright.settings import DataSettings
+
+THREADS = 16  # that read the indices of shards, which lie far away in an object store
+OPTIONS = ("tolerant",)
+FIXED = ("masks", "masks_are", "classes", "tags", "rename", "background", "ignore_index", "label_map")
+
+
+class Shard(NamedTuple):
+    """One shard of a set: the examples `start` to `stop`, without that, are in it."""
+
+    name: str
+    start: int
+    stop: int
+
+
+class Names(Sequence[str]):
+    """Names of the examples of some shards: a sequence that takes little more memory than their letters."""
+
+    def __init__(self, indices: Sequence[ShardIndex], starts: np.ndarray) -> None:
+        self.indices, self.starts = indices, starts
+        self._lookup: tuple[np.ndarray, np.ndarray] | None = None
+
+    def __getstate__(self) -> dict[str, Any]:  # hashes of text differ between processes
+        return {**self.__dict__, "_lookup": None}
+
+    def __len__(self) -> int:
+        return int(self.starts[-1])
+
+    @overload
+    def __getitem__(self, index: int) -> str: ...
+
+    @overload
+    def __getitem__(self, index: slice) -> list[str]: ...
+
+    def __getitem__(self, index: int | slice) -> str | list[str]:
+        if isinstance(index, slice):
+            return [self[number] for number in range(*index.indices(len(self)))]
+        found, row = place_of(self.starts, index)
+        return self.indices[found].name(row)
+
+    def __iter__(self) -> Iterator[str]:
+        for index in self.indices:
+            yield from index.all_names()
+
+    def __contains__(self, name: object) -> bool:
+        return isinstance(name, str) and self._find(name) is not None
+
+    def index(self, name: str, start: int = 0, stop: int | None = None) -> int:
+        """The number of the example of this name.
+
+        Raises:
+            ValueError: there is none, or not from `start` to `stop`.
+        """
+        found = self._find(name)
+        if found is None or not start <= found < (len(self) if stop is None else stop):
+            raise ValueError(f"{name!r} is not in the set")
+        return found
+
+    def repeated(self) -> list[str]:
+        """Some names that more than one example has."""
+        hashes, order = self._hashes()
+        same = np.flatnonzero(hashes[1:] == hashes[:-1])[:1000]
+        return sorted({self[int(order[i])] for i in same if self[int(order[i])] == self[int(order[i + 1])]})
+
+    def _find(self, name: str) -> int | None:
+        hashes, order = self._hashes()
+        value = hash(name)
+        for place in range(int(np.searchsorted(hashes, value)), len(hashes)):
+            if hashes[place] != value:
+                break
+            if self[int(order[place])] == name:
+                return int(order[place])
+        return None
+
+    def _hashes(self) -> tuple[np.ndarray, np.ndarray]:
+        """Sorted hashes of all names, and whose each is; made when first asked for."""
+        if self._lookup is None:
+            hashes = np.fromiter(map(hash, self), np.int64, len(self))
+            order = np.argsort(hashes, kind="stable")
+            self._lookup = hashes[order], order.astype(np.min_scalar_type(len(self)))
+        return self._lookup
+
+
+class ShardSet:
+    """The examples of some shards of a set; safe to use from several threads, and to send to other processes.
+
+    Args:
+        place: of the set.
+        split: its name.
+        found: what `index.json` says.
+        entries: which shards.
+        tolerant: decode truncated images as far as they go.
+
+    Raises:
+        DataError: a shard is not as `index.json` says.
+    """
+
+    images = masks = saliency = None  # in no files of their own: what the set holds follows from `source`
+    tags_from_masks, label_map = False, None
+
+    def __init__(
+        self, place: str, split: str, found: SetIndex, entries: Sequence[ShardEntry], tolerant: bool = False
+    ) -> None:
+        self.place, self.labels, self.reading = place, found.labels, Reading.of(found.reading)
+        self.tolerant = tolerant or bool(found.reading.get("tolerant"))
+        self._packed_as = self.reading
+        with ThreadPoolExecutor(THREADS if is_remote(place) else 1) as pool:
+            self._indices = list(pool.map(partial(self._opened, place), entries))
+        self._starts = np.concatenate([[0], np.cumsum([entry.count for entry in entries], dtype=np.int64)])
+        self._parts = Parts()
+        self._warned = False
+        self.names: Sequence[str] = Names(self._indices, self._starts)
+        bounds = self._starts.tolist()
+        self.shards = [Shard(entry.name, *ends) for entry, *ends in zip(entries, bounds, bounds[1:])]
+        self.source = self._source(split, found, entries)
+        self.read_as(Reading())
+
+    @staticmethod
+    def _opened(place: str, entry: ShardEntry) -> ShardIndex:
+        if not is_remote(place):
+            where = join(place, f"{entry.name}.tar")
+            there = size_of(where)
+            if there != entry.bytes:
+                what = "does not exist" if there is None else f"has {there} bytes"
+                raise DataError(
+                    f"{where} {what}. Expected {entry.bytes} bytes, as {INDEX} says. Fix: put back the whole file, or "
+                    f"{AGAIN}"
+                )
+        return read_shard_index(place, entry)
+
+    def _source(self, split: str, found: SetIndex, entries: Sequence[ShardEntry]) -> dict[str, Any]:
+        """Facts for the record; what was packed is told by one hash over all shards."""
+        packed = [found.splits[name] for name in dict.fromkeys(entry.split for entry in entries)]
+        # Of several splits what they share, and of a part of one what is true of every part.
+        shared = {
+            key: value
+            for key, value in (packed[0] if packed else {}).items()
+            if all(other.get(key) == value for other in packed)
+        }
+        digest = hashlib.sha256()
+        for entry in entries:
+            digest.update(f"{entry.name} {entry.sha256} {entry.index_sha256}\n".encode())
+        counts = {
+            "mask_count": sum(
+                int((index.members["mask"][:, 0] > 0).sum()) for index in self._indices if "mask" in index.members
+            ),
+            "tag_count": sum(int(index.tagged.sum()) for index in self._indices),
+        }
+        return {
+            "tag_source": None,
+            **shared,
+            "root": self.place,
+            "layout": "shards",
+            "split": split,
+            "split_source": "the shards",
+            "count": len(self),
+            **counts,
+            "content": digest.hexdigest()[:16],
+        }
+
+    def read_as(self, reading: Reading) -> None:
+        """Say what is made of the numbers in image files; by default what was said when they were packed."""
+        self.reading = self._packed_as if reading == Reading() else reading
+        channels = {index.channels for index in self._indices if len(index.tagged)}
+        if self.reading != self._packed_as:
+            first = self._stored("image", 0) if len(self) else None
+            channels = {3 if first is None else channels_in(first, self.reading)}
+        for key in ("range", "channels_read", "channels"):
+            self.source.pop(key, None)
+        self.source |= self.reading.to_dict() | ({"channels": min(channels)} if channels - {3} else {})
+
+    def __len__(self) -> int:
+        return int(self._starts[-1])
+
+    def __getitem__(self, index: int) -> Sample:
+        return self.get(index)
+
+    def get(self, index: int, with_mask: bool = True) -> Sample:
+        """One example; `with_mask=False` leaves its mask where it is.
+
+        Raises:
+            DataError: a file that cannot be read, or does not fit the others.
+        """
+        image = self._image(index)
+        mask = self.mask(index) if with_mask else None
+        if mask is not None and mask.shape != image.shape[:2]:
+            raise self._other(index, f"its mask is {mask.shape}, its image {image.shape[:2]} (height, width)")
+        stored = self._stored("saliency", index)
+        saliency = None
+        if stored is not None:
+            saliency = read_saliency(stored, (image.shape[0], image.shape[1]), stored)
+        return Sample(self.names[index], image, mask, self.tags(index), saliency)
+
+    def mask(self, index: int) -> np.ndarray | None:
+        """The mask `(H, W)` uint8 of one image, without decoding the image; None where there is none.
+
+        Raises:
+            DataError: it cannot be read, or has values that mean nothing.
+        """
+        stored = self._stored("mask", index)
+        if stored is None:
+            return None
+        mask = read_mask(stored)
+        check_values(mask, self.labels, stored)
+        return mask
+
+    def tags(self, index: int) -> tuple[int, ...] | None:
+        """Label values said to be in one image, ascending; None where nobody said."""
+        found, row = place_of(self._starts, index)
+        return self._indices[found].tags_of(row)
+
+    def has_mask(self, index: int) -> bool:
+        found, row = place_of(self._starts, index)
+        return self._indices[found].member("mask", row) is not None
+
+    def size(self, index: int) -> tuple[int, int]:
+        """`(height, width)` of one image in pixels, from the index."""
+        found, row = place_of(self._starts, index)
+        height, width = self._indices[found].sizes[row].tolist()
+        return height, width
+
+    def member(self, kind: str, index: int) -> bytes | None:
+        """The bytes of one file of an example: "image", "mask", "saliency", or what else a shard holds; None where it
+        has none.
+
+        Raises:
+            DataError: the tar file is damaged, or another one than its index is of.
+        """
+        stored = self._stored(kind, index)
+        return None if stored is None else stored.read()
+
+    def _stored(self, kind: str, index: int) -> Stored | None:
+        """A member that has been read: what is wrong with the tar file is then not taken for a broken image."""
+        found, row = place_of(self._starts, index)
+        shard = self._indices[found]
+        member = shard.member(kind, row)
+        if member is None:
+            return None
+        where = join(self.place, f"{shard.entry.name}.tar")
+        content = self._read(where, *member)
+        return Stored(f"{where}:{member[0]}", lambda: content)
+
+    def _read(self, where: str, name: str, offset: int, length: int) -> bytes:
+        """The bytes of a member; the block before them must be the member's."""
+        try:
+            content = self._parts.read(where, offset - BLOCK, length + BLOCK)
+        except OSError as error:
+            raise DataError(f"{where} cannot be read: {error}") from error
+        wrong = check_header(content[:BLOCK], name, length)
+        if wrong or len(content) != length + BLOCK:
+            wrong = wrong or f"it ends after {len(content) - BLOCK} of {length} bytes"
+            raise DataError(
+                f"{where} is not the file that its index is of: expected {name} at byte {offset}, found that {wrong}. "
+                f"Fix: put back the files that belong together, or {AGAIN}"
+            )
+        return content[BLOCK:]
+
+    def _image(self, index: int) -> np.ndarray:
+        stored = self._stored("image", index)
+        if stored is None:
+            raise self._other(index, "it has no image")
+        try:
+            image = read_image(stored, reading=self.reading)
+        except DataError as error:
+            if not self.tolerant or not is_truncation(error.__cause__):
+                raise
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{stored}: truncated image, decoded as far as it goes; further ones are not reported", stacklevel=3
+                )
+            image = read_image(stored, tolerant=True, reading=self.reading)
+        expected = self.source.get("channels", 3)
+        if image.shape[2] != expected:
+            raise FindingError(channels_finding(image.shape[2], expected, str(stored)))
+        return image
+
+    def _other(self, index: int, what: str) -> DataError:
+        return DataError(f"{self.place}: {self.names[index]}: {what}. Fix: {AGAIN}")
+
+
+def place_of(starts: np.ndarray, index: int) -> tuple[int, int]:
+    """Which shard an example is in, and its row there.
+
+    Args:
+        starts: number of the first example of each shard, and how many there are.
+        index: of the example; below 0 it counts from the end.
+
+    Raises:
+        IndexError: there is no such example.
+    """
+    count = int(starts[-1])
+    if not -count <= index < count:
+        raise IndexError(f"example {index} of {count}")
+    index = int(index) % count
+    shard = int(np.searchsorted(starts, index, side="right")) - 1
+    return shard, index - int(starts[shard])
+
+
+def open_shards(
+    settings: DataSettings, split: str, complain: Complain = refuse, *, shard: str | None = None
+) -> ShardSet:
+    """One split of a set of shards, as `maskwright shard` writes it.
+
+    Classes, masks, tags and saliency maps are those that were packed; settings that say otherwise are refused.
+
+    Args:
+        settings: `root`; `options`: `tolerant`, and those of `maskwright.data.open_split`; the others as they were when
+            the set was packed, or left out.
+        split: of the set; `all` for all of them.
+        complain: what to do with findings; there are none.
+        shard: the name of one shard: only what it holds is opened, and nothing of the others is read.
+
+    Raises:
+        DataError: no such split or shard, files that are missing or damaged, or settings that the set does not have.
+    """
+    place = str(settings.root)
+    found = read_index(place)
+    _check_settings(settings, found)
+    for name in set(settings.options) - set(OPTIONS):
+        raise DataError(unknown_name("option of shards", name, OPTIONS))
+    entries = found.of(split, place)
+    if shard is not None:
+        entries = [entry for entry in entries if entry.name == shard]
+        if not entries:
+            raise DataError(f"data {place}: split {split!r} has no shard {shard!r}; maskwright shard writes the set")
+    dataset = ShardSet(place, split, found, entries, bool(settings.options.get("tolerant")))
+    if len({entry.split for entry in entries}) > 1 and (twice := Names.repeated(dataset.names)):  # type: ignore[arg-type]
+        raise DataError(
+            f"data {place}: {len(twice)} images are in more than one split ({', '.join(twice[:5])}), and split=all "
+            "takes each once. Fix: name one split"
+        )
+    return dataset
+
+
+def shard_list(settings: DataSettings, split: str) -> list[tuple[str, int]]:
+    """Names of the shards of a split and how many examples each has, from `index.json` alone.
+
+    Raises:
+        DataError: as `open_shards`.
+    """
+    place = str(settings.root)
+    return [(entry.name, entry.count) for entry in read_index(place).of(split, place)]
+
+
+def is_shards(root: str) -> bool:
+    """Whether a folder has the index of a set of shards; every address is taken for one."""
+    where = join(root, INDEX)
+    return is_remote(root) or (os.path.isfile(where) and SET_FORMAT.encode() in read(where, 0, 100))
+
+
+def typed(settings: DataSettings) -> dict[str, Any]:
+    """The settings that a set is packed with, but for defaults; of files the last part of their names."""
+
+    def short(value: Any) -> Any:
+        return Path(value).name if isinstance(value, str) else value
+
+    default = DataSettings()
+    given = {key: getattr(settings, key) for key in FIXED}
+    given = {key: value for key, value in given.items() if value != getattr(default, key)}
+    if isinstance(given.get("label_map"), dict):
+        given["label_map"] = {str(key): value for key, value in given["label_map"].items()}
+    return {key: short(value) for key, value in given.items()}
+
+
+def _check_settings(settings: DataSettings, found: SetIndex) -> None:
+    for key, value in typed(settings).items():
+        if found.settings.get(key) != value:
+            packed = f"{key}={found.settings[key]}" if key in found.settings else f"no {key}="
+            raise DataError(
+                f"{key}={value}: {settings.root} is a set of shards, which was packed with {packed}. Fix: leave {key}= "
+                f"out, or give it to maskwright shard, which writes the set"
+            )
