@@ -269,6 +269,34 @@ TABLES = {
         settings={"tags": "tags.csv"},
         only_checked=True,
     ),
+    "quotes of a word processor": tagged(
+        "image,tags\na.jpg,“cup”\nb.jpg,„lid“\nc.jpg,“cup”;“lid”\nd.jpg,\n", gives=TAGGED
+    ),
+    "single quotes": tagged("'image','tags'\n'a.jpg','cup'\n'b.jpg','lid'\n'c.jpg','cup;lid'\n'd.jpg',''\n"),
+    "remarks before the headings": tagged("# of May, 2026\n# by me\n" + PLAIN, "left out: 2 lines before the headings"),
+    "two columns of one heading": tagged("image,tags,tags\na.jpg,cup,\nb.jpg,,lid\nc.jpg,cup,lid\nd.jpg,,\n"),
+    "zeros and ones with a comma": tagged(
+        "image;cup;lid\na.jpg;1,0;0,0\nb.jpg;0,0;1,0\nc.jpg;1,0;1,0\nd.jpg;0,0;0,0\n", "semicolons between columns"
+    ),
+    "addresses": tagged(
+        "url,tags\nhttps://x.org/p/a.jpg?size=9,cup\nhttps://x.org/b.jpg,lid\nfile:///p/c%2Ejpg,cup;lid\nd.jpg,\n"
+    ),
+    "a number that is none, in JSON": tagged(
+        '{"a.jpg": ["cup"], "b.jpg": "lid", "c.jpg": ["cup", "lid", NaN], "d.jpg": NaN}', name="t.json"
+    ),
+    "a cell of many boxes": tagged(PLAIN.replace("a.jpg,cup", "a.jpg," + "cup;" * 40_000)),
+    "yes and no under one heading": tagged(
+        "image,label\na.jpg,yes\nb.jpg,no\nc.jpg,yes\nd.jpg,no\n",
+        r"warning: .*words for yes and no: no, yes.*data.rename='\{\"no\": \"\", \"yes\": NAME\}'",
+        gives={"classes": "background no yes"},
+    ),
+    "a row without a cell of tags": refused("image,tags\na.jpg,cup\nb.jpg\n", r"line 3: 1 columns 'b.jpg'.*all cells"),
+    "CSV of Label Studio": tagged(
+        'image,id,label\n/data/upload/1/0a1b2c3d-a.jpg,1,cup\n/data/upload/1/0a1b2c3d-b.jpg,2,"[{""points"": [[0, 0]], '
+        '""closed"": true, ""polygonlabels"": [""lid""]}]"\n/data/upload/1/0a1b2c3d-c.jpg,3,"{""choices"": [""cup"", '
+        '""lid""]}"\nd.jpg,4,\n',
+        "left out: id",
+    ),
     "masks in place of tags": refused(
         "image,label\na.jpg,a.png\nb.jpg,b.png\n", "'label' names files, not tags.*masks=FOLDER"
     ),
@@ -500,6 +528,34 @@ LAYOUTS = {
         ),
         {"classes": "background Tür", "tags": {composed("ä"): "Tür", "b": "Tür"}},
     ),
+    "folders of MMSegmentation": Variant(
+        both(pictures("img_dir/train/a.jpg", "img_dir/val/b.jpg"), masks("ann_dir/train/a.png", "ann_dir/val/b.png")),
+        {"names": ["train/a", "val/b"], "masks": {"train/a": [0, 1], "val/b": [0, 1]}},
+    ),
+    "folders of nnU-Net": Variant(
+        both(
+            pictures("imagesTr/a_0000.png", "imagesTr/b_0000.png", "imagesTs/c_0000.png"),
+            masks("labelsTr/a.png", "labelsTr/b.png"),
+        ),
+        {"names": ["a_0000", "b_0000"], "masks": {"a_0000": [0, 1], "b_0000": [0, 1]}},
+        said=("lack the end '_0000' of those of images",),
+    ),
+    "masks of other names in a folder of any name": Variant(
+        both(pictures(*inside("stones", "a_0000.jpg", "b_0000.jpg")), masks(*inside("drawn", "a.png", "b.png"))),
+        refused="drawn holds files of the same names as stones.*data.options.images=stones masks=drawn",
+    ),
+    "a set within the folder": Variant(
+        both(pictures("set/a.jpg", "set/b.jpg"), text("set/tags.csv", TWO_TAGS)),
+        refused="give data=.*/set, the only folder there",
+    ),
+    "splits that are no tags": Variant(
+        pictures("set/train/a.jpg", "set/val/b.jpg"), refused="give data=.*/set, the only folder there"
+    ),
+    "masks in other capitals for some": Variant(
+        both(pictures("images/A.JPG", "images/b.jpg"), masks("masks/a.PNG", "masks/b.png", "masks/x.png")),
+        {"names": ["A", "b"], "masks": {"A": [0, 1], "b": [0, 1]}},
+        said=("info: .*1 mask of .* whose name is no image",),
+    ),
     "nothing to learn from": Variant(
         both(pictures(*inside("images", *AB)), others("annotations", "a.xml")),
         refused=r"neither masks nor tags.*annotations holds no image \(1 \.xml file\), images holds 2 images",
@@ -654,6 +710,23 @@ IMAGES = {
         ALL_LEVELS | {"channels": {3}},
         said=("info: .*1 image of all .*transparent",),
     ),
+    "colours of a printer": Variant(
+        both(
+            lambda root: picture(root / "images/a.png"),
+            lambda root: Image.open(root / "images/a.png").convert("CMYK").save(root / "images/b.jpg"),
+            masks("masks/a.png", "masks/b.png"),
+        ),
+        {"channels": {3}, "names": ["a", "b"]},
+    ),
+    "a value that is transparent": Variant(
+        files("a.png", values=whole(8, np.uint8), transparency=7), ALL_LEVELS | {"channels": {3}}
+    ),
+    "HEIC that is none": Variant(
+        both(pictures("images/a.jpg"), masks("masks/a.png"), text("images/b.HEIC", b"x")),
+        refused=r"image cannot be read \(cannot identify image file\).*replace the file" if heic_is_read() else "",
+        said=() if heic_is_read() else ("1 .heic file is left out",),
+        only_checked=True,
+    ),
     "HEIC alone": Variant(
         text("images/a.heic", b"x") if not heic_is_read() else text("images/a.cr2", b"x"),
         refused=r"no images; 1 \.(heic|cr2) file is left out",
@@ -781,6 +854,24 @@ MASKS = {
         drawn(np.where(areas(0, 1)[..., None] > 0, (128, 0, 0), 0).astype(np.uint8)),
         refused=r"0x800000.*data\.label_map",
     ),
+    "colours of one class, with a map": Variant(
+        drawn(np.where(areas(0, 1)[..., None] > 0, 255, 0).astype(np.uint8).repeat(3, 2)),
+        {"masks": {"0": [0, 1]}},
+        settings={"label_map": {0: 0, 0xFFFFFF: 1}},
+    ),
+    "colours of which the error has a map": Variant(
+        drawn(np.where(areas(0, 1)[..., None] > 0, (250, 50, 83), 0).astype(np.uint8)),
+        refused=r"data\.label_map='\{0x000000: 0, 0xFA3253: 1\}'",
+    ),
+    "grey in three channels": Variant(drawn(areas(0, 1, 2)[..., None].repeat(3, 2)), THREE),
+    "grey in four channels": Variant(drawn(np.dstack([areas(0, 1, 2)[..., None].repeat(3, 2), areas(255, 9)])), THREE),
+    "white in three channels": Variant(
+        drawn(areas(0, 255)[..., None].repeat(3, 2)), refused=r"data\.label_map='\{0: 0, 255: 1\}'"
+    ),
+    "colours of 16 bits in masks": Variant(
+        both(deep_png("masks/0.png", areas(0, 1)[..., None].repeat(3, 2)), pictures("images/0.jpg")),
+        refused="mask has colours of 16 bits",
+    ),
     "JPEG": Variant(drawn(areas(0, 255), suffix=".jpg"), refused="mask is a JPEG"),
 }
 
@@ -796,6 +887,26 @@ def coco(segmentation: Any, *, names: tuple[str, ...] = AB, **annotation: Any) -
     return json.dumps({"images": images, "categories": [{"id": 7, "name": "cup"}], "annotations": [drawn]})
 
 
+def coco_of(*, images: tuple[dict[str, Any], ...] = (), **parts: Any) -> str:
+    """COCO's JSON, some of its parts others than those of `coco`."""
+    content = json.loads(coco([FLAT]))
+    content["images"] = [{**one, **other} for one, other in zip(content["images"], images)] or content["images"]
+    return json.dumps({**content, **parts})
+
+
+def tasks(*values: dict[str, Any], image: str = "/data/upload/1/0a1b2c3d-a.jpg", **region: Any) -> str:
+    """Label Studio's JSON of one image."""
+    results = [{"id": f"r{place}", "value": value, **region} for place, value in enumerate(values)]
+    made = {"id": 1, "was_cancelled": False, "completed_by": 1, "result": results}
+    return json.dumps([{"id": 1, "data": {"image": image}, "annotations": [made]}])
+
+
+def cvat(shape: str, name: str = "a.jpg") -> str:
+    """CVAT's XML of one image."""
+    image = f'<image id="0" name="{name}" width="48" height="40">{shape}</image>'
+    return f"<annotations><version>1.1</version><meta/>{image}</annotations>"
+
+
 def labelme(*shapes: dict[str, Any], image: str) -> str:
     """labelme's JSON of one image."""
     return json.dumps({"version": "5.5.0", "flags": {}, "shapes": list(shapes), "imagePath": image, "imageData": None})
@@ -803,6 +914,25 @@ def labelme(*shapes: dict[str, Any], image: str) -> str:
 
 FLAT = [side for point in BOX for side in point]
 YOLO_ROW = "0 0 0 0.5 0 0.5 1 0 1\n"
+YOLO_PHOTOS = ("images/train/a.jpg", "images/val/b.jpg")
+YOLO_MASKED = {"names": ["train/a", "val/b"], "masks": {"train/a": [0, 1], "val/b": [0]}}
+CUP = {"label": "cup", "shape_type": "polygon", "points": BOX}
+HALF = {"points": [[0, 0], [50, 0], [50, 100], [0, 100]], "closed": True, "polygonlabels": ["cup"]}
+POLYGON = '<polygon label="cup" points="0,0;24,0;24,40;0,40" z_order="0"/>'
+ONE_MASKED = {"classes": "background cup", "names": ["a"], "masks": {"a": [0, 1]}}
+
+
+def yolo(
+    yaml: str = "train: images/train\nval: images/val\nnames: [cup]\n",
+    row: str = YOLO_ROW,
+    label: str = "labels/train/a.txt",
+    file: str = "data.yaml",
+    images: tuple[str, ...] = YOLO_PHOTOS,
+) -> Callable[[Path], Any]:
+    """A folder of Ultralytics with one label file."""
+    return both(pictures(*images), text(file, yaml), text(label, row))
+
+
 TOOLS = {
     "COCO, polygons": Variant(
         both(pictures(*inside("images", *AB)), text("annotations.json", coco([FLAT]))),
@@ -853,6 +983,196 @@ TOOLS = {
             text("b.json", labelme(image="b.jpg")),
         ),
         {"classes": "background cup", "masks": LEFT_HALF},
+    ),
+    "COCO, dummy class of Roboflow": Variant(
+        both(
+            pictures(*AB),
+            text(
+                "_annotations.coco.json",
+                coco_of(
+                    categories=[
+                        {"id": 0, "name": "cups", "supercategory": "none"},
+                        {"id": 7, "name": "cup", "supercategory": "cups"},
+                    ]
+                ),
+            ),
+        ),
+        {"classes": "background cup", "masks": LEFT_HALF},
+    ),
+    "COCO, gaps in the ids and one of 0": Variant(
+        both(
+            pictures(*AB),
+            text(
+                "coco.json",
+                coco_of(
+                    categories=[{"id": 90, "name": "lid"}, {"id": 0, "name": "cup"}],
+                    annotations=[
+                        {"id": 1, "image_id": 1, "category_id": 0, "segmentation": [FLAT]},
+                        {"id": 2, "image_id": 2, "category_id": 90, "segmentation": [FLAT]},
+                    ],
+                ),
+            ),
+        ),
+        {"classes": "background cup lid", "masks": {"a": [0, 1], "b": [0, 2]}},
+    ),
+    "COCO, no sizes": Variant(
+        both(pictures(*AB), text("coco.json", coco_of(images=({"height": None, "width": None},) * 2))),
+        {"masks": LEFT_HALF},
+    ),
+    "COCO, no sizes, and runs of another": Variant(
+        both(
+            pictures(*AB),
+            text(
+                "coco.json",
+                coco_of(
+                    images=({"height": None, "width": None},) * 2,
+                    annotations=[
+                        {
+                            "id": 5,
+                            "image_id": 1,
+                            "category_id": 7,
+                            "segmentation": {"size": [20, 48], "counts": [0, 480, 480]},
+                        }
+                    ],
+                ),
+            ),
+        ),
+        refused=r"annotation 5 has runs of the size \[20, 48\], its image is \[40, 48\]",
+    ),
+    "COCO, one id for two images": Variant(
+        both(pictures(*AB), text("coco.json", coco_of(images=({"id": 1}, {"id": 1})))),
+        refused=r"coco\.json: image 1 has the id of a\.jpg",
+    ),
+    "COCO, capitals": Variant(both(pictures(*AB), text("COCO.JSON", coco([FLAT]))), {"masks": LEFT_HALF}),
+    "COCO, UTF-16": Variant(
+        both(pictures(*AB), text("coco.json", coco([FLAT]).encode("utf-16"))), refused="coco.json is not UTF-8"
+    ),
+    "COCO, outside by a little": Variant(
+        both(pictures(*AB), text("coco.json", coco([[-5, -5, 24, -5, 24, 45, -5, 45]]))), {"masks": LEFT_HALF}
+    ),
+    "COCO, paths of Windows": Variant(
+        both(pictures(*AB), text("coco.json", coco([FLAT], names=("C:\\x\\a.JPG", "x\\b.jpg")))), {"masks": LEFT_HALF}
+    ),
+    "YOLO, numbers as text": Variant(
+        yolo('train: images/train\nval: images/val\nnames: {"0": cup, "1": lid}\n'),
+        {**YOLO_MASKED, "classes": "background cup lid"},
+    ),
+    "YOLO, a number left out": Variant(
+        yolo("train: images/train\nval: images/val\nnames: {0: cup, 2: lid}\n"), refused="a name for each number from 0"
+    ),
+    "YOLO, capitals": Variant(
+        yolo(
+            "train: Images/train\nval: Images/val\nnames: [cup]\n",
+            label="Labels/train/A.TXT",
+            file="DATA.YAML",
+            images=("Images/train/a.jpg", "Images/val/b.JPG"),
+        ),
+        {"masks": {"Images/train/a": [0, 1], "Images/val/b": [0]}},
+    ),
+    "YOLO, letters of a Mac": Variant(
+        yolo(label=f"labels/train/{decomposed('ä')}.txt", images=("images/train/ä.jpg", "images/val/b.jpg")),
+        {"masks": {"train/ä": [0, 1], "val/b": [0]}},
+    ),
+    "YOLO, broken YAML": Variant(yolo("train: [images\nnames: x:\n"), refused=r"data\.yaml is not YAML"),
+    "YOLO, classes.txt of Label Studio": Variant(
+        yolo("cup\nlid\n", label="labels/a.txt", file="classes.txt", images=inside("images", *AB)),
+        {"classes": "background cup lid", "masks": {"a": [0, 1], "b": [0]}},
+    ),
+    "YOLO, boxes among outlines": Variant(
+        yolo(row=YOLO_ROW + "0 0.75 0.5 0.2 0.5\n"), {"masks": {"train/a": [0, 1, 255], "val/b": [0]}}
+    ),
+    "YOLO, a label too many": Variant(
+        both(yolo(), text("labels/train/x.txt", YOLO_ROW)),
+        YOLO_MASKED,
+        said=(r"warning: .*x\.txt: 1 label file without an image",),
+    ),
+    "YOLO within the folder": Variant(
+        yolo(label="set/labels/train/a.txt", file="set/data.yaml", images=inside("set", *YOLO_PHOTOS)),
+        refused="give data=.*/set, the only folder there",
+    ),
+    "labelme, capitals and blanks": Variant(
+        both(pictures("a.JPG"), text("a.JSON", labelme(CUP, {**CUP, "label": " cup "}, image="a.JPG"))), ONE_MASKED
+    ),
+    "labelme, from a folder of its own": Variant(
+        both(pictures("images/a.jpg"), text("drawn/a.json", labelme(CUP, image="..\\images\\a.jpg"))),
+        ONE_MASKED,
+        settings={"masks": "drawn", "classes": ["background", "cup"]},
+    ),
+    "labelme, a way out": Variant(
+        both(pictures(*AB), text("a.json", labelme(CUP, image="../../a.jpg"))), refused=r"a\.json: '\.\./\.\./a\.jpg'"
+    ),
+    "labelme, an empty file": Variant(
+        both(pictures(*AB), text("a.json", ""), text("b.json", labelme(CUP, image="b.jpg"))),
+        refused=r"a\.json cannot be read",
+    ),
+    "labelme, nothing but what is damaged": Variant(
+        both(pictures(*AB), text("a.json", labelme({**CUP, "label": None}, image="a.jpg"))),
+        refused=r"a\.json, shape 1 \(None\) has no label",
+    ),
+    "labelme, the image's data first": Variant(
+        both(
+            pictures("a.jpg"),
+            text("a.json", json.dumps({"imageData": "x" * 20_000, **json.loads(labelme(CUP, image="a.jpg"))})),
+        ),
+        ONE_MASKED,
+    ),
+    "Label Studio, no sizes": Variant(
+        both(pictures("a.jpg"), text("tasks.json", tasks(HALF))), {**ONE_MASKED, "tags": {"a": "cup"}}
+    ),
+    "Label Studio, no sizes, and a brush": Variant(
+        both(pictures("a.jpg"), text("tasks.json", tasks({"rle": [0] * 9, "brushlabels": ["cup"]}))),
+        refused=r"tasks\.json: task 1, region r0 \(cup\): has no original_height",
+    ),
+    "Label Studio, a byte mark and capitals": Variant(
+        both(
+            pictures("a.jpg"),
+            text("TASKS.JSON", b"\xef\xbb\xbf" + tasks(HALF, original_width=48, original_height=40).encode()),
+        ),
+        ONE_MASKED,
+    ),
+    "Label Studio, swapped sizes": Variant(
+        both(pictures("a.jpg"), text("tasks.json", tasks(HALF, original_width=40, original_height=48))),
+        refused="tasks.json: task 1: 40x48, .*a.jpg is 48x40",
+    ),
+    "CVAT, capitals": Variant(both(pictures("a.JPG"), text("Annotations.XML", cvat(POLYGON))), ONE_MASKED),
+    "CVAT, tracks": Variant(
+        both(
+            pictures("a.jpg"),
+            text("annotations.xml", cvat(POLYGON).replace("<meta/>", '<track id="0" label="cup"/>')),
+        ),
+        refused=r"annotations\.xml: 1 track of a video.*export the task as CVAT for images",
+    ),
+    "CVAT, runs of another size": Variant(
+        both(
+            pictures("a.jpg"),
+            text(
+                "annotations.xml",
+                cvat('<mask label="cup" rle="0, 9" left="0" top="0" width="5" height="2" z_order="0"/>'),
+            ),
+        ),
+        refused=r"annotations\.xml: image a\.jpg, mask 1 \(cup\) has runs of 9 pixels together, 5x2 are 10",
+    ),
+    "CVAT, masks with names in Windows-1252": Variant(
+        both(
+            pictures("JPEGImages/a.jpg"),
+            text("labelmap.txt", "background:0,0,0::\nTür:128,0,0::\n".encode("cp1252")),
+            lambda root: (root / "SegmentationClass").mkdir(),
+            lambda root: Image.fromarray(np.where(areas(0, 1)[..., None] > 0, (128, 0, 0), 0).astype(np.uint8)).save(
+                root / "SegmentationClass/a.png"
+            ),
+        ),
+        {"classes": "background Tür", "masks": {"a": [0, 1]}},
+    ),
+    "Hugging Face, no mask in the first row": Variant(
+        both(
+            pictures("train/a.jpg", "train/b.jpg"),
+            masks("train/m.png"),
+            text(
+                "train/metadata.jsonl",
+                '{"image_file_name": "b.jpg"}\n{"image_file_name": "a.jpg", "mask_file_name": "m.png"}\n',
+            ),
+        ),
+        {"masks": {"train/b": None, "train/a": [0, 1]}},
     ),
     "Hugging Face": Variant(
         both(

@@ -130,7 +130,7 @@ def read_json(path: str | Path) -> Any:
         DataError: the file is missing or not JSON.
     """
     try:
-        return json.loads(Path(path).read_text(encoding="utf-8"))
+        return json.loads(Path(path).read_text(encoding="utf-8-sig"))
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:  # also other encodings, numbers of thousands of digits, deep nesting

@@ -11,10 +11,10 @@ from pathlib import Path
 
 from PIL import Image
 
-from maskwright.data.folders import described, subfolders
+from maskwright.data.folders import IMAGE_FOLDERS, described, subfolders
 from maskwright.data.mask_values import guess_last_value
 from maskwright.data.masks import DECODE_ERRORS
-from maskwright.data.names import normal, spelled
+from maskwright.data.names import normal, plain, spelled
 from maskwright.data.sample import LabelSpace
 from maskwright.data.tables.grid import read_text
 from maskwright.data.tags import TagTable
@@ -66,10 +66,13 @@ def label_space(
         last = _highest_value(paths, changed, settings.ignore_index, _frozen(settings.label_map))
         names, source = [f"class_{value}" for value in range(last + 1)], "highest value in the masks"
     else:
+        inside = subfolders(root)
+        nested = len(inside) == 1 and plain(inside[0].name) not in IMAGE_FOLDERS
+        fix = f"data={inside[0]}, the only folder there, " if nested else ""
         raise DataError(
             f"{root} has neither masks nor tags nor class names, so there is nothing to learn; {described(root)}. "
-            "Expected masks/, a table of tags that names the images, or classes. Fix: give tags=FILE, masks=FOLDER, or "
-            "classes=FILE"
+            f"Expected masks/, a table of tags that names the images, or classes. Fix: give {fix}tags=FILE, "
+            "masks=FOLDER, or classes=FILE"
         )
     choose = masks is None and table is not None
     names, background = _with_background(settings, names, choose)

@@ -17,11 +17,15 @@ from maskwright.data.names import plain
 from maskwright.data.provenance import is_marked
 
 # By their letters and digits alone, the surest first.
-IMAGE_FOLDERS = ("images", "image", "imgs", "img", "jpegimages", "photos", "photographs", "pictures", "rgb")
+IMAGE_FOLDERS = (
+    *("images", "image", "imgs", "img", "jpegimages", "photos", "photographs", "pictures", "rgb", "imgdir", "imagedir"),
+    "imagestr",
+)
 MASK_FOLDERS = (
     *("masks", "mask", "segmentationclass", "segmentationclasspng", "segmentationmasks", "segmentation", "groundtruth"),
     *("gt", "gts", "labels", "label", "labelimages", "annotations", "annotation", "annots", "annot", "anns", "ann"),
     *("segmentations", "segmasks", "seg", "segs", "maskspng", "maskpng", "pngmasks", "targets", "target", "labelids"),
+    *("anndir", "maskdir", "labeldir", "labelstr"),
 )
 MASK_ENDS = frozenset((*MASK_FOLDERS, "labeltrainids", "maskimage"))
 IMAGE_WORDS = frozenset((*IMAGE_FOLDERS, "photo", "picture", "frame", "input"))
@@ -43,6 +47,23 @@ def files_in(folder: Path) -> Iterator[Path]:
         yield from (
             Path(here, name) for name in sorted(files) if not name.startswith(".") and name.lower() not in LITTER
         )
+
+
+def files_of(folder: Path, *suffixes: str) -> list[Path]:
+    """Files in a folder itself that end so, in any capitals, in the order of their names; none without the folder."""
+    if not folder.is_dir():
+        return []
+    there = (path for path in folder.iterdir() if path.suffix.lower() in suffixes and not path.name.startswith("."))
+    return sorted(path for path in there if path.is_file())
+
+
+def text_head(path: Path, size: int) -> bytes:
+    """The beginning of a text file without what its encoding puts there: a byte mark, zeros of UTF-16, blanks."""
+    with open(path, "rb") as stream:
+        head = stream.read(size)
+    if head.startswith((b"\xff\xfe", b"\xfe\xff")):
+        head = head[2:].replace(b"\0", b"")
+    return head.lstrip(b"\xef\xbb\xbf \t\r\n")
 
 
 def has_image(folder: Path, unread: bool = False) -> bool:

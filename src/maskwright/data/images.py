@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import re
 import threading
 import warnings
 from collections import Counter
@@ -158,8 +159,11 @@ def image_error(path: Where, error: Exception) -> FindingError:
     fix, kind = "replace the file or leave it out", "image-unreadable"
     if is_truncation(error):
         fix, kind = f"{fix}, or give data.options.tolerant=true to decode what there is", "image-truncated"
-    fix = UNREAD.get(os.path.splitext(str(path))[1].lower(), fix)
-    return FindingError(Finding("error", f"image cannot be read ({error})", [str(path)], fix=fix, kind=kind))
+    suffix = os.path.splitext(str(path))[1].lower()
+    if suffix not in HEIC_SUFFIXES or not heic_is_read():
+        fix = UNREAD.get(suffix, fix)
+    said = re.sub(r" <_io\.\S+ object at \w+>", "", str(error))  # of a file that was opened already
+    return FindingError(Finding("error", f"image cannot be read ({said})", [str(path)], fix=fix, kind=kind))
 
 
 def is_truncation(error: BaseException | None) -> bool:

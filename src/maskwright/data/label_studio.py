@@ -11,13 +11,12 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from maskwright.data.names import normal
-from maskwright.data.tags import TagTable, image_key
+from maskwright.data.tags import UPLOAD, TagTable, image_key
 from maskwright.errors import DataError
 from maskwright.files import read_json
 
 HEAD = 4096  # characters in which an export shows what it is
 _TASKS = re.compile(r'"(was_cancelled|completed_by|annotation_id)"\s*:|"data"\s*:\s*\{|"result"\s*:\s*\[')
-_UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")
 # Keys of JSON-MIN behind the results.
 _BEHIND = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
 _PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp|heic)$", re.IGNORECASE)
@@ -143,7 +142,7 @@ def image_names(text: str) -> list[str]:
     path = inside[0] if inside and "local-files" in parts.path else unquote(parts.path)
     path = path.replace("\\", "/").lstrip("/")
     folder, slash, name = path.rpartition("/")
-    short = _UPLOAD.sub("", name)
+    short = UPLOAD.sub("", name)
     return [path] if short == name else [path, f"{folder}{slash}{short}"]
 
 

@@ -10,7 +10,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
-from maskwright.data.decode import as_rgb, tiff_header
+from maskwright.data.decode import as_rgb, is_deep, tiff_header
 from maskwright.data.finding import Finding, FindingError
 from maskwright.data.sample import LabelSpace
 from maskwright.data.stored import Where, for_pillow
@@ -33,9 +33,9 @@ NEAREST = (
 def read_mask(path: Where, label_map: Mapping[int, int] | None = None, *, by_colour: bool = False) -> np.ndarray:
     """The label values of a mask file.
 
-    Palette files give their indices, grey files (1, 8 or 16 bit) their values. Nothing is changed on the way except by
-    `label_map`, which must then list every value that occurs. Colour files are read only through a `label_map` whose
-    keys are `0xRRGGBB`.
+    Palette files give their indices, grey files (1, 8 or 16 bit) their values, and so do files of three equal channels.
+    Nothing is changed on the way except by `label_map`, which must then list every value that occurs. Colour files are
+    read only through a `label_map` whose keys are `0xRRGGBB`.
 
     Args:
         path: an image in any lossless format that Pillow reads.
@@ -49,7 +49,8 @@ def read_mask(path: Where, label_map: Mapping[int, int] | None = None, *, by_col
         DataError: missing or unreadable file, JPEG, colours without a `label_map`, values above 255, a value that
             `label_map` does not list, or a `label_map` to values outside 0 to 255.
     """
-    values, colours = _file_values(path, by_colour)
+    coloured = by_colour or any(key > 255 for key in label_map or ())
+    values, colours = _file_values(path, by_colour, coloured)
     if label_map is not None:
         return _mapped(values, label_map, path, colours)
     if colours:
@@ -193,8 +194,14 @@ def map_text(label_map: Mapping[int, int]) -> str:
     return "{" + ", ".join(f"{key}: {value}" for key, value in label_map.items()) + "}"
 
 
-def _file_values(path: Where, by_colour: bool) -> tuple[np.ndarray, bool]:
-    """The numbers in a mask file `(H, W)`, and whether they are colours as 0xRRGGBB."""
+def _file_values(path: Where, by_colour: bool, coloured: bool) -> tuple[np.ndarray, bool]:
+    """The numbers in a mask file `(H, W)`, and whether they are colours as 0xRRGGBB.
+
+    Args:
+        path: of the file.
+        by_colour: take the colours of palette files, not their indices.
+        coloured: three equal channels are a colour as well, not a number.
+    """
     try:
         header = tiff_header(path)
         if header is not None and (header.pages > 1 or header.special):
@@ -218,7 +225,13 @@ def _file_values(path: Where, by_colour: bool) -> tuple[np.ndarray, bool]:
             if picture.mode.startswith("I"):
                 return np.array(picture).astype(np.int32), False
             if picture.mode in ("RGB", "RGBA", "RGBX"):
-                colour = np.array(picture)[..., :3].astype(np.int32)
+                if is_deep(picture):
+                    one = "a grey PNG whose numbers are label values"
+                    raise _error(path, "mask-mode", "mask has colours of 16 bits", one, "save one channel of it as PNG")
+                pixels = np.array(picture)[..., :3]
+                if not coloured and (pixels == pixels[..., :1]).all():
+                    return np.ascontiguousarray(pixels[..., 0]), False
+                colour = pixels.astype(np.int32)
                 return colour[..., 0] << 16 | colour[..., 1] << 8 | colour[..., 2], True
             mode = picture.mode
     except DataError:
@@ -298,6 +311,7 @@ def _colour_error(path: Where, values: np.ndarray, why: str = "instead of label 
         "mask-colours",
         f"mask has colours {why}: {shown}{more}",
         "palette or grey PNG whose values are label values",
-        "convert the masks, or give data.label_map with the label value of every colour, as in "
-        "data.label_map='{0x000000: 0, 0x800000: 1}'",
+        "convert the masks, or give data.label_map with the label value of every colour, as in data.label_map='{"
+        + ", ".join(f"0x{colour:06X}: {value}" for value, colour in enumerate(found[np.sort(order)].tolist()))
+        + "}'",
     )

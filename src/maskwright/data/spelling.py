@@ -79,7 +79,16 @@ def blank_finding(source: str, names: Sequence[str]) -> Finding | None:
 
 
 def number_finding(source: str, names: Sequence[str]) -> Finding | None:
-    """A warning where tags are numbers, which may stand for names."""
+    """A warning where tags are numbers, which may stand for names, or words for yes and no, which stand for one."""
+    words = {name: "" if name.casefold() in ("no", "false", "n", "f") else "NAME" for name in names}
+    if names and all(name.casefold() in YAML_WORDS | {"t", "f"} for name in names):
+        return Finding(
+            "warning",
+            f"the tags of {source} are words for yes and no: {', '.join(names)}; each is a class of its own",
+            count=len(names),
+            fix=f"say what they tell, as in {rename_words(words)}",
+            kind="tag-number",
+        )
     if not names or not all(re.fullmatch(r"\d+", name) for name in names):
         return None
     shown = ", ".join(names[:SHOWN])

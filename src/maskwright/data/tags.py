@@ -2,9 +2,11 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
+from urllib.parse import unquote, urlsplit
 
 from maskwright.data.finding import ASSUMED, Complain, Finding, refuse
 from maskwright.data.images import image_suffixes
@@ -13,6 +15,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.data.spelling import joined, rename_words
 from maskwright.errors import unknown_name
 
+UPLOAD = re.compile(r"^[0-9a-f]{8}-(?=.)")  # what Label Studio puts before the name of a file
 # What `tag_source` says where tags are derived from masks; anything else is a file, a folder or the set's own list.
 TAGS_FROM_MASKS = ("masks", "derived from the masks")
 
@@ -93,8 +96,10 @@ def told(table: TagTable, rename: Mapping[str, str] | None, complain: Complain) 
 
 
 def image_key(image: str) -> str:
-    """An image as a tag file names it, with `/` between folders and without `./` and suffix."""
+    """An image as a tag file names it, with `/` between folders and without `./` and suffix; of an address its path."""
     image = normal(image.strip()).replace("\\", "/")
+    if "://" in image:  # an address, of which the path counts
+        image = normal(unquote(urlsplit(image).path)).lstrip("/")
     while image.startswith("./"):
         image = image[2:]
     stem, dot, suffix = image.rpartition(".")
@@ -105,7 +110,8 @@ def match_tags(table: TagTable, names: Collection[str], complain: Complain = ref
     """Which row of a tag table belongs to which image.
 
     A row names an image by its whole name, by a longer path that ends in it, or by its file name alone where only one
-    image has that; where none does, in other capitals, or without the zeros that a number began with.
+    image has that; where none does, in other capitals, without the zeros that a number began with, or without the
+    eight digits that Label Studio puts before the names of uploads.
 
     Args:
         table: tags as read.
@@ -130,7 +136,8 @@ def match_tags(table: TagTable, names: Collection[str], complain: Complain = ref
         if name is None:
             if not by_file:
                 by_file = _by_file(names)
-            candidates = next((found for form in _forms(parts[-1]) if (found := by_file.get(form))), [])
+            forms = (*_forms(parts[-1]), *_forms(UPLOAD.sub("", parts[-1])))
+            candidates = next((found for form in forms if (found := by_file.get(form))), [])
             if len(candidates) != 1:
                 (several if candidates else missing).append(key)
                 continue

@@ -11,6 +11,7 @@ from typing import Any
 import numpy as np
 from PIL import Image
 
+from maskwright.data.decode import HEIC_SUFFIXES
 from maskwright.data.images import image_suffixes, orientation
 from maskwright.data.readers.shapes import IGNORED
 from maskwright.data.sample import LabelSpace
@@ -72,13 +73,13 @@ def put_image(example: Example, folder: Path, suffixes: Sequence[str] = ()) -> s
     Args:
         example: gives the image.
         folder: of images.
-        suffixes: that the other side reads, in lower case with the dot; empty: any. Others become PNG.
+        suffixes: that the other side reads, in lower case with the dot; empty: any but HEIC. Others become PNG.
 
     Returns:
         The file's path below `folder`, with `/`.
     """
     suffix = Path(example.image).suffix if example.image is not None else ".png"
-    known = suffix.lower() in image_suffixes() and (not suffixes or suffix.lower() in suffixes)
+    known = suffix.lower() in (suffixes or image_suffixes() - {*HEIC_SUFFIXES})
     # Many tools read past the EXIF orientation: the mask would lie on an image of another size.
     anew = example.image is None or not known or orientation(example.image) != 1
     target = folder / f"{example.name}{'.png' if anew else suffix}"

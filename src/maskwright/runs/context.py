@@ -12,7 +12,8 @@ import torch
 
 from maskwright.data import open_dataset, subset
 from maskwright.data.dataset import Dataset
-from maskwright.data.names import normal
+from maskwright.data.tables.grid import read_text
+from maskwright.data.tags import image_key
 from maskwright.engine import distributed
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
@@ -79,7 +80,7 @@ class RunContext:
         path = Path(self.recipe.mixed_list)
         if not path.is_file():
             raise DataError(f"mixed_list: {path} does not exist; expected a file with one image name per line")
-        listed = normal(path.read_text(encoding="utf-8-sig")).split()
+        listed = [image_key(line) for line in read_text(path)[0].splitlines() if line.strip()]
         missing = sorted(set(listed) - set(have))
         if missing:
             raise DataError(

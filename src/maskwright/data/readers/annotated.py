@@ -17,6 +17,7 @@ from maskwright.data.readers.official import tag_source
 from maskwright.data.readers.shapes import AREAS, IGNORED, Annotated, Kind, Painting, ShapeSet, problem_of
 from maskwright.data.readers.splits import Listing, split_names
 from maskwright.data.sample import LabelSpace
+from maskwright.data.tables.cells import tag_name
 from maskwright.data.tags import TagTable, image_key, match_tags
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
@@ -180,14 +181,15 @@ def _without_ours(export: Export, images: Path, complain: Complain) -> None:
 
 
 def _rename(export: Export, rename: Mapping[str, str], complain: Complain) -> None:
-    """Give classes their other names, in one Unicode form; a shape has the first of several, or is ignored."""
-    new = {normal(old): [normal(one.strip()) for one in name.split(";")] for old, name in rename.items()}
+    """Give classes their other names, as tags are compared; a shape has the first of several, or is ignored."""
+    new = {tag_name(old): [tag_name(one) for one in name.split(";")] for old, name in rename.items()}
 
     def names(old: str) -> list[str]:
-        old = normal(old)
+        old = tag_name(old)
         return [name for name in new.get(old, [old]) if name]
 
-    absent = sorted(set(new) - {normal(name) for row in export.annotated for name in row.names()} - {*export.classes})
+    there = {tag_name(name) for row in export.annotated for name in (*row.names(), *export.classes)}
+    absent = sorted(set(new) - there)
     if absent:
         complain(
             Finding(
@@ -239,6 +241,11 @@ def _matched(export: Export, images: Mapping[str, str], folder: Path, complain: 
     for row in export.annotated:
         keys = [image_key(name) for name in (row.image, *row.also)]
         key = next((key for key in keys if key.rpartition("/")[2] in files), keys[0])
+        if ".." in key.split("/"):
+            # Where annotations lie in a folder of their own, labelme names the image from there.
+            place = (Path(row.file or export.files[0]).parent / row.image.replace("\\", "/")).resolve()
+            inside = place.is_relative_to(folder.resolve())
+            key = image_key(place.relative_to(folder.resolve()).as_posix()) if inside else key
         if ".." in key.split("/"):
             outside.append(f"{row.where}: {row.image!r}")
             continue
@@ -304,7 +311,8 @@ def _labels(settings: DataSettings, export: Export, complain: Complain) -> tuple
         path = resolve(Path(settings.root), settings.classes)
         names, source = read_classes(path), str(path)
     if not names:
-        raise DataError(f"{file} has no class and no annotation, so there is nothing to learn")
+        damaged = "; ".join(export.damaged[:3])
+        raise DataError(damaged or f"{file} has no class and no annotation, so there is nothing to learn")
     unknown = [name for name in used if name not in names]
     drawn = {shape.label for row in export.annotated for shape in row.shapes}
     if unknown:
@@ -359,6 +367,9 @@ def _sound(
         except DataError:
             continue  # whoever reads the image says so
         size = row.size or found
+        if row.relative:
+            row.shapes = [replace(shape, points=shape.points * found[::-1]) for shape in row.shapes]
+            row.relative = False
         turned = size == found[::-1] and size != found and orientation(images[name]) >= 5
         if size != found and not turned:
             swapped.append(f"{row.where}: {size[1]}x{size[0]}, {images[name]} is {found[1]}x{found[0]}")

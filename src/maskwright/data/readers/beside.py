@@ -127,6 +127,11 @@ def paired(images: Collection[str], masks: Collection[str]) -> tuple[dict[str, s
     if not masks:
         return {}, ""
     first = next(iter(masks))
+    more = next((name.removeprefix(first) for name in images if name.startswith(first)), "")
+    if more and not more[0].isalnum() and all(name.endswith(more) for name in images):
+        pairs = {mask: mask + more for mask in masks}
+        if set(pairs.values()) <= set(images):
+            return pairs, f"lack the end {more!r} of those of images"
     last = first.rfind("/") + 1
     for place in range(last + 1, len(first)):
         end = first[place:]

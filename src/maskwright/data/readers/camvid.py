@@ -19,6 +19,7 @@ from maskwright.data.readers.official import (
     official_set,
     read_name_list,
 )
+from maskwright.data.tables.grid import read_text
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -194,7 +195,7 @@ def _colours(root: Path) -> Mapping[str, tuple[int, ...]]:
     if not path.is_file():
         return {name: colour for name, colour, _ in CLASSES}
     colours: dict[str, tuple[int, ...]] = {}
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(path)[0].splitlines(), start=1):
         if not line.strip():
             continue
         *numbers, name = line.split()

@@ -12,6 +12,8 @@ from typing import Any
 import numpy as np
 
 from maskwright.data.finding import Complain, refuse
+from maskwright.data.folders import files_of, text_head
+from maskwright.data.names import spelled
 from maskwright.data.readers.annotated import PARTS, Export, anew, annotated_set, as_they_are
 from maskwright.data.readers.coco_annotations import given_runs, image_sides, items, polygon_problem
 from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners
@@ -20,12 +22,14 @@ from maskwright.settings import DataSettings
 
 ROBOFLOW = "_annotations.coco.json"
 LOOKED_AT = 1 << 16  # bytes at either end of a file
-KEYS = ("images", "annotations", "categories")
+ONE = {"images": "image", "annotations": "annotation", "categories": "category"}
+KEYS = tuple(ONE)
 
 
 def coco_files(root: Path) -> list[Path]:
     """JSON files in a folder, in its folder `annotations` or beside the images of a split, that look like COCO's."""
-    there = [*root.glob(f"*/{ROBOFLOW}"), *root.glob("annotations/*.json"), *root.glob("*.json")]
+    inside = [*root.glob(f"*/{ROBOFLOW}"), *files_of(spelled(root / "annotations"), ".json")]
+    there = [*inside, *files_of(root, ".json")]
     return [path for path in sorted(there) if _is_coco(path)]
 
 
@@ -74,12 +78,12 @@ def _read_all(root: str, files: tuple[tuple[str, int, int], ...]) -> Export:
 
 
 def _is_coco(path: Path) -> bool:
+    head = text_head(path, LOOKED_AT)
     with open(path, "rb") as stream:
-        head = stream.read(LOOKED_AT)
-        stream.seek(max(len(head), path.stat().st_size - LOOKED_AT))
+        stream.seek(max(LOOKED_AT, path.stat().st_size - LOOKED_AT))
         tail = stream.read()
     found = sum(f'"{key}"'.encode() in head + tail for key in KEYS)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" and found >= 2 and b'"shapes"' not in head
+    return head[:1] == b"{" and found >= 2 and b'"shapes"' not in head
 
 
 def _part(path: Path) -> str:
@@ -99,14 +103,18 @@ def _read(path: Path, root: Path, export: Export, categories: dict[str, tuple[in
     names: dict[Any, str] = {}
     drawn: list[tuple[Any, Any, list[Shape], bool]] = []
     for key, item in items(str(path), KEYS):
-        where = f"{path}: {key[:-1]} {item.get('id') if isinstance(item, dict) else item}"
+        where = f"{path}: {ONE[key]} {item.get('id') if isinstance(item, dict) else item}"
         try:
             if key == "categories":
                 names[item["id"]] = str(item["name"])
                 categories.setdefault(str(item["name"]), (int(item["id"]), str(item.get("supercategory", ""))))
             elif key == "images":
                 row = Annotated(f"{before}{_text(item['file_name'])}", where, looked_at=True, part=part)
-                row.size, row.also, row.file = image_sides(item), (item["file_name"],), str(path)
+                row.also, row.file = (item["file_name"],), str(path)
+                if item.get("height") is not None or item.get("width") is not None:
+                    row.size = image_sides(item)
+                if item["id"] in rows:
+                    raise ValueError(f"has the id of {rows[item['id']].image}")
                 rows[item["id"]] = row
             else:
                 shapes = _shapes(item)
@@ -134,7 +142,7 @@ def _read(path: Path, root: Path, export: Export, categories: dict[str, tuple[in
 
 def _add(row: Annotated, name: str, shapes: list[Shape], crowd: bool, export: Export) -> None:
     for shape in shapes:
-        if shape.kind == "mask" and shape.window[2:] != row.size:
+        if shape.kind == "mask" and row.size is not None and shape.window[2:] != row.size:
             export.damaged.append(
                 f"{row.where}, {shape.where} has runs of the size {list(shape.window[2:])}, its image is "
                 f"{list(row.size or ())} (height, width)"

@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maskwright.data.finding import Complain, Finding, number_of, refuse
+from maskwright.data.names import spelled
 from maskwright.data.plain_xml import parse_xml
 from maskwright.data.readers.annotated import Export, annotated_set
 from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners, ellipse_corners, turned
@@ -163,7 +164,8 @@ def _read(path: Path, changed: int, length: int) -> tuple[Export, list[Finding]]
 
 def annotation_files(root: Path) -> list[Path]:
     """The annotation file of a folder, else those of the folders in it."""
-    return [root / FILE] if (root / FILE).is_file() else sorted(root.glob(f"*/{FILE}"))
+    own = spelled(root / FILE)
+    return [own] if own.is_file() else sorted(root.glob(f"*/{FILE}"))
 
 
 def _notes(reader: _Reader) -> list[Finding]:

@@ -20,6 +20,7 @@ from maskwright.data.readers.official import Colour, tag_source
 from maskwright.data.readers.shapes import IGNORED
 from maskwright.data.readers.splits import Listing, hash_split, split_names
 from maskwright.data.sample import LabelSpace, voc_palette
+from maskwright.data.tables.grid import read_text
 from maskwright.data.tags import TagTable, image_key, match_tags
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
@@ -148,7 +149,7 @@ def read_labelmap(path: Path, complain: Complain = refuse) -> dict[str, Colour]:
         raise DataError(f"{path} does not exist. Expected an export of CVAT, Segmentation mask 1.1")
     found: dict[str, Colour | None] = {}
     wrong = []
-    for number, line in enumerate(path.read_text(encoding="utf-8-sig").splitlines(), start=1):
+    for number, line in enumerate(read_text(path)[0].splitlines(), start=1):
         text = line.strip()
         if not text or text.startswith("#"):
             continue

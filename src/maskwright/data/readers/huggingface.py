@@ -5,12 +5,14 @@ from __future__ import annotations
 import csv
 import json
 import posixpath
-from collections.abc import Iterator, Mapping
+from collections.abc import Collection, Iterator
+from itertools import islice
 from pathlib import Path
 from typing import Any
 
 from maskwright.data.finding import Complain, Finding, number_of, refuse
 from maskwright.data.images import ImageSet
+from maskwright.data.names import normal
 from maskwright.data.provenance import corrected_masks
 from maskwright.data.readers.annotated import split_of
 from maskwright.data.readers.folder import build_set
@@ -20,7 +22,8 @@ from maskwright.files import read_json
 from maskwright.settings import DataSettings
 
 TABLES = ("metadata.jsonl", "metadata.csv")
-IMAGE = "file_name"
+IMAGES = ("file_name", "image_file_name")
+LOOKED_AT = 100  # rows, since those without a mask may come first
 # A column of masks is `NAME_file_name`; of several the first of these counts.
 MASKS = ("mask", "label", "annotation", "segmentation", "labels", "annotations", "masks", "gt", "target")
 
@@ -28,7 +31,7 @@ MASKS = ("mask", "label", "annotation", "segmentation", "labels", "annotations",
 def metadata_files(root: Path) -> list[Path]:
     """Tables of a folder, of the folders in it, or of those in `data/`, whose rows name an image and a mask."""
     there = [path for name in TABLES for place in ("", "*/", "data/*/") for path in root.glob(f"{place}{name}")]
-    return [path for path in sorted(there) if _mask_column(next(iter(_rows(path)), {})) is not None]
+    return [path for path in sorted(there) if _mask_column(_keys(path)) is not None]
 
 
 def open_huggingface(settings: DataSettings, split: str, complain: Complain = refuse) -> ImageSet:
@@ -59,15 +62,16 @@ def open_huggingface(settings: DataSettings, split: str, complain: Complain = re
         inside = table.parent.relative_to(root).parts
         part = f"{split_of(inside[-1])}/" if inside else ""
         prefixes += [part[:-1]] if part else []
-        column = _mask_column(next(iter(_rows(table)))) or ""
+        column = _mask_column(_keys(table)) or ""
         for number, row in enumerate(_rows(table), start=1):
             where = f"{table}: row {number}"
-            image = _place(table.parent, row.get(IMAGE), where, wrong)
+            given = next((row[key] for key in IMAGES if row.get(key)), None)
+            image = _place(table.parent, given, where, wrong)
             if image is None:
                 continue
-            name = part + posixpath.splitext(str(row[IMAGE]))[0]
+            name = part + posixpath.splitext(normal(str(given).replace("\\", "/")))[0]
             if name in images:
-                wrong.append(f"{where} names {row[IMAGE]!r} once more")
+                wrong.append(f"{where} names {given!r} once more")
                 continue
             images[name] = image
             if row.get(column) and (mask := _place(table.parent, row[column], where, wrong)) is not None:
@@ -110,10 +114,14 @@ def _rows(table: Path) -> Iterator[dict[str, Any]]:
                 yield row if isinstance(row, dict) else {}
 
 
-def _mask_column(row: Mapping[str, Any]) -> str | None:
-    if IMAGE not in row:
+def _keys(table: Path) -> set[str]:
+    return {key for row in islice(_rows(table), LOOKED_AT) for key in row if isinstance(key, str)}
+
+
+def _mask_column(keys: Collection[str]) -> str | None:
+    if not set(IMAGES) & set(keys):
         return None
-    return next((column for word in MASKS if (column := f"{word}_{IMAGE}") in row), None)
+    return next((column for word in MASKS if (column := f"{word}_file_name") in keys), None)
 
 
 def _place(folder: Path, given: Any, where: str, wrong: list[str]) -> str | None:

@@ -14,6 +14,7 @@ import numpy as np
 
 from maskwright.data.brush import decode_brush
 from maskwright.data.finding import Complain, Finding, refuse
+from maskwright.data.folders import files_of
 from maskwright.data.label_studio import Task, image_tags, is_tasks, read_tasks, region_labels
 from maskwright.data.plain_xml import parse_xml
 from maskwright.data.provenance import changed_since_export
@@ -40,7 +41,7 @@ class _Drawn:
 def task_files(root: Path) -> list[Path]:
     """JSON files in a folder that begin as exports of tasks do; where the first few do not, none is expected to."""
     found: list[Path] = []
-    for number, path in enumerate(sorted(root.glob("*.json"))):
+    for number, path in enumerate(files_of(root, ".json")):
         if is_tasks(path):
             found.append(path)
         elif number >= TRIED and not found:
@@ -121,7 +122,7 @@ def _configured(root: Path, export: Export, used: set[str]) -> list[str]:
                 number = int(colour[1], 16)
                 export.colours[value] = (number >> 16, number >> 8 & 255, number & 255)
 
-    for path in sorted(root.glob("*.xml")):
+    for path in files_of(root, ".xml"):
         inside = False
         try:
             parse_xml(path, start)
@@ -155,6 +156,8 @@ def _drawn(task: Task) -> _Drawn:
         if result.get("id") is not None:
             known = labels.setdefault(str(result["id"]), [])
             known += [name for name in region_labels(result) if name not in known]
+    # Without any size the percents are of the image itself, whose file is known later.
+    row.relative = not any({"original_height", "original_width"} & set(result) for result in results)
     done: list[tuple[str, dict[str, Any]]] = []
     for number, result in enumerate(results, start=1):
         value = result.get("value")
@@ -173,7 +176,8 @@ def _drawn(task: Task) -> _Drawn:
         if value.get("rle") == []:
             continue  # a brush whose every stroke was erased
         try:
-            height, width = _size(result, row)
+            upright = "rle" not in value and not value.get("rotation")
+            height, width = (1, 1) if row.relative and upright else _size(result, row)
             shape = _shape(names[0], where, value, height, width)
         except (DataError, KeyError, TypeError, ValueError, OverflowError) as error:
             said = f"has no {error.args[0]}" if isinstance(error, KeyError) else str(error)

@@ -8,7 +8,6 @@ import os
 import posixpath
 from collections.abc import Mapping
 from functools import lru_cache
-from itertools import islice
 from pathlib import Path
 from typing import Any
 
@@ -16,15 +15,17 @@ import numpy as np
 from PIL import Image
 
 from maskwright.data.finding import Complain, refuse
+from maskwright.data.folders import files_of, text_head
 from maskwright.data.masks import DECODE_ERRORS
 from maskwright.data.readers.annotated import Export, anew, annotated_set, as_they_are
 from maskwright.data.readers.shapes import AREAS, Annotated, Kind, Shape, ShapeSet, box_corners, ellipse_corners
 from maskwright.data.runs import runs_of
+from maskwright.data.tables.grid import read_text
 from maskwright.errors import DataError
 from maskwright.files import read_json
 from maskwright.settings import DataSettings
 
-LOOKED_AT = 1 << 13  # bytes at the beginning of a file
+LOOKED_AT = 1 << 13  # bytes at either end of a file
 FEW = 3  # files of a folder that are looked at to know what it is
 BACKGROUND = "_background_"  # how labelme's own list of labels calls it
 LINES: dict[str, Kind] = {"line": "line", "linestrip": "line", "point": "points", "points": "points"}
@@ -32,19 +33,18 @@ AREA_WORDS = ("polygon", "rectangle", "rotation", "circle", "mask")
 
 
 def labelme_files(root: Path) -> list[Path]:
-    """JSON files below a folder that begin as labelme's do."""
+    """JSON files below a folder that are labelme's, or empty, as what was cut off."""
     found: list[Path] = []
-    for folder, inside, files in os.walk(root):
+    for folder, inside, _ in os.walk(root):
         inside[:] = sorted(name for name in inside if not name.startswith("."))
-        there = (Path(folder, name) for name in sorted(files) if name.endswith(".json") and not name.startswith("."))
-        found += [path for path in there if _is_labelme(path)]
+        found += [path for path in files_of(Path(folder), ".json") if not path.stat().st_size or _is_labelme(path)]
     return found
 
 
 def has_labelme(root: Path) -> bool:
     """Whether a folder, or one in it, has such files; a few are looked at."""
     folders = [root, *sorted(path for path in root.iterdir() if path.is_dir() and not path.name.startswith("."))]
-    return any(_is_labelme(path) for folder in folders for path in islice(folder.glob("*.json"), FEW))
+    return any(_is_labelme(path) for folder in folders for path in files_of(folder, ".json")[:FEW])
 
 
 def open_labelme(settings: DataSettings, split: str, complain: Complain = refuse) -> ShapeSet:
@@ -78,7 +78,7 @@ def _read_all(root: str, files: tuple[tuple[str, int, int], ...]) -> Export:
     for path in export.files:
         export.annotated.append(_row(path, Path(root), export))
     listed = Path(root, "labels.txt")
-    names = listed.read_text(encoding="utf-8-sig").splitlines() if listed.is_file() else []
+    names = read_text(listed)[0].splitlines() if listed.is_file() else []
     used = sorted({name for row in export.annotated for name in row.names()})
     renamed = ("background" if name.strip() == BACKGROUND else name.strip() for name in [*names, *used])
     export.classes = [name for name in dict.fromkeys(renamed) if name]
@@ -86,9 +86,11 @@ def _read_all(root: str, files: tuple[tuple[str, int, int], ...]) -> Export:
 
 
 def _is_labelme(path: Path) -> bool:
-    with open(path, "rb") as stream:
-        head = stream.read(LOOKED_AT)
-    return head.lstrip(b"\xef\xbb\xbf \t\r\n")[:1] == b"{" and b'"shapes"' in head and b'"annotations"' not in head
+    head = text_head(path, LOOKED_AT)
+    with open(path, "rb") as stream:  # where keys are in the order of the alphabet, the image's data stand first
+        stream.seek(max(LOOKED_AT, path.stat().st_size - LOOKED_AT))
+        found = head + stream.read()
+    return head[:1] == b"{" and b'"shapes"' in found and b'"annotations"' not in found
 
 
 def _row(path: Path, root: Path, export: Export) -> Annotated:

@@ -213,6 +213,8 @@ def list_files(settings: DataSettings, complain: Complain, places: list[Place]) 
         listing.folders["masks"] = mask_folders[0]
         if not any(name in images for name in masks):
             listing.masks = _named_otherwise(settings, complain, listing, masks)
+        else:
+            _in_other_capitals(complain, listing, masks)
     return listing
 
 
@@ -292,6 +294,19 @@ def _named_otherwise(
         )
     )
     return masks
+
+
+def _in_other_capitals(complain: Complain, listing: Listing, masks: dict[str, str]) -> None:
+    """Give masks whose names differ in capitals alone to their images, and tell of those that no image is there for."""
+    bare = {name.casefold(): name for name in listing.images if name not in masks}
+    for name in [name for name in masks if name not in listing.images]:
+        image = bare.pop(name.casefold(), None)
+        if image is not None:
+            masks[image] = masks.pop(name)
+    left = [path for name, path in masks.items() if name not in listing.images]
+    if left:
+        what = f"{number_of(len(left), 'mask')} of {listing.folders['masks']} whose name is no image's"
+        complain(Finding("info", what, left, len(left), kind="mask-no-image"))
 
 
 def _renamed(files: dict[str, str], prefix: str, suffix: str | None) -> dict[str, str]:

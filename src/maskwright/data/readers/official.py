@@ -15,6 +15,7 @@ from maskwright.data.provenance import refuse_made
 from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.sample import LabelSpace
 from maskwright.data.tables import read_tags
+from maskwright.data.tables.grid import read_text
 from maskwright.data.tags import match_tags, tag_values, told
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
@@ -178,7 +179,7 @@ def read_name_list(path: Path) -> list[str]:
     """
     if not path.is_file():
         raise DataError(f"list {path} does not exist. Expected one image name per line")
-    names = [normal(line.strip()) for line in path.read_text(encoding="utf-8-sig").splitlines() if line.strip()]
+    names = [normal(line.strip()) for line in read_text(path)[0].splitlines() if line.strip()]
     if not names:
         raise DataError(f"list {path} is empty. Expected one image name per line")
     return names

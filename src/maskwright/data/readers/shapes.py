@@ -58,6 +58,7 @@ class Annotated:
         looked_at: somebody says that there is nothing but this; otherwise nothing may mean that nobody began yet.
         part: the split that the tool put it in; "" where it has none.
         also: other names that the image's file may have.
+        relative: the file says no size, and points are in parts of the image's sides.
         damaged: an annotation of it could not be read, so that its mask would lack something.
         file: that says all this, where the tool has one for each image.
     """
@@ -72,6 +73,7 @@ class Annotated:
     also: tuple[str, ...] = ()
     damaged: bool = False
     file: str = ""
+    relative: bool = False
 
     def names(self) -> Iterator[str]:
         """Class names in the order of the file, repeated."""
@@ -178,6 +180,8 @@ def problem_of(shape: Shape, size: tuple[int, int]) -> str | None:
     height, width = size
     if shape.kind == "mask":
         top, left, tall, wide = shape.window
+        if shape.down and (tall, wide) != size:  # COCO's runs are of the whole image
+            return f"has runs of the size {[tall, wide]}, its image is {[*size]} (height, width)"
         if min(top, left) < 0 or min(tall, wide) < 1 or top + tall > height or left + wide > width:
             return f"covers {wide}x{tall} pixels from ({left}, {top}), the image has {width}x{height}"
         if (shape.runs < 0).any():

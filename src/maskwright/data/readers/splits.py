@@ -11,7 +11,8 @@ import numpy as np
 
 from maskwright.data.classes import resolve
 from maskwright.data.finding import Complain, Finding
-from maskwright.data.names import normal
+from maskwright.data.names import normal, spelled
+from maskwright.data.tables.grid import read_text
 from maskwright.data.tags import image_key
 from maskwright.errors import DataError
 
@@ -42,7 +43,7 @@ class Listing:
 def split_names(root: Path, split: str, listing: Listing, complain: Complain) -> tuple[list[str], str]:
     """Names of a split in order, and where it comes from, in words."""
     split = normal(split)
-    path = next((path for folder in LIST_FOLDERS if (path := root / folder / f"{split}.txt").is_file()), None)
+    path = _list_called(root, split)
     if path is None and split.endswith(".txt"):
         path = resolve(root, split)
         if not path.is_file():
@@ -52,14 +53,15 @@ def split_names(root: Path, split: str, listing: Listing, complain: Complain) ->
     if split == "all":
         return list(listing.images), "every image"
     for called in (split, *OTHER_NAMES.get(split, ())):
-        inside = [name for name in listing.images if name.startswith(f"{called}/")]
+        inside = [name for name in listing.images if name.casefold().startswith(f"{called.casefold()}/")]
+        exact = [name for name in inside if name.startswith(f"{called}/")]
         if inside:
-            return inside, f"folder {called}"
-        path = next((path for folder in LIST_FOLDERS if (path := root / folder / f"{called}.txt").is_file()), None)
+            return exact or inside, f"folder {(exact or inside)[0].partition('/')[0]}"
+        path = _list_called(root, called)
         if path is not None:
             return _read_list(path, listing, complain), str(path)
     lists = [file.stem for folder in LIST_FOLDERS[:3] for file in sorted((root / folder).glob("*.txt"))]
-    known = [*lists, *(file.stem for file in root.glob("*.txt") if file.stem in ("train", "val")), *listing.prefixes]
+    known = [*lists, *(part for part in ("train", "val") if _list_called(root, part)), *listing.prefixes]
     if not known and any(name.startswith(("train/", "val/")) for name in listing.images):
         known = sorted({name.partition("/")[0] for name in listing.images})
     if known or split not in ("train", "val"):
@@ -91,11 +93,20 @@ def hash_split(names: list[str]) -> tuple[list[str], list[str]]:
     return [name for name in names if shares[name] < limit], [name for name in names if shares[name] >= limit]
 
 
+def _list_called(root: Path, split: str) -> Path | None:
+    """The list of a split, in any capitals where none is called exactly so."""
+    for folder in LIST_FOLDERS:
+        path = spelled(root / folder / f"{split}.txt")
+        if path.is_file():
+            return path
+    return None
+
+
 def _read_list(path: Path, listing: Listing, complain: Complain) -> list[str]:
     """Names in a split list that have an image."""
     names: dict[str, None] = {}
     missing, twice, count = [], [], 0
-    for line in path.read_text(encoding="utf-8-sig").splitlines():
+    for line in read_text(path)[0].splitlines():
         text = normal(line.strip())
         if not text:
             continue

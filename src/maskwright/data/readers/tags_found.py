@@ -9,6 +9,7 @@ from maskwright.data.classes import resolve
 from maskwright.data.finding import Complain, Finding, FindingError
 from maskwright.data.folders import looks_like_mask, subfolders
 from maskwright.data.names import normal, plain
+from maskwright.data.readers.beside import paired
 from maskwright.data.readers.splits import SPLITS, Listing
 from maskwright.data.tables import SUFFIXES, read_flags, read_tags
 from maskwright.data.tags import TagTable, match_tags
@@ -48,7 +49,10 @@ def tag_table(settings: DataSettings, layout: str, listing: Listing, complain: C
 
 def _found(settings: DataSettings, layout: str, listing: Listing, between: str | None) -> TagTable | None:
     folders = _folder_tags(settings, listing) if layout == "folder" else None
-    if folders is not None and not all(tags for tags in folders.rows.values()):
+    if folders is not None and (
+        # A folder that all images lie in is the set itself, or one of its splits.
+        not all(folders.rows.values()) or len(folders.names) < 2 or {tag.casefold() for tag in folders.names} <= SPLITS
+    ):
         folders = None
     table = _table_inside(settings, listing, between, others=folders is not None or settings.classes is not None)
     if table is not None:
@@ -199,5 +203,6 @@ def _refuse_masks_as_tags(listing: Listing, table: TagTable) -> None:
 def _twins(names: dict[str, dict[str, str]]) -> Iterator[tuple[str, str]]:
     for first in names:
         for second in names:
-            if first != second and len(names[first].keys() & names[second].keys()) > 0.5 * len(names[first]):
+            alike = names[first].keys() & names[second].keys()
+            if first != second and (2 * len(alike) > len(names[first]) or paired(names[second], names[first])[0]):
                 yield first, second

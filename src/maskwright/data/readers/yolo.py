@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import re
 from collections.abc import Mapping
 from pathlib import Path
 from typing import Any
@@ -9,30 +10,46 @@ from typing import Any
 import numpy as np
 import yaml
 
-from maskwright.data.finding import Complain, refuse
+from maskwright.data.classes import read_classes
+from maskwright.data.finding import Complain, Finding, number_of, refuse
+from maskwright.data.folders import files_in, files_of, find_masks, text_head
 from maskwright.data.images import ImageSet, image_size, list_images
+from maskwright.data.names import normal, spelled
 from maskwright.data.readers.annotated import Export, annotated_set, image_folder
 from maskwright.data.readers.folder import open_folder
 from maskwright.data.readers.shapes import Annotated, Shape, box_corners
+from maskwright.data.tables.cells import is_number
+from maskwright.data.tables.grid import read_text
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
+LISTED = "classes.txt"
+LOOKED_AT = 1 << 12  # bytes at the beginning of a file
+NAMES = re.compile(rb"^(names|nc)\s*:", re.MULTILINE)
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
 
 
 def yolo_file(root: Path) -> Path | None:
     """The YAML file in a folder that names classes and folders of images; None where there is none."""
-    for path in sorted([*root.glob("*.yaml"), *root.glob("*.yml")]):
+    for path in files_of(root, ".yaml", ".yml"):
         fields = _fields(path)
-        if {"names", "nc"} & set(fields) and {"train", "val", "validation", "test"} & set(fields):
+        if fields is None and NAMES.search(text_head(path, LOOKED_AT)):
+            return path  # whoever opens it says what is wrong
+        if {"names", "nc"} & set(fields or ()) and {"train", "val", "validation", "test"} & set(fields or ()):
             return path
-    return None
+    folder = spelled(root / "labels")
+    if not (root / LISTED).is_file() or not folder.is_dir() or find_masks(root, root / "masks", any_name=True):
+        return None
+    heads = (text_head(path, LOOKED_AT) for path in files_in(folder) if path.suffix.lower() == ".txt")
+    row = next((head.splitlines()[0].split() for head in heads if head), [])
+    return root / LISTED if len(row) > 4 and all(is_number(word.decode(errors="replace")) for word in row) else None
 
 
 def open_yolo(settings: DataSettings, split: str, complain: Complain = refuse) -> ImageSet:
     """One split of a folder in the form of Ultralytics.
 
-    `data.yaml` has `names`, and a folder of images for each split. With `masks_dir` (or a folder `masks`) masks are PNG
+    `data.yaml` has `names`, and for each split a folder of images, several, or a list of them; or `classes.txt` has the
+    names, as Label Studio exports them. With `masks_dir` (or a folder `masks`) masks are PNG
     whose values are the classes, 255 ignored, `label_mapping` applied. Without, `labels/NAME.txt` in the place of
     `images/NAME.jpg` has a row for each polygon, `class x y x y ...` in parts of the image's sides: smaller ones are
     painted over larger ones, background is put before the classes, an image without a file or rows shows none of the
@@ -50,7 +67,9 @@ def open_yolo(settings: DataSettings, split: str, complain: Complain = refuse) -
     path = yolo_file(root) if root.is_dir() else None
     if path is None:
         raise DataError(f"{root} has no YAML file with names, train and val. Expected data.yaml of a YOLO data set")
-    fields = _fields(path)
+    fields = {"names": read_classes(path)} if path.name == LISTED else _fields(path)
+    if fields is None:
+        raise DataError(f"{path} is not YAML. Expected names, and folders of images as train and val")
     names = _names(path, fields)
     folders = _folders(root, fields)
     masks = fields.get("masks_dir") or ("masks" if (root / "masks").is_dir() else None)
@@ -59,19 +78,33 @@ def open_yolo(settings: DataSettings, split: str, complain: Complain = refuse) -
     export = Export("yolo", [path], classes=names)
     folder = image_folder(settings)
     images, _ = list_images(folder)
+    labels = _label_files(root)
     for name, image in images.items():
         inside = Path(image).relative_to(root) if Path(image).is_relative_to(root) else Path(image)
-        part = next((part for part, place in folders.items() if place in inside.parents), "")
-        label = root / _beside(inside, "labels")
+        part = next((part for place, part in folders.items() if place in (inside, *inside.parents)), "")
+        label = labels.pop(_key(_beside(inside, "labels")), None)
         export.annotated.append(_row(name, part, image, label, export))
+    left = [str(labels[key]) for key in labels if "labels" in key.split("/")[:-1]]
+    if left:
+        what = f"{number_of(len(left), 'label file')} without an image"
+        export.notes.append(Finding("warning", what, left, len(left), fix="add the images", kind="label-no-image"))
     return annotated_set(settings, split, export, complain)
 
 
-def _row(name: str, part: str, image: str, label: Path, export: Export) -> Annotated:
-    row = Annotated(name, str(label), looked_at=True, part=part)
-    if not label.is_file():
+def _label_files(root: Path) -> dict[str, Path]:
+    """Text files below a folder by their paths in small letters, as they are looked for."""
+    return {_key(path.relative_to(root)): path for path in files_in(root) if path.suffix.lower() == ".txt"}
+
+
+def _key(path: Path) -> str:
+    return normal(path.as_posix()).casefold()
+
+
+def _row(name: str, part: str, image: str, label: Path | None, export: Export) -> Annotated:
+    row = Annotated(name, image, looked_at=True, part=part)
+    if label is None:
         return row
-    row.file = str(label)
+    row.where = row.file = str(label)
     try:
         height, width = image_size(image)
         lines = label.read_text(encoding="utf-8-sig").splitlines()
@@ -128,7 +161,7 @@ def _open_masks(
     split: str,
     complain: Complain,
     names: list[str],
-    folders: Mapping[str, Path],
+    folders: Mapping[Path, str],
     masks: str,
     mapping: Any,
 ) -> ImageSet:
@@ -138,7 +171,7 @@ def _open_masks(
     if settings.label_map is None and isinstance(mapping, dict):
         to = {int(key): 255 if value in (None, "ignore_label") else int(value) for key, value in mapping.items()}
         changed["label_map"] = {value: to.get(value, value) for value in range(256)}
-    place = folders.get(split)
+    place = next((place for place, part in folders.items() if part == split), None)
     if place is not None and place.parts[:1] == ("images",) and len(place.parts) > 1:
         split = "/".join(place.parts[1:])
     return open_folder(settings.model_copy(update=changed), split, complain)
@@ -148,17 +181,18 @@ def _beside(image: Path, folder: str) -> Path:
     """The label file of an image: `folder` takes the place of the last `images` in its path, else it lies beside."""
     parts = list(image.parts)
     for index in range(len(parts) - 2, -1, -1):
-        if parts[index] == "images":
+        if parts[index].casefold() == "images":
             parts[index] = folder
             break
     return Path(*parts).with_suffix(".txt")
 
 
-def _fields(path: Path) -> dict[str, Any]:
+def _fields(path: Path) -> dict[str, Any] | None:
+    """What a YAML file says; None where it is none."""
     try:
-        found = yaml.safe_load(path.read_text(encoding="utf-8-sig"))
-    except (yaml.YAMLError, UnicodeDecodeError, OSError):
-        return {}
+        found = yaml.safe_load(read_text(path)[0])
+    except (yaml.YAMLError, DataError, OSError, RecursionError):
+        return None
     return found if isinstance(found, dict) else {}
 
 
@@ -171,25 +205,38 @@ def _names(path: Path, fields: Mapping[str, Any]) -> list[str]:
     names = fields.get("names")
     if names is None and isinstance(fields.get("nc"), int):
         names = [f"class_{number}" for number in range(fields["nc"])]
-    if isinstance(names, dict) and set(names) == set(range(len(names))):
-        names = [names[number] for number in range(len(names))]
+    if isinstance(names, dict):
+        numbered = {int(key): name for key, name in names.items() if str(key).isdecimal()}
+        if set(numbered) == set(range(len(names))):
+            names = [numbered[number] for number in range(len(names))]
     if not isinstance(names, list) or not names:
         raise DataError(f"{path}: names are {str(names)[:80]}. Expected a list, or a name for each number from 0")
     return [str(name) for name in names]
 
 
-def _folders(root: Path, fields: Mapping[str, Any]) -> dict[str, Path]:
-    """The folder of each split's images below the root; one that leads out of it is none."""
-    base = fields.get("path")
-    bases = [root / base, root] if isinstance(base, str) and base else [root]
-    found: dict[str, Path] = {}
+def _folders(root: Path, fields: Mapping[str, Any]) -> dict[Path, str]:
+    """Folders of images, or images that are listed in a file, below the root, each with its split; what leads out of it
+    is left out, and what two splits share is the first one's."""
+    found: dict[Path, str] = {}
     for split, keys in SPLITS.items():
-        given = next((fields[key] for key in keys if isinstance(fields.get(key), str)), None)
-        if given is None:
-            continue
-        # Roboflow writes ../train/images for what lies below the file itself.
-        for place in [base / text for base in bases for text in (given, given.removeprefix("../"))]:
-            if place.is_dir() and place.resolve().is_relative_to(root.resolve()):
-                found.setdefault(split, place.resolve().relative_to(root.resolve()))
-    # Where two splits share a folder it is the first one's.
+        given: Any = next((fields[key] for key in keys if fields.get(key)), [])
+        for text in given if isinstance(given, list) else [given]:
+            place = _below(root, fields.get("path"), str(text))
+            if place is not None and (root / place).is_file():
+                listed = read_text(root / place)[0].splitlines()
+                places = [_below(root, fields.get("path"), line.strip()) for line in listed if line.strip()]
+                found |= {one: split for one in places if one is not None and one not in found}
+            elif place is not None:
+                found.setdefault(place, split)
     return found
+
+
+def _below(root: Path, base: Any, text: str) -> Path | None:
+    """What a path in the file leads to below the root; None where nothing is there."""
+    bases = [root / base, root] if isinstance(base, str) and base else [root]
+    # Roboflow writes ../train/images for what lies below the file itself.
+    for one in [base / form for base in bases for form in (text, text.replace("\\", "/").removeprefix("../"))]:
+        place = spelled(one).resolve()
+        if place.exists() and place != root.resolve() and place.is_relative_to(root.resolve()):
+            return place.relative_to(root.resolve())
+    return None

@@ -168,7 +168,7 @@ def read_flags(path: Path, images: Collection[str] | None = None) -> TagTable:
         images: names of the images whose files are read; all files by default.
     """
     table = TagTable(str(path), said=["flags of the JSON files as tags"])
-    for file in sorted(path.rglob("*.json")):
+    for file in sorted(path.rglob("*.[jJ][sS][oO][nN]")):
         name = normal(file.relative_to(path).with_suffix("").as_posix())
         if images is not None and name not in images:
             continue

@@ -4,6 +4,7 @@ from __future__ import annotations
 
 import ast
 import json
+import math
 import re
 from collections.abc import Iterable
 from typing import Any
@@ -14,24 +15,37 @@ NOTHING = frozenset(
     ("", "nan", "none", "null", "nil", "na", "n/a", "<na>", "#n/a", "-", "--", "–", "—", "[]", "{}", "()", "[none]")
 )
 YES = frozenset(
-    ("1", "1.0", "true", "t", "yes", "y", "x", "✓", "✔", "on", "ja", "j", "wahr", "oui", "vrai", "si", "sí")
+    ("1", "1.0", "1,0", "true", "t", "yes", "y", "x", "✓", "✔", "on", "ja", "j", "wahr", "oui", "vrai", "si", "sí")
 )
-NO = frozenset(("0", "0.0", "-1", "-1.0", "false", "f", "no", "n", "off", "nein", "falsch", "non", "faux")) | NOTHING
+NO = (
+    frozenset(
+        ("0", "0.0", "0,0", "-1", "-1.0", "-1,0", "false", "f", "no", "n", "off", "nein", "falsch", "non", "faux")
+    )
+    | NOTHING
+)
 
 STRONG, WEAK = ";|；\n", ",，、"  # between tags; the weak ones only in columns without a strong one
 INVISIBLE = dict.fromkeys(map(ord, "\u200b\u200c\u200d\u2060\ufeff"))  # copied from web pages
 NAMES = ("choices", "name", "label", "tag", "class", "title", "value")  # keys of a JSON object that hold tags
 
 
+QUOTES = ('""', "''", "“”", "‘’", "„“", "«»")
+
+
 def tag_name(text: str) -> str:
-    """A tag as it is compared: one Unicode form, single blanks, nothing invisible; a whole number without its point."""
+    """A tag as it is compared: one Unicode form, single blanks, no quotes around it and nothing invisible; a whole
+    number without its point."""
     name = " ".join(normal(text.translate(INVISIBLE)).split())
+    if len(name) > 2 and name[0] + name[-1] in QUOTES:
+        name = name[1:-1].strip()
     return name[:-2] if re.fullmatch(r"\d+\.0", name) else name
 
 
 def is_nothing(cell: Any) -> bool:
     """Whether a cell says that no tag applies."""
-    return cell is None or (isinstance(cell, str) and cell.strip().casefold() in NOTHING) or cell in ([], {})
+    if isinstance(cell, str):
+        return cell.strip().casefold() in NOTHING
+    return cell is None or cell in ([], {}) or (isinstance(cell, float) and math.isnan(cell))
 
 
 def flag(cell: Any) -> bool | None:
@@ -57,7 +71,8 @@ def listed(cell: Any) -> list[Any] | None:
         if cell is None:
             return [part.strip().strip("'\"") for part in re.split(f"[{STRONG}{WEAK}]", text[1:-1])]
     if isinstance(cell, dict):
-        held = next((cell[key] for key in NAMES if key in cell and flag(cell[key]) is None), None)
+        keys = [*NAMES, *(key for key in cell if str(key).endswith("labels"))]  # Label Studio: polygonlabels
+        held = next((cell[key] for key in keys if key in cell and flag(cell[key]) is None), None)
         if held is not None:
             return listed(held) if isinstance(held, (list, dict)) else [held]
         return [name for name, value in cell.items() if flag(value)]

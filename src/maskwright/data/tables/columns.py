@@ -102,6 +102,8 @@ class _Columns:
     def _lines_before(grid: Grid) -> int:
         """How many titles and remarks stand before the headings."""
         for number, (_, cells) in enumerate(grid.rows[:TITLES]):
+            if str(cells[0]).startswith("#") and not any(map(_is_heading, cells)):
+                continue
             if sum(cell not in ("", None) for cell in cells) > 1:
                 return number if any(map(_is_heading, cells)) else 0
         return 0
@@ -174,7 +176,8 @@ class _Columns:
             if self.headed and re.sub(r"\d+$", "", name := plain(self.headings[column])) in rank and name[-1:].isdigit()
         ]
         if named and (named[0][1] not in flags or len(flags) == 1 or not self._filled(named[0][1])):
-            return [named[0][1]], []
+            same = plain(self.headings[named[0][1]])
+            return [column for _, column in named if plain(self.headings[column]) == same], []
         if numbered and not set(numbered) & set(flags):
             return numbered, []
         if self.headed and flags:
@@ -223,6 +226,12 @@ class _Columns:
             if len(cells) > self.width and last:
                 longer += 1
                 cells[self.width - 1 :] = [";".join(cell for cell in cells[self.width - 1 :] if cell)]
+            elif len(cells) < self.width and self.headed:
+                raise DataError(
+                    f"{self.grid.source} {where}: {len(cells)} columns {','.join(map(str, cells))!r}. "
+                    f"Expected {self.width} ({','.join(self.headings[:4])}). Fix: write all cells, as in photo.jpg, "
+                    "with a comma where no tag applies"
+                )
             elif len(cells) != self.width and self.headed:
                 raise DataError(
                     f"{self.grid.source} {where}: {len(cells)} columns {','.join(map(str, cells))!r}. Expected "

@@ -23,6 +23,7 @@ BYTE_MARKS = (
     (codecs.BOM_UTF16_BE, "utf-16"),
 )
 LOOKED_AT = 30  # rows that the separator is chosen by
+csv.field_size_limit(1 << 26)  # characters of a cell: thousands of boxes may stand in one
 ZIP = b"PK\x03\x04"  # an Excel file begins so
 NO_TEXT = " is not text. Fix: save it as CSV in UTF-8"
 
@@ -118,7 +119,8 @@ def _separator(text: str, names_image: Callable[[Any], bool]) -> str:
 
 
 def _rows(text: str, separator: str) -> Iterator[tuple[int, list[str]]]:
-    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, skipinitialspace=True)
+    quote = "'" if text.lstrip().startswith("'") else '"'
+    reader = csv.reader(io.StringIO(text, newline=""), delimiter=separator, quotechar=quote, skipinitialspace=True)
     for cells in reader:
         if any(cell.strip() for cell in cells):
             yield reader.line_num, [cell.strip() for cell in cells]
