@@ -17,11 +17,13 @@ from torch import nn
 from typer.testing import CliRunner
 
 from maskwright.cli import app
+from maskwright.data.decode import Reading
 from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.data.sizes import nearest, scaled_size, seen_size
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError, RecipeError
+from maskwright.formats import MODEL_FORMATS
 from maskwright.inference import export
 from maskwright.inference.export import described, export_model, three_sizes
 from maskwright.inference.finished import load
@@ -111,6 +113,33 @@ def onnx_of(predictor: Predictor, path: Path, images=PICTURES):
         pytest.importorskip(name)
     export_model(predictor, "onnx", path, images)
     return load(path, device="cpu")
+
+
+@pytest.mark.parametrize(("form", "size"), [("onnx", 96), ("torch-export", None), ("safetensors", None)])
+def test_a_range_is_inside(tmp_path, form, size):
+    """Numbers of 12 bits go in as files hold them, and give what the run makes of the file."""
+    predictor = built("light", size=size)
+    predictor.reading = Reading(range=(0, 4095))
+    predictor.metadata["preprocessing"]["range"] = [0, 4095]
+    file = tmp_path / f"model{MODEL_FORMATS[form]}"
+    if form == "onnx":
+        onnx_of(predictor, file)
+    else:
+        export_model(predictor, form, file, PICTURES)
+    deep = (picture(77, 110, 4).astype(np.uint16) * 4095 // 255).astype(np.uint16)
+    expected = predictor(deep).mask
+    assert len(np.unique(expected)) > 1
+    if form == "torch-export":
+        labels, _ = torch.export.load(str(file)).module()(torch.from_numpy(deep[None].astype(np.float32)))
+        found = labels[0].numpy()
+    elif form == "onnx":
+        session = pytest.importorskip("onnxruntime").InferenceSession(str(file))
+        assert json.loads(session.get_modelmeta().custom_metadata_map["range"]) == [0, 4095]
+        found = session.run(None, {"image": deep[None].astype(np.float32)})[0][0]
+        assert (load(file, device="cpu")(deep).mask == found).all()
+    else:
+        found = load(file, device="cpu")(deep).mask
+    assert (found != expected).mean() < (2e-3 if size else 1e-4)
 
 
 def test_every_model_is_tried():

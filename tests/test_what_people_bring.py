@@ -1044,6 +1044,21 @@ TOOLS = {
         refused=r"coco\.json: image 1 has the id of a\.jpg",
     ),
     "COCO, capitals": Variant(both(pictures(*AB), text("COCO.JSON", coco([FLAT]))), {"masks": LEFT_HALF}),
+    "COCO, names of Label Studio's storage": Variant(
+        both(
+            pictures(*inside("images", *AB)),
+            text("result.json", coco([FLAT], names=("/data/local-files/?d=a.jpg", "images/0a1b2c3d-b.jpg"))),
+        ),
+        {"masks": LEFT_HALF},
+    ),
+    "COCO, key points beside instances": Variant(
+        both(
+            pictures("images/a.jpg", "images/b.jpg"),
+            text("annotations/instances_default.json", coco([FLAT])),
+            text("annotations/person_keypoints_default.json", coco([], bbox=[0, 0, 9, 9], keypoints=[1, 2, 2])),
+        ),
+        {"masks": LEFT_HALF},
+    ),
     "COCO, UTF-16": Variant(
         both(pictures(*AB), text("coco.json", coco([FLAT]).encode("utf-16"))), refused="coco.json is not UTF-8"
     ),
@@ -1077,6 +1092,22 @@ TOOLS = {
     "YOLO, classes.txt of Label Studio": Variant(
         yolo("cup\nlid\n", label="labels/a.txt", file="classes.txt", images=inside("images", *AB)),
         {"classes": "background cup lid", "masks": {"a": [0, 1], "b": [0]}},
+    ),
+    "YOLO, names of Label Studio's storage": Variant(
+        yolo("cup\n", label="labels/?d=a.txt", file="classes.txt", images=inside("images", *AB)),
+        {"masks": {"a": [0, 1], "b": [0]}},
+    ),
+    "YOLO, no label of any image": Variant(
+        yolo(label="labels/train/x.txt"), refused=r"x\.txt: 1 label file without an image"
+    ),
+    "YOLO 1.1 of CVAT": Variant(
+        both(
+            pictures("obj_train_data/a.jpg", "obj_train_data/b.jpg"),
+            text("obj.names", "cup\nlid\n"),
+            text("obj_train_data/a.txt", "1 0.5 0.5 0.2 0.2\n"),
+            text("train.txt", "data/obj_train_data/a.jpg\ndata/obj_train_data/b.jpg\n"),
+        ),
+        {"classes": "background cup lid", "tags": {"obj_train_data/a": "lid", "obj_train_data/b": ""}},
     ),
     "YOLO, boxes among outlines": Variant(
         yolo(row=YOLO_ROW + "0 0.75 0.5 0.2 0.5\n"), {"masks": {"train/a": [0, 1, 255], "val/b": [0]}}
@@ -1135,6 +1166,14 @@ TOOLS = {
         refused="tasks.json: task 1: 40x48, .*a.jpg is 48x40",
     ),
     "CVAT, capitals": Variant(both(pictures("a.JPG"), text("Annotations.XML", cvat(POLYGON))), ONE_MASKED),
+    "CVAT, a file for each split": Variant(
+        both(
+            pictures("images/a.jpg", "images/b.jpg"),
+            text("train.xml", cvat(POLYGON)),
+            text("val.xml", cvat(POLYGON, "b.jpg")),
+        ),
+        {"masks": {"a": [0, 1], "b": [0, 1]}},
+    ),
     "CVAT, tracks": Variant(
         both(
             pictures("a.jpg"),

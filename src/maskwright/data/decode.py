@@ -66,6 +66,13 @@ class Reading:
         found = {"range": self.range, "channels_read": self.channels}
         return {key: list(value) for key, value in found.items() if value is not None}
 
+    def stored(self, pixels: np.ndarray) -> np.ndarray:
+        """Numbers, float32, that become these bytes; without a range the bytes themselves."""
+        if self.range is None:
+            return pixels
+        low, high = self.range
+        return (low + pixels * ((high - low) / 255)).astype(np.float32)
+
     def count(self, stored: int) -> int:
         """Channels of what is read from files of so many: a single one is repeated to three."""
         read = stored if self.channels is None else len(self.channels)

@@ -139,7 +139,7 @@ def image_names(text: str) -> list[str]:
     """
     parts = urlsplit(text.strip().replace("\\", "/"))
     inside = parse_qs(parts.query).get("d")
-    path = inside[0] if inside and "local-files" in parts.path else unquote(parts.path)
+    path = inside[0] if inside and ("local-files" in parts.path or not parts.path) else unquote(parts.path)
     path = path.replace("\\", "/").lstrip("/")
     folder, slash, name = path.rpartition("/")
     short = UPLOAD.sub("", name)

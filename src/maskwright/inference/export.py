@@ -11,6 +11,7 @@ import numpy as np
 import torch
 
 from maskwright.data.augment import resize_image
+from maskwright.data.decode import Reading
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.files import atomic_write
@@ -34,7 +35,7 @@ class Format(NamedTuple):
     """A form that a model is written in: what writes it, and what applies it again."""
 
     write: Callable[[Predictor, Path], None]
-    read: Callable[[Path], Applied]
+    read: Callable[[Path, Reading], Applied]
 
 
 def described(predictor: Predictor) -> dict[str, Any]:
@@ -64,6 +65,7 @@ def in_short(predictor: Predictor) -> dict[str, Any]:
         "background": labels.background,
         "image_mean": list(predictor.mean),
         "image_std": list(predictor.std),
+        "range": None if predictor.reading.range is None else list(predictor.reading.range),
         "size": settings.size,
         "scales": list(settings.scales),
         "flip": settings.flip,
@@ -112,7 +114,7 @@ def _onnx(program: torch.export.ExportedProgram, inputs: Sequence[str], outputs:
     )
 
 
-def _read_onnx(path: Path) -> Applied:
+def _read_onnx(path: Path, reading: Reading) -> Applied:
     return OnnxPredictor(path, "cpu").run
 
 
@@ -121,12 +123,12 @@ def _write_program(predictor: Predictor, path: Path) -> None:
     torch.export.save(followed(WholeGraph(predictor)), str(path), extra_files=kept)
 
 
-def _read_program(path: Path) -> Applied:
+def _read_program(path: Path, reading: Reading) -> Applied:
     module = torch.export.load(str(path)).module()
 
     def applied(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.no_grad():
-            labels, probabilities = module(torch.from_numpy(images))
+            labels, probabilities = module(torch.from_numpy(reading.stored(images)))
         return labels.numpy(), probabilities.numpy()
 
     return applied
@@ -136,12 +138,12 @@ def _write_weights(predictor: Predictor, path: Path) -> None:
     save_model(path, predictor.model, described(predictor))
 
 
-def _read_weights(path: Path) -> Applied:
+def _read_weights(path: Path, reading: Reading) -> Applied:
     predictor = load(path, device="cpu")
 
     def applied(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
-        masks = np.stack([predictor(image).mask for image in images])
-        return masks, np.stack([predictor.probabilities(image) for image in images])
+        masks = np.stack([predictor.predict(image).mask for image in images])
+        return masks, np.stack([predictor.of_pixels(image) for image in images])
 
     return applied
 
@@ -160,7 +162,7 @@ def export_model(predictor: Predictor, name: str, out: str | Path, images: Seque
         predictor: on the CPU; its settings are those that the file is applied with.
         name: of the form, one of `FORMATS`.
         out: the file; it is there at the end only where it gives what the model gives.
-        images: `(H, W, 3)` uint8, at least one; they are looked at in three sizes.
+        images: `(H, W, C)` uint8, as the predictor sees them, at least one; they are looked at in three sizes.
 
     Returns:
         For each size a line with what was found.
@@ -178,7 +180,8 @@ def export_model(predictor: Predictor, name: str, out: str | Path, images: Seque
     predictor.settings = predictor.settings.model_copy(update={"autocast": "none"})
     with atomic_write(out) as temporary:
         form.write(predictor, temporary)
-        return [_compared(predictor, form.read(temporary), image, out) for image in three_sizes(images)]
+        applied = form.read(temporary, predictor.reading)
+        return [_compared(predictor, applied, image, out) for image in three_sizes(images)]
 
 
 def three_sizes(images: Sequence[np.ndarray]) -> Iterator[np.ndarray]:
@@ -203,8 +206,8 @@ def _compared(predictor: Predictor, applied: Applied, image: np.ndarray, out: st
         raise DataError(
             f"{out} was not written: for images of {height}x{width} pixels it ends with: {str(error)[:300]}"
         ) from error
-    expected = np.stack([predictor.probabilities(one) for one in batch])
-    apart = labels != np.stack([predictor(one).mask for one in batch])
+    expected = np.stack([predictor.of_pixels(one) for one in batch])
+    apart = labels != np.stack([predictor.predict(one).mask for one in batch])
     far = float(np.abs(probabilities - expected).max())
     found = f"{height}x{width}: labels equal at {100 - 100 * apart.mean():.3f} % of pixels, "
     found += f"probabilities within {far:.1e}"

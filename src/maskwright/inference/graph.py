@@ -57,7 +57,7 @@ class WholeGraph(nn.Module):
             )
         self.model: Any = predictor.model
         self.settings = settings.model_copy(update={"autocast": "none"})
-        self.mean, self.std = predictor.mean, predictor.std
+        self.mean, self.std, self.range = predictor.mean, predictor.std, predictor.reading.range
         self.kind = torch.uint8 if predictor.labels.num_classes <= 256 else torch.int32
 
     @property
@@ -70,12 +70,12 @@ class WholeGraph(nn.Module):
         """The image as the network sees it, and that at each of its scales, where there are others than 1.
 
         Args:
-            image: `(B, H, W, C)` uint8.
+            image: `(B, H, W, C)` uint8, or with a range the numbers of files, float32.
 
         Returns:
             `(B, C, h, w)` float32 each, normalised.
         """
-        pixels = image.permute(0, 3, 1, 2)
+        pixels = self._bytes(image.permute(0, 3, 1, 2))
         if self.settings.size is not None:  # as Pillow does it, in whole numbers
             size = seen_size(self.settings.size, (image.shape[1], image.shape[2]), torch.sym_max)
             pixels = F.interpolate(pixels.contiguous(), size=size, mode="bicubic", antialias=True)
@@ -85,12 +85,21 @@ class WholeGraph(nn.Module):
         size = (images.shape[2], images.shape[3])
         return images, *(resize(images, scaled_size(size, scale)) for scale in self.settings.scales)
 
+    def _bytes(self, numbers: Tensor) -> Tensor:
+        """Numbers of files as bytes, as `data.decode.to_bytes` makes them."""
+        if self.range is None:
+            return numbers
+        low, high = self.range
+        wide = numbers.double()
+        scaled = (torch.where(wide.isnan(), low, wide) - low) * 255 / (high - low)
+        return scaled.clamp(0, 255).round().to(torch.uint8)
+
     @torch.no_grad()
     def forward(self, image: Tensor, *seen: Tensor) -> tuple[Tensor, Tensor]:
         """What `Predictor` makes of images of one size.
 
         Args:
-            image: `(B, H, W, C)` uint8, RGB where C is 3.
+            image: `(B, H, W, C)` uint8, or with a range float32; RGB where C is 3.
             seen: what `seen` gives, where it was called before; then of `image` the size alone is read.
 
         Returns:
@@ -130,7 +139,7 @@ def followed(graph: WholeGraph) -> torch.export.ExportedProgram:
             "slowly. Give both sides, as in inference.size=360,480, or take format=onnx"
         )
     with _explained(graph):
-        return _export(graph, _sample(len(graph.mean)))
+        return _export(graph, _sample(graph))
 
 
 def followed_in_parts(graph: WholeGraph) -> tuple[torch.export.ExportedProgram, torch.export.ExportedProgram]:
@@ -141,7 +150,7 @@ def followed_in_parts(graph: WholeGraph) -> tuple[torch.export.ExportedProgram, 
     Raises:
         RecipeError: as `followed`, whatever the sizes.
     """
-    image = _sample(len(graph.mean))
+    image = _sample(graph)
     with _explained(graph), torch.no_grad():
         # Sizes of their own, as none follows from another.
         seen = [view[:, :, number:, 3 * number :].contiguous() for number, view in enumerate(graph.seen(image), 1)]
@@ -157,9 +166,10 @@ def _export(module: nn.Module, image: Tensor, *seen: Tensor) -> torch.export.Exp
         return torch.export.export(module, (image, *seen), dynamic_shapes=shapes, strict=False)
 
 
-def _sample(channels: int) -> Tensor:
-    values = torch.arange(torch.Size([*SAMPLE, channels]).numel()).remainder(251)
-    return values.view(*SAMPLE, channels).to(torch.uint8)
+def _sample(graph: WholeGraph) -> Tensor:
+    shape = torch.Size([*SAMPLE, len(graph.mean)])
+    values = torch.arange(shape.numel()).remainder(251).view(shape)
+    return values.to(torch.uint8 if graph.range is None else torch.float32)
 
 
 @contextmanager

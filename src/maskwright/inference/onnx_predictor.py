@@ -73,6 +73,9 @@ class OnnxPredictor(Predicts):
 
     def run(self, images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         """Labels `(B, H, W)` uint8 and probabilities `(B, C, H, W)` float32 of images `(B, H, W, C)` uint8."""
+        # Where a range is inside the file, it takes the numbers that files hold.
+        if self._session.get_inputs()[0].type == "tensor(float)":
+            images = self.reading.stored(images)
         labels, probabilities = self._session.run(None, {"image": np.ascontiguousarray(images)})
         return labels.astype(np.uint8), probabilities
 

@@ -6,7 +6,6 @@ from collections.abc import Iterator
 from dataclasses import replace
 from pathlib import Path
 
-from maskwright.data.images import read_image
 from maskwright.data.scenes import scenes
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.inference.export import export_model
@@ -48,7 +47,7 @@ def export_run_model(
         found, failures = find_images([images], Path(out).parent)
         if not found:
             raise DataError(f"images={images}: {failures[0]}")
-        pictures, where = [read_image(path) for path in list(found.values())[:COMPARED]], images
+        pictures, where = [predictor.pixels(path) for path in list(found.values())[:COMPARED]], images
     else:
         try:
             folder = RunFolder(run if run.is_dir() else run.parent)

@@ -12,6 +12,7 @@ from typing import Any
 import jinja2
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.decode import Reading
 from maskwright.data.provenance import REFERENCES
 from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
@@ -161,7 +162,7 @@ def _galleries(
             validation_rows(run, dataset_val, labels, select(validation, for_validation), side),
         ),
     ]
-    explained = explanation_gallery(run.folder, labels, side)
+    explained = explanation_gallery(run.folder, labels, side, Reading.of(run.setting("data.options") or {}))
     return [gallery for gallery in found if gallery["rows"]] + ([explained] if explained else [])
 
 

@@ -7,6 +7,7 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.data.decode import Reading
 from maskwright.data.images import read_image
 from maskwright.data.sample import LabelSpace
 from maskwright.files import read_json
@@ -15,15 +16,19 @@ from maskwright.report.pictures import heat_uri, photo_uri
 from maskwright.runs.folder import EXPLANATIONS, MAPS, RunFolder
 
 MOST_ROWS = 12
+PLAIN = Reading()
 
 
-def explanation_gallery(run_folder: RunFolder, labels: LabelSpace, side: int) -> dict[str, Any] | None:
+def explanation_gallery(
+    run_folder: RunFolder, labels: LabelSpace, side: int, reading: Reading = PLAIN
+) -> dict[str, Any] | None:
     """The gallery of evidence maps, one row per image; None where nothing was explained.
 
     Args:
         run_folder: the run folder.
         labels: names and colours.
         side: long side of a picture, in pixels.
+        reading: how the run reads images.
 
     Raises:
         DataError: explanations.json is not JSON, or an image that it names can no longer be read.
@@ -31,7 +36,7 @@ def explanation_gallery(run_folder: RunFolder, labels: LabelSpace, side: int) ->
     folder = run_folder.explanations
     records = read_json(folder / EXPLANATIONS) if (folder / EXPLANATIONS).is_file() else []
     found = [record for record in records if (folder / MAPS / f"{record['name']}.npz").is_file()]
-    rows = [_row(folder, record, labels, side) for record in found[:MOST_ROWS]]
+    rows = [_row(folder, record, labels, side, reading) for record in found[:MOST_ROWS]]
     if not rows:
         return None
     ways = sorted({f"region {record['region']}, layer {record['layer'] or 'default'}" for record in found})
@@ -40,7 +45,7 @@ def explanation_gallery(run_folder: RunFolder, labels: LabelSpace, side: int) ->
     return {"key": "explanations", "title": "Evidence for classes", "note": note, "columns": columns, "rows": rows}
 
 
-def _row(folder: Path, record: dict[str, Any], labels: LabelSpace, side: int) -> Row:
+def _row(folder: Path, record: dict[str, Any], labels: LabelSpace, side: int, reading: Reading) -> Row:
     name = record["name"]
     with np.load(folder / MAPS / f"{name}.npz", allow_pickle=False) as arrays:
         keys, maps = arrays["keys"].tolist(), arrays["cam"].astype(np.float32)
@@ -52,7 +57,7 @@ def _row(folder: Path, record: dict[str, Any], labels: LabelSpace, side: int) ->
         score=None,
         kind="",
         tags=None,
-        photo=photo_uri(read_image(photo), side) if there else "",
+        photo=photo_uri(read_image(photo, reading=reading), side) if there else "",
         ratio=round(width / height, 4),
     )
     if there:

@@ -13,6 +13,7 @@ import numpy as np
 
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.folders import files_of, text_head
+from maskwright.data.label_studio import image_names
 from maskwright.data.names import spelled
 from maskwright.data.readers.annotated import PARTS, Export, anew, annotated_set, as_they_are
 from maskwright.data.readers.coco_annotations import given_runs, image_sides, items, polygon_problem
@@ -20,6 +21,7 @@ from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corne
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
+INSTANCES = "instances"
 ROBOFLOW = "_annotations.coco.json"
 LOOKED_AT = 1 << 16  # bytes at either end of a file
 ONE = {"images": "image", "annotations": "annotation", "categories": "category"}
@@ -29,6 +31,9 @@ KEYS = tuple(ONE)
 def coco_files(root: Path) -> list[Path]:
     """JSON files in a folder, in its folder `annotations` or beside the images of a split, that look like COCO's."""
     inside = [*root.glob(f"*/{ROBOFLOW}"), *files_of(spelled(root / "annotations"), ".json")]
+    # Beside instances lie captions, key points and areas of the same images, as COCO itself and datumaro write them.
+    instances = {path.parent for path in inside if path.name.startswith(INSTANCES)}
+    inside = [path for path in inside if path.parent not in instances or path.name.startswith(INSTANCES)]
     there = [*inside, *files_of(root, ".json")]
     return [path for path in sorted(there) if _is_coco(path)]
 
@@ -110,7 +115,8 @@ def _read(path: Path, root: Path, export: Export, categories: dict[str, tuple[in
                 categories.setdefault(str(item["name"]), (int(item["id"]), str(item.get("supercategory", ""))))
             elif key == "images":
                 row = Annotated(f"{before}{_text(item['file_name'])}", where, looked_at=True, part=part)
-                row.also, row.file = (item["file_name"],), str(path)
+                # Label Studio's converter writes names as its tasks have them.
+                row.also, row.file = (item["file_name"], *image_names(item["file_name"])), str(path)
                 if item.get("height") is not None or item.get("width") is not None:
                     row.size = image_sides(item)
                 if item["id"] in rows:

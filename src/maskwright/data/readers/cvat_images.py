@@ -10,6 +10,7 @@ from pathlib import Path
 import numpy as np
 
 from maskwright.data.finding import Complain, Finding, number_of, refuse
+from maskwright.data.folders import files_of, text_head
 from maskwright.data.names import spelled
 from maskwright.data.plain_xml import parse_xml
 from maskwright.data.readers.annotated import Export, annotated_set
@@ -18,6 +19,7 @@ from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
 FILE = "annotations.xml"
+LOOKED_AT = 1 << 10  # bytes at the beginning of a file
 OTHER_SHAPES = ("cuboid", "skeleton")
 
 
@@ -141,7 +143,8 @@ def open_cvat_images(settings: DataSettings, split: str, complain: Complain = re
         images = f"{path.parent.name}/images" if (path.parent / "images").is_dir() else path.parent.name
         place = "" if path.parent == root else f"{images}/"
         # What was read is kept for other splits and stages, so that it is not changed here.
-        export.annotated += [replace(row, image=f"{place}{row.image}") for row in part.annotated]
+        stem = "" if path.name.casefold() == FILE else path.stem
+        export.annotated += [replace(row, image=f"{place}{row.image}", part=row.part or stem) for row in part.annotated]
         export.classes += [name for name in part.classes if name not in export.classes]
         export.colours = {**part.colours, **export.colours}
         export.damaged += part.damaged
@@ -163,9 +166,14 @@ def _read(path: Path, changed: int, length: int) -> tuple[Export, list[Finding]]
 
 
 def annotation_files(root: Path) -> list[Path]:
-    """The annotation file of a folder, else those of the folders in it."""
+    """The annotation file of a folder, else those of the folders in it, else those of other names, as datumaro writes
+    one for each split."""
     own = spelled(root / FILE)
-    return [own] if own.is_file() else sorted(root.glob(f"*/{FILE}"))
+    if own.is_file():
+        return [own]
+    return sorted(root.glob(f"*/{FILE}")) or [
+        path for path in files_of(root, ".xml") if b"<annotations" in text_head(path, LOOKED_AT)
+    ]
 
 
 def _notes(reader: _Reader) -> list[Finding]:

@@ -11,7 +11,7 @@ import numpy as np
 import yaml
 
 from maskwright.data.classes import read_classes
-from maskwright.data.finding import Complain, Finding, number_of, refuse
+from maskwright.data.finding import Complain, Finding, Level, number_of, refuse
 from maskwright.data.folders import files_in, files_of, find_masks, text_head
 from maskwright.data.images import ImageSet, image_size, list_images
 from maskwright.data.names import normal, spelled
@@ -20,10 +20,12 @@ from maskwright.data.readers.folder import open_folder
 from maskwright.data.readers.shapes import Annotated, Shape, box_corners
 from maskwright.data.tables.cells import is_number
 from maskwright.data.tables.grid import read_text
+from maskwright.data.tags import UPLOAD
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
-LISTED = "classes.txt"
+LISTED, DARKNET = "classes.txt", "obj.names"  # names of classes, a line each; the second beside `obj_train_data/`
+PLACES = {"train": "obj_train_data", "val": ["obj_val_data", "obj_valid_data"], "test": "obj_test_data"}
 LOOKED_AT = 1 << 12  # bytes at the beginning of a file
 NAMES = re.compile(rb"^(names|nc)\s*:", re.MULTILINE)
 SPLITS = {"train": ("train",), "val": ("val", "validation", "valid"), "test": ("test",)}
@@ -37,6 +39,8 @@ def yolo_file(root: Path) -> Path | None:
             return path  # whoever opens it says what is wrong
         if {"names", "nc"} & set(fields or ()) and {"train", "val", "validation", "test"} & set(fields or ()):
             return path
+    if (root / DARKNET).is_file():
+        return root / DARKNET
     folder = spelled(root / "labels")
     if not (root / LISTED).is_file() or not folder.is_dir() or find_masks(root, root / "masks", any_name=True):
         return None
@@ -49,11 +53,11 @@ def open_yolo(settings: DataSettings, split: str, complain: Complain = refuse) -
     """One split of a folder in the form of Ultralytics.
 
     `data.yaml` has `names`, and for each split a folder of images, several, or a list of them; or `classes.txt` has the
-    names, as Label Studio exports them. With `masks_dir` (or a folder `masks`) masks are PNG
-    whose values are the classes, 255 ignored, `label_mapping` applied. Without, `labels/NAME.txt` in the place of
-    `images/NAME.jpg` has a row for each polygon, `class x y x y ...` in parts of the image's sides: smaller ones are
-    painted over larger ones, background is put before the classes, an image without a file or rows shows none of the
-    classes. A row of five numbers is a box: within it, what nothing else covers is ignored.
+    names, as Label Studio exports them, or `obj.names`, as CVAT's YOLO 1.1 does. With `masks_dir` (or a folder `masks`)
+    masks are PNG whose values are the classes, 255 ignored, `label_mapping` applied. Without, `labels/NAME.txt` in the
+    place of `images/NAME.jpg` has a row for each polygon, `class x y x y ...` in parts of the image's sides: smaller
+    ones are painted over larger ones, background is put before the classes, an image without a file or rows shows none
+    of the classes. A row of five numbers is a box: within it, what nothing else covers is ignored.
 
     Args:
         settings: see `data.readers.annotated.annotated_set`; with masks see `data.readers.folder.open_folder`.
@@ -67,7 +71,7 @@ def open_yolo(settings: DataSettings, split: str, complain: Complain = refuse) -
     path = yolo_file(root) if root.is_dir() else None
     if path is None:
         raise DataError(f"{root} has no YAML file with names, train and val. Expected data.yaml of a YOLO data set")
-    fields = {"names": read_classes(path)} if path.name == LISTED else _fields(path)
+    fields = {"names": read_classes(path), **PLACES} if path.name in (LISTED, DARKNET) else _fields(path)
     if fields is None:
         raise DataError(f"{path} is not YAML. Expected names, and folders of images as train and val")
     names = _names(path, fields)
@@ -79,15 +83,19 @@ def open_yolo(settings: DataSettings, split: str, complain: Complain = refuse) -
     folder = image_folder(settings)
     images, _ = list_images(folder)
     labels = _label_files(root)
+    every = len(labels)
+    plain = {_plain_name(key): key for key in labels}
     for name, image in images.items():
         inside = Path(image).relative_to(root) if Path(image).is_relative_to(root) else Path(image)
         part = next((part for place, part in folders.items() if place in (inside, *inside.parents)), "")
-        label = labels.pop(_key(_beside(inside, "labels")), None)
+        key = _key(_beside(inside, "labels"))
+        label = labels.pop(key, None) or labels.pop(plain.get(key, key), None)
         export.annotated.append(_row(name, part, image, label, export))
     left = [str(labels[key]) for key in labels if "labels" in key.split("/")[:-1]]
     if left:
         what = f"{number_of(len(left), 'label file')} without an image"
-        export.notes.append(Finding("warning", what, left, len(left), fix="add the images", kind="label-no-image"))
+        level: Level = "warning" if len(labels) < every else "error"
+        export.notes.append(Finding(level, what, left, len(left), fix="add the images", kind="label-no-image"))
     return annotated_set(settings, split, export, complain)
 
 
@@ -98,6 +106,12 @@ def _label_files(root: Path) -> dict[str, Path]:
 
 def _key(path: Path) -> str:
     return normal(path.as_posix()).casefold()
+
+
+def _plain_name(key: str) -> str:
+    """Without what Label Studio puts before the name of an image in its storage, or of an upload."""
+    folder, slash, name = key.rpartition("/")
+    return f"{folder}{slash}{UPLOAD.sub('', name.removeprefix('?d='))}"
 
 
 def _row(name: str, part: str, image: str, label: Path | None, export: Export) -> Annotated:
