@@ -184,7 +184,11 @@ def test_what_it_holds_is_known_without_reading_it(folder, shards, tmp_path):
     pack(changed, tmp_path / "shards", tags="tags.csv", masks="masks")
     after = open_dataset(DataSettings(root=str(tmp_path / "shards")), "train")
     moved = open_dataset(DataSettings(root=str(copied(shards, tmp_path))), "train")
+    touched = Path(shutil.copytree(folder, tmp_path / "touched", copy_function=shutil.copyfile))
+    pack(touched, tmp_path / "elsewhere", tags="tags.csv", masks="masks")
+    elsewhere = open_dataset(DataSettings(root=str(tmp_path / "elsewhere")), "train")
     assert facts(before) != facts(after)
+    assert facts(before) == facts(elsewhere)
     assert (facts(before), content_hash(before)) == (facts(moved), content_hash(moved))
 
 
@@ -284,6 +288,7 @@ def test_broken_examples_are_named_and_left_out(folder, tmp_path):
     assert "truncated" in done.left_out[0][1]
     assert "mask is 9x9 pixels" in done.left_out[1][1]
     assert list(open_dataset(DataSettings(root=str(tmp_path / "out")), "train").names) == ["b.c", "deep/d%2E"]
+    assert all(str(root.parent) not in file.read_text() for file in (tmp_path / "out").glob("*.json"))
 
 
 def test_what_is_wrong_with_the_settings_is_refused(folder, tmp_path):

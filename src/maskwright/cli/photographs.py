@@ -23,6 +23,7 @@ def recipe_and_settings(name: str, given: Given) -> tuple[str, list[str]]:
     """
     from maskwright.data.names import spelled
     from maskwright.data.readers import BUILT_IN
+    from maskwright.data.shards.stores import is_remote
     from maskwright.recipe.load import recipe_names
 
     first, *rest = given.names
@@ -34,8 +35,8 @@ def recipe_and_settings(name: str, given: Given) -> tuple[str, list[str]]:
         if chosen is not None:
             raise RecipeError(f"two recipes are given: {first} and recipe={chosen}")
         return first, given.settings
-    root = spelled(Path(first))
-    if not root.is_dir() and first not in BUILT_IN:
+    root = Path(first) if is_remote(first) else spelled(Path(first))
+    if not is_remote(first) and not root.is_dir() and first not in BUILT_IN:
         if root.exists():
             raise RecipeError(f"{first} is a file; a folder of images comes first; {usage}")
         beside = [f"{path}/" for path in root.parent.iterdir() if path.is_dir()] if root.parent.is_dir() else []

@@ -309,6 +309,24 @@ def saliency(given: Given) -> None:
     typer.echo(f"{write_saliency(data, **given.options)} saliency maps written to {given.options['out']}")
 
 
+@verb(app, "shard")
+def shard(given: Given) -> None:
+    """Write a data set as shards: tar files of many images each.
+
+    DATA is a data folder or a built-in set, TAGS a CSV or JSON file; data=OUT then reads what is written. For very many
+    images, and for object stores. Exit code 1 if an image is broken; the others are still written.
+    """
+    from maskwright.pipeline.shard import shard as write
+
+    lines, left_out = write(_data("shard", given), **given.options)
+    for line in left_out:
+        typer.echo(f"left out: {line}", err=True)
+    for line in lines:
+        typer.echo(line)
+    if left_out:
+        raise typer.Exit(1)
+
+
 @verb(data_app, "data check")
 def data_check(given: Given) -> None:
     """Say what is wrong with images, masks and tags.

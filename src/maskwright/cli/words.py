@@ -187,6 +187,16 @@ VERBS = {
         },
         EVERY,
     ),
+    "shard": Verb(
+        ("[DATA]", "[TAGS]"),
+        {
+            "out": Option("shards", "folder to write to, or an address such as s3://bucket/photos"),
+            "size": Option(1000, "images in a shard", _whole),
+            "split": Option(None, "which splits, separated by commas; default: data.train and data.val"),
+        },
+        DATA,
+        resumes=True,
+    ),
     "data check": Verb(("[DATA]", "[TAGS]"), {}, DATA),
     "study bce-sce": Verb(
         (),

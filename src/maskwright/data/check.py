@@ -18,6 +18,8 @@ from maskwright.data.masks import map_text, range_finding
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace
 from maskwright.data.scan import Record, scan
+from maskwright.data.shards.damage import damaged
+from maskwright.data.shards.reader import ShardSet
 from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
@@ -134,6 +136,8 @@ def examine(
         if isinstance(dataset, ImageSet):
             findings += depth_findings(split, summary.numbers, dataset, summary.whole)
             findings += transparency(split, summary.transparent)
+        if isinstance(dataset, ShardSet) and seconds is None:
+            findings += damaged(dataset)
         findings += _saliency(settings, dataset, training=not summaries)
         findings += _coverage(summary, training=not summaries, source=dataset.source)
         findings += _classes(summary, training=not summaries)
@@ -177,7 +181,7 @@ def _records(
         summary.read, summary.all_masks = len(dataset), True
         return scan(dataset)
     found: dict[int, Record] = {}
-    on_disk = isinstance(dataset, ImageSet)  # what is drawn has nothing wrong with it
+    on_disk = isinstance(dataset, ImageSet | ShardSet)  # what is drawn has nothing wrong with it
     if on_disk:
         order, started = np.random.default_rng(0).permutation(len(dataset)).tolist(), time.perf_counter()
         for index, record in zip(order, scan(dataset, order)):
@@ -191,7 +195,7 @@ def _records(
     summary.all_masks = len(found) == len(dataset)
 
     def listed(index: int) -> Record:
-        tags = None if on_disk and summary.tags_derived else dataset.tags(index)
+        tags = None if isinstance(dataset, ImageSet) and summary.tags_derived else dataset.tags(index)
         return Record(dataset.names[index], has_mask=dataset.has_mask(index), tags=tags)
 
     return [found.get(index) or listed(index) for index in range(len(dataset))]
@@ -254,6 +258,8 @@ def _problems(summary: SplitSummary) -> list[Finding]:
 def _saliency(settings: DataSettings, dataset: Dataset, training: bool) -> list[Finding]:
     """A folder of saliency maps that has none of a split; one that has some of them is the reader's finding."""
     if settings.saliency in (None, *DETECTORS) or dataset.saliency is not None or not len(dataset):
+        return []
+    if dict(dataset.source).get("saliency"):  # packed with the images
         return []
     what = f"no image of the split has a saliency map in {settings.saliency}"
     level: Level = "error" if training else "info"

@@ -77,8 +77,15 @@ def inspect(dataset: Dataset, index: int, images: bool = True) -> Record:
 
 
 def inspect_sample(dataset: Dataset, index: int) -> Record:
-    """The record of an example that has no files."""
-    sample = dataset[index]
+    """The record of an example that is in no files of its own."""
+    try:
+        sample = dataset[index]
+    except FindingError as error:
+        found = error.finding or Finding("error", str(error), kind="example-unreadable")
+        return Record(dataset.names[index], has_mask=dataset.has_mask(index), problems=[found])
+    except DataError as error:
+        found = Finding("error", str(error), kind="example-unreadable")
+        return Record(dataset.names[index], has_mask=dataset.has_mask(index), problems=[found])
     digest = hashlib.blake2b(sample.image.tobytes(), digest_size=16).digest()
     record = Record(sample.name, digest, sample.image.shape[:2], sample.mask is not None, tags=sample.tags)
     if sample.mask is not None:

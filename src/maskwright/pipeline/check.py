@@ -192,7 +192,7 @@ def data_lines(root: str, summaries: Sequence[SplitSummary]) -> Iterator[str]:
         yield f"split      {'; '.join(source for source in sources if source)}"
     train = summaries[0]
     counts = sorted(zip(train.labels.tag_names, train.tag_counts.tolist()), key=lambda pair: -pair[1])
-    part = train.tags_derived and train.read and not train.all_masks
+    part = train.tags_derived and train.read and not train.all_masks and train.tagged <= train.read
     of_part = f" (of the {train.read} that were read)" if part else ""
     if train.tagged:
         names = ", ".join(f"{name} {count}" for name, count in counts[:SHOWN])

@@ -15,6 +15,7 @@ from maskwright.data import BUILT_IN, open_dataset
 from maskwright.data.dataset import Dataset
 from maskwright.data.readers.published import published_labels
 from maskwright.data.sample import LabelSpace
+from maskwright.data.shards.stores import is_remote
 from maskwright.engine.device import choose_device, memory_mb
 from maskwright.errors import RecipeError
 from maskwright.models.backbones import check_weights
@@ -125,7 +126,8 @@ def look_at_data(settings: DataSettings) -> tuple[Any, LabelSpace, int | None, s
     Raises:
         DataError: the set is there and cannot be read, or it is not there and its layout does not tell its classes.
     """
-    if Path(settings.root).is_dir() or (settings.root in BUILT_IN and settings.layout in ("auto", settings.root)):
+    there = Path(settings.root).is_dir() or is_remote(settings.root)
+    if there or (settings.root in BUILT_IN and settings.layout in ("auto", settings.root)):
         dataset = open_dataset(settings, settings.train)
         labels, count = dataset.labels, len(dataset)
         found = f"{settings.root}, {count} images in split {settings.train}, {labels.num_classes} classes"

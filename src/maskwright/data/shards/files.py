@@ -9,7 +9,7 @@ from typing import Any
 
 from maskwright.data.shards.stores import is_remote, read
 
-MOST_OPEN = 32
+MOST_OPEN = 64
 
 
 class Parts:

@@ -35,7 +35,7 @@ class ShardEntry:
         count: of its examples.
         bytes: of its tar file.
         sha256: of its tar file.
-        index_sha256: of its own index.
+        index_sha256: of its own index, up to `made_from`.
     """
 
     name: str
@@ -183,7 +183,8 @@ def shard_record(
         members: kind of file -> suffix without the first dot, offset and length of each in the tar file, or None.
         tags: label values of each, or None.
         sizes: height and width of each.
-        facts: `split`, `number`, `bytes` and `sha256` of the tar file, `channels`, and what else is to be kept.
+        facts: `split`, `number`, `bytes` and `sha256` of the tar file, `channels`, and what else is to be kept;
+            `made_from`, a hash of what it was made from, does not count for what the set holds.
     """
     columns = {}
     for kind, rows in members.items():
@@ -214,9 +215,10 @@ def write_shard_index(place: str, name: str, record: Mapping[str, Any]) -> Shard
         name: of the shard.
         record: as `shard_record` gives it.
     """
-    content = json.dumps(record, separators=(",", ":")).encode()
-    write(join(place, f"{name}.json"), content)
-    return entry_of(name, content, record)
+    last = {"made_from": record["made_from"]} if "made_from" in record else {}
+    content = json.dumps({**{key: record[key] for key in record if key not in last}, **last}, separators=(",", ":"))
+    write(join(place, f"{name}.json"), content.encode())
+    return entry_of(name, content.encode(), record)
 
 
 def entry_of(name: str, content: bytes, record: Mapping[str, Any]) -> ShardEntry:
@@ -228,7 +230,13 @@ def entry_of(name: str, content: bytes, record: Mapping[str, Any]) -> ShardEntry
         record: what that says.
     """
     facts = {key: record[key] for key in ("split", "count", "bytes", "sha256")}
-    return ShardEntry(name, **facts, index_sha256=hashlib.sha256(content).hexdigest())
+    return ShardEntry(name, **facts, index_sha256=_sha256(content))
+
+
+def _sha256(content: bytes) -> str:
+    """Of a shard's own index up to `made_from`, which is of files of one machine: what is the same set has the same."""
+    before, comma, _ = content.rpartition(b',"made_from":')
+    return hashlib.sha256(before if comma else content).hexdigest()
 
 
 def read_record(place: str, name: str) -> tuple[dict[str, Any], bytes]:
@@ -255,7 +263,7 @@ def read_shard_index(place: str, entry: ShardEntry) -> ShardIndex:
     """
     record, content = read_record(place, entry.name)
     where = join(place, f"{entry.name}.json")
-    if hashlib.sha256(content).hexdigest() != entry.index_sha256:
+    if _sha256(content) != entry.index_sha256:
         raise DataError(
             f"{where} is not as {INDEX} says: it was changed, or is of another set. Fix: put back the files that "
             f"belong together, or {AGAIN}"

@@ -247,6 +247,7 @@ class Packing:
                 raise FindingError(error)
         if errors or record.size is None:
             wrong = errors[0].text() if errors else "cannot be read"
+            wrong = wrong.replace(f"{os.path.abspath(self.settings.root)}/", "").replace(f"{self.settings.root}/", "")
             return _Example(record.name, {}, None, (0, 0), wrong)
         files = {"image": _image_file(read, index)}
         mask = dataset.mask(index)

@@ -137,6 +137,7 @@ class ShardSet:
         self, place: str, split: str, found: SetIndex, entries: Sequence[ShardEntry], tolerant: bool = False
     ) -> None:
         self.place, self.labels, self.reading = place, found.labels, Reading.of(found.reading)
+        self.entries = list(entries)
         self.tolerant = tolerant or bool(found.reading.get("tolerant"))
         self._packed_as = self.reading
         with ThreadPoolExecutor(THREADS if is_remote(place) else 1) as pool:

@@ -81,8 +81,11 @@ def written(place: str | PathLike[str]) -> Iterator[BinaryIO]:
         kept = Path(folder, "part")
         with open(kept, "wb") as stream:
             yield stream
-        store.makedirs(store._parent(path), exist_ok=True)
-        store.put_file(str(kept), path)
+        try:
+            store.put_file(str(kept), path)
+        except FileNotFoundError:  # a store that has folders
+            store.makedirs(store._parent(path), exist_ok=True)
+            store.put_file(str(kept), path)
 
 
 def write(place: str | PathLike[str], content: bytes) -> None:

@@ -1,0 +1,1 @@
+"""What very many images cost: measured on made-up sets of that size."""
