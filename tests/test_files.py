@@ -9,7 +9,7 @@ import threading
 
 import pytest
 
-from maskwright.files import atomic_write, remove_unfinished, written_beside
+from maskwright.files import atomic_write, is_there, remove_unfinished, write_json, written_beside
 from maskwright.runs.stages import run_lock
 
 
@@ -87,7 +87,36 @@ def test_what_killed_processes_left_is_deleted(tmp_path, clean):
     assert (folder / "now.npz").exists()
 
 
+def test_folders_that_killed_processes_left_are_deleted(tmp_path):
+    (tmp_path / f".seeds.{2**70}.tmp" / "maps").mkdir(parents=True)
+    (tmp_path / f".seeds.{os.getpid()}.tmp").mkdir()
+    remove_unfinished(tmp_path)
+    assert os.listdir(tmp_path) == [f".seeds.{os.getpid()}.tmp"]
+
+
 def test_a_temporary_file_of_a_process_that_cannot_be(tmp_path):
     (tmp_path / f".a.{2**70}.tmp.png").touch()
     remove_unfinished(tmp_path)
     assert os.listdir(tmp_path) == []
+
+
+def test_what_must_outlast_a_power_cut_is_on_the_disk_before_it_takes_its_place(tmp_path, monkeypatch):
+    path, seen = tmp_path / "stage.json", []
+    monkeypatch.setattr(os, "fsync", lambda number: seen.append(path.exists()))
+    with atomic_write(path) as temporary:
+        temporary.write_text("1")
+    assert seen == []
+    path.unlink()
+    write_json(path, {}, lasting=True)
+    assert seen == [False]
+
+
+def test_an_empty_file_does_not_count_as_there(tmp_path):
+    path = tmp_path / "a.npz"
+    assert not is_there(path)
+    path.touch()
+    assert not is_there(path)
+    path.write_bytes(b"1")
+    assert is_there(path)
+    assert not is_there(tmp_path)
+    assert not is_there(path / "b")

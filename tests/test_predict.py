@@ -347,6 +347,38 @@ def test_folder_is_predicted_and_what_fails_is_reported(predictor, photos, tmp_p
     assert any("b.bmp" in text and "rename" in text for text in failures)
 
 
+def test_a_huge_image_is_refused_and_the_rest_goes_on(predictor, photos, tmp_path, monkeypatch):
+    monkeypatch.setattr("maskwright.inference.files.LARGEST", 300 * 300)
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for name, side in (("a", 301), ("b", 40)):
+        Image.new("RGB", (side, side)).save(inside / f"{name}.png")
+    done, failures = predict_files(predictor, inside, tmp_path / "out")
+    assert [Path(path).stem for path in done] == ["b"]
+    assert len(failures) == 1
+    assert "a.png: 301x301 pixels are too many" in failures[0]
+    assert "inference.window=[1024,1024]" in failures[0]
+
+
+def test_memory_that_is_not_there_for_one_image_does_not_stop_the_rest(predictor, photos, tmp_path, monkeypatch):
+    found, predict = [], type(predictor).predict
+
+    def once(self, pixels, **options):
+        found.append(pixels)
+        if len(found) == 1:
+            raise RuntimeError("DefaultCPUAllocator: can't allocate memory: you tried to allocate 49 bytes")
+        return predict(self, pixels, **options)
+
+    monkeypatch.setattr(type(predictor), "predict", once)
+    inside = tmp_path / "in"
+    inside.mkdir()
+    for name in "ab":
+        Image.new("RGB", (40, 40)).save(inside / f"{name}.png")
+    done, failures = predict_files(predictor, inside, tmp_path / "out")
+    assert [Path(path).stem for path in done] == ["b"]
+    assert "out of memory; set inference.window" in failures[0]
+
+
 def test_only_masks_where_no_more_is_wanted(predictor, photos, tmp_path):
     predict_files(predictor, photos / "trip", tmp_path / "out", overlay=False)
     assert [path.name for path in (tmp_path / "out").iterdir()] == ["masks"]
@@ -411,8 +443,13 @@ def test_pipes_are_not_read_and_results_stay_inside(tmp_path):
     write(inside / "a.png", picture(seed=0))
     os.mkfifo(inside / "pipe.png")
     found, failures = find_images([inside], tmp_path / "out")
-    assert failures == [f"{inside}/pipe.png: is not a regular file"]
+    assert failures == [
+        f"{inside}: 1 pipe/device file is left out: it is no regular file, and reading it could wait for ever"
+    ]
     assert list(found) == ["a"]
+    found, failures = find_images([inside / "pipe.png", f"{inside}/p*.png"], tmp_path / "out")
+    assert not found
+    assert len(failures) == 2
     write(tmp_path / "up.png", picture(seed=0))
     (inside / "sub").mkdir()
     found, failures = find_images([f"{inside}/s*/../../*.png"], tmp_path / "out")

@@ -235,6 +235,8 @@ def test_stages_that_are_finished_need_nothing_any_more(tmp_path, monkeypatch):
     stages = recipe_stages(context)
     for stage in stages:
         (tmp_path / stage.name).mkdir()
+        for name in stage.results:
+            (tmp_path / stage.name / name).write_text("its result")
         stage.run = lambda folder: None
     run_stages(stages, tmp_path, lambda line: None)
     assert check_run(context).lines == []

@@ -254,3 +254,86 @@ def test_expected_scores_take_what_the_evaluation_found(there, monkeypatch):
     run("expected={seeds: 0.5}", until=None)
     row = read_json("tags/metrics.json")["expected"][0]
     assert (row["stage"], row["found"]) == ("seeds", found)
+
+
+@pytest.mark.parametrize(
+    ("lost", "changes", "said"),
+    [
+        (["pseudo_masks/SegmentationClass/01.png"], ["train.lr=0.02"], "1 of 4 files in tags/pseudo_masks"),
+        (
+            ["pseudo_masks/SegmentationClass/01.png", "seeds/maps/01.npz"],
+            ["train.lr=0.02"],
+            "1 of 4 files in tags/seeds",
+        ),
+        (["seeds/maps/01.npz", "seeds/maps/02.npz"], ["pseudo_masks.threshold=0.4"], "2 of 4 files in tags/seeds"),
+        (["pseudo_masks/scores.json"], [], "resuming"),
+        (["evaluation/metrics.json"], [], "resuming"),
+        (["segmenter/model.safetensors"], [], "train the segmenter: resuming"),
+        (["seeds/maps/01.npz", "seed_evaluation.json"], [], "1 of 4 files in tags/seeds"),
+    ],
+)
+@pytest.mark.bit_equal
+def test_what_vanished_of_a_finished_run_comes_back_the_same(there, lost, changes, said):
+    """Nothing goes on with fewer images unsaid, and what the message advises to delete is made again."""
+    kept = {name: Path("tags", name).read_bytes() for name in lost}
+    for name in lost:
+        os.remove(Path("tags", name))
+    assert any(said in line for line in run(*changes, until=None))
+    for name, held in kept.items():
+        if name.endswith((".npz", ".png", ".safetensors")) and not (changes and "pseudo_masks" in name + changes[0]):
+            assert Path("tags", name).read_bytes() == held
+        else:
+            assert Path("tags", name).is_file()
+    assert words(*changes) == {"finished"}
+
+
+def test_an_empty_file_that_a_power_cut_left_is_made_again(there):
+    path = Path("tags/seeds/maps/02.npz")
+    held = path.read_bytes()
+    path.write_bytes(b"")
+    run("pseudo_masks.threshold=0.4")
+    assert path.read_bytes() == held
+
+
+def test_a_pseudo_mask_that_was_cut_off_is_made_again(there):
+    path, scores = Path("tags/pseudo_masks/SegmentationClass/02.png"), Path("tags/pseudo_masks/scores.json")
+    held = path.read_bytes()
+    path.write_bytes(held[: len(held) // 2])
+    scores.unlink()
+    run()
+    assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize("record", ["", "{}", "[]", "null", "7", "\xff", '{"finished": "yes"}', '{"finished": true}'])
+def test_a_damaged_record_names_the_folder_to_delete(there, record):
+    Path("tags/seeds/stage.json").write_bytes(record.encode("latin-1"))
+    with pytest.raises(DataError, match=r"delete the folder tags.seeds and give the same command again"):
+        words()
+
+
+def test_a_stage_whose_folder_was_deleted_is_made_again(there):
+    shutil.rmtree("tags/seeds")
+    run()
+    assert Path("tags/seeds/maps/03.npz").is_file()
+
+
+def test_damaged_notes_of_what_was_read_cost_nothing_but_reading(there):
+    for held in ("", "[]", '{"a": 1}', '{"a": {"b": 1}}'):
+        Path("tags/.digests.json").write_text(held)
+        assert words() == {"finished"}
+
+
+def test_a_model_that_comes_back_with_other_bits_is_another_making(tmp_path):
+    held = [b"one"]
+
+    def train(folder):
+        (folder / "model.safetensors").write_bytes(held[0])
+
+    stages = [Stage("a", "train", train, results=("model.safetensors",)), Stage("b", "read", str, needs=("a",))]
+    run_stages(stages, tmp_path, str)
+    for bits, after in ((b"one", "finished"), (b"other", "stale")):
+        held[0] = bits
+        (tmp_path / "a/model.safetensors").unlink()
+        assert states(stages, tmp_path)["a"].word == "unfinished"
+        run_stages(stages[:1], tmp_path, str)
+        assert states(stages, tmp_path)["b"].word == after

@@ -8,6 +8,7 @@ import json
 import os
 import re
 import shutil
+import stat
 from collections import deque
 from collections.abc import Callable, Iterator
 from contextlib import contextmanager
@@ -25,16 +26,24 @@ TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp(\.\w+)?")  # name, process and suffi
 
 
 @contextmanager
-def atomic_write(path: str | Path) -> Iterator[Path]:
+def atomic_write(path: str | Path, *, lasting: bool = False) -> Iterator[Path]:
     """A temporary path in the same folder that replaces `path` when the block ends without an error.
 
     The suffix is kept, since image and array writers choose their format by it.
+
+    Args:
+        path: of the file.
+        lasting: wait until the disk has it, so that a power cut leaves the old file or the new one. Otherwise it may
+            leave an empty one, which `is_there` does not count.
     """
     path = Path(path)
     path.parent.mkdir(parents=True, exist_ok=True)
     temporary = path.with_name(f".{path.stem}.{os.getpid()}.tmp{path.suffix}")
     try:
         yield temporary
+        if lasting:
+            with open(temporary, "r+b") as stream:
+                os.fsync(stream.fileno())
         os.replace(temporary, path)
     finally:
         temporary.unlink(missing_ok=True)
@@ -67,15 +76,29 @@ def atomic_folder(path: str | Path) -> Iterator[Path]:
         shutil.rmtree(temporary, ignore_errors=True)
 
 
+def is_there(path: str | Path) -> bool:
+    """Whether there is a file that holds something: a power cut leaves empty ones."""
+    try:
+        facts = os.stat(path)
+    except (FileNotFoundError, NotADirectoryError):
+        return False
+    return stat.S_ISREG(facts.st_mode) and facts.st_size > 0
+
+
 def remove_unfinished(folder: Path) -> None:
     """Delete, in a folder and those within it, what processes that were killed while they wrote left behind.
 
     Files of processes that run now stay; where the system cannot tell (Windows) all stay.
     """
-    for inside, _, files in os.walk(folder):
-        for name in files:
+    for inside, folders, files in os.walk(folder):
+        for name in [*files, *folders]:
             found = TEMPORARY.fullmatch(name) if name.startswith(".") else None
-            if found is not None and not _runs(int(found[2])):
+            if found is None or _runs(int(found[2])):
+                continue
+            if name in folders:
+                folders.remove(name)
+                shutil.rmtree(Path(inside, name))
+            else:
                 Path(inside, name).unlink(missing_ok=True)
 
 
@@ -117,9 +140,9 @@ def written_beside(most: int, threads: int = 1) -> Iterator[Callable[..., None]]
             calls.popleft().result()
 
 
-def write_json(path: str | Path, value: Any) -> None:
-    """Write strict JSON (NaN is refused; give None) with two spaces of indent, atomically."""
-    with atomic_write(path) as temporary:
+def write_json(path: str | Path, value: Any, *, lasting: bool = False) -> None:
+    """Write strict JSON (NaN is refused; give None) with two spaces of indent, as `atomic_write` does."""
+    with atomic_write(path, lasting=lasting) as temporary:
         temporary.write_text(json.dumps(value, indent=2, allow_nan=False, ensure_ascii=False) + "\n", encoding="utf-8")
 
 
@@ -134,7 +157,9 @@ def read_json(path: str | Path) -> Any:
     except FileNotFoundError:
         raise DataError(f"{path} does not exist") from None
     except (ValueError, RecursionError) as error:  # also other encodings, numbers of thousands of digits, deep nesting
-        raise DataError(f"{path} is not valid JSON: {error}") from error
+        raise DataError(
+            f"{path} is not valid JSON: {error}. If maskwright wrote it, delete it and give the same command again"
+        ) from error
 
 
 def append_jsonl(path: str | Path, value: Any) -> None:

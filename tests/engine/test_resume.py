@@ -14,6 +14,8 @@ import pytest
 import torch
 
 from maskwright.engine.checkpoint import load_weights
+from maskwright.engine.resume import read_state
+from maskwright.errors import DataError
 
 OPTIONS = {"ema": 0.9, "clip": 1.0, "accumulate": 2, "warmup": 3, "validate_every": 1}
 
@@ -233,3 +235,10 @@ def test_a_training_of_the_earlier_default_layout_goes_on(toy, tmp_path, then, n
     assert json.loads(state["identity"])["channels_last"] is False  # as earlier versions wrote
     toy.train(tmp_path, channels_last=now, checkpoint_seconds=0)
     assert (tmp_path / "model.safetensors").is_file()
+
+
+@pytest.mark.parametrize("state", [[], {}, {"finished": True}, {"finished": False, "identity": "{}", "step": 3}])
+def test_a_resume_point_that_lacks_something_says_so(tmp_path, state):
+    torch.save(state, tmp_path / "state.pt")
+    with pytest.raises(DataError, match=r"state\.pt cannot be read \(it does not hold .*delete it to train"):
+        read_state(tmp_path, {})

@@ -636,7 +636,7 @@ def test_a_run_of_before_is_known_by_its_recipe_and_is_made_again_with_a_word_by
     def make(l2g):
         said = []
         context = RunContext(build_recipe({**common, "l2g": l2g}), tmp_path, print)
-        stages = [replace(stage, run=lambda folder: None) for stage in network_stages(context)]
+        stages = [replace(stage, run=lambda folder: None, results=()) for stage in network_stages(context)]
         run_stages(stages, tmp_path, said.append)
         return stages[0].settings["l2g"], said
 

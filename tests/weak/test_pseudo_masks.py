@@ -166,10 +166,31 @@ def test_goes_on_where_it_was_stopped(made, monkeypatch):
     assert len(written) == 1 + 4
 
 
+def test_counts_of_images_do_not_wait_in_memory(memory_set, save_all, tmp_path, monkeypatch):
+    """A matrix of 81 classes takes 52 kB: those of all images must never be there at once."""
+    dataset = memory_set(sizes=((24, 24),) * 60)
+    save_all(dataset, tmp_path / "maps")
+    alive, most = set(), [0]
+
+    class Counted(ConfusionMatrix):
+        def __init__(self, *arguments):
+            super().__init__(*arguments)
+            alive.add(id(self))
+            most[0] = max(most[0], len(alive))
+
+        def __del__(self):
+            alive.discard(id(self))
+
+    monkeypatch.setattr(pseudo_masks, "ConfusionMatrix", Counted)
+    scores = write_pseudo_masks(dataset, tmp_path / "maps", SETTINGS, tmp_path / "masks", FACTS)
+    assert scores["images_judged"] == 60
+    assert 1 < most[0] < 30
+
+
 def test_missing_maps(made):
     dataset, maps, folder = made
     (maps / f"{dataset.names[0]}.npz").unlink()
-    with pytest.raises(DataError, match=r"image0\.npz does not exist; run the stage"):
+    with pytest.raises(DataError, match=r"image0\.npz does not exist; give the command"):
         write_pseudo_masks(dataset, maps, SETTINGS, folder, FACTS)
 
 

@@ -12,7 +12,7 @@ from types import FrameType
 from maskwright.cli.app import Ended
 from maskwright.cli.verbs import app
 from maskwright.cli.words import VERBS
-from maskwright.errors import MaskwrightError
+from maskwright.errors import MaskwrightError, RecipeError
 from maskwright.version import __version__
 
 FULL = "the disk is full, or a quota is used up; make room and give the same command again"
@@ -88,7 +88,8 @@ def _end(error: BaseException) -> int:
         )
         print(text, file=sys.stderr)
         return 1
-    print(f"error: {text}", file=sys.stderr)
+    if MAIN_PROCESS or not isinstance(error, RecipeError):  # of which every process has the same
+        print(f"error: {text}", file=sys.stderr)
     return 2
 
 

@@ -29,7 +29,7 @@ from maskwright.data.decode import (
 from maskwright.data.finding import Finding, FindingError, number_of
 from maskwright.data.mask_values import MaskFacts, mask_facts
 from maskwright.data.masks import DECODE_ERRORS, check_values, read_mask
-from maskwright.data.names import normal
+from maskwright.data.names import normal, refuse_odd_names
 from maskwright.data.provenance import is_marked
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.data.stored import Where, for_pillow, opened
@@ -38,11 +38,14 @@ from maskwright.errors import DataError
 # Formats that Pillow knows by name but cannot decode by itself.
 _STUBS = {"BUFR", "EPS", "GRIB", "HDF5", "MPEG", "WMF"}
 
+SPECIAL = "pipe/device"  # what stands for a suffix; no file has such a name
+
 # Suffixes of images that Pillow does not read by itself, and what to do about them.
 CONVERT = "convert them to PNG, TIFF or JPEG"
 UNREAD = {
     **dict.fromkeys(HEIC_SUFFIXES, "pip install 'maskwright[heic]'"),
     **dict.fromkeys((".dng", ".cr2", ".cr3", ".nef", ".arw", ".orf", ".rw2", ".raf"), f"raw of a camera: {CONVERT}"),
+    SPECIAL: "it is no regular file, and reading it could wait for ever",
     **dict.fromkeys((".avif", ".jxl", ".svg", ".exr", ".hdr", ".npy", ".dcm", ".nii"), CONVERT),
 }
 
@@ -92,7 +95,11 @@ def list_images(
                 if entry.name.startswith("."):
                     continue
                 stem, dot, suffix = entry.name.rpartition(".")
-                if dot + suffix.lower() in suffixes:
+                if dot + suffix.lower() in suffixes and not entry.is_dir():
+                    if not (entry.is_file() or entry.is_symlink()):
+                        if others is not None:
+                            others[SPECIAL] += 1
+                        continue
                     name = prefix + normal(stem)
                     if name in found:
                         twice.add(name)
@@ -291,6 +298,7 @@ class ImageSet:
     ) -> None:
         self.labels = labels
         self.names = list(names)
+        refuse_odd_names(self.names)
         self.images = list(images)
         self.masks = list(masks)
         self.saliency = None if saliency is None else list(saliency)

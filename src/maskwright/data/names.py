@@ -3,13 +3,45 @@
 from __future__ import annotations
 
 import os
+import re
 import unicodedata
+from collections.abc import Iterable
 from pathlib import Path
+
+from maskwright.errors import DataError
+
+_OUTSIDE = re.compile(r"^(?:[/\\]|[A-Za-z]:[/\\])|(?:^|[/\\])\.\.(?:[/\\]|$)")  # absolute, or with a part `..`
 
 
 def normal(name: str) -> str:
     """A name with composed letters (NFC): one disk writes `ü` as a letter, another as `u` and two dots."""
     return name if name.isascii() else unicodedata.normalize("NFC", name)
+
+
+def refuse_odd_names(names: Iterable[str]) -> None:
+    """Refuse names of images that would be files elsewhere, or lines of their own in a list.
+
+    Masks and maps are written to `FOLDER/NAME.png`, so a list or an annotation file that somebody else made must not
+    say where.
+
+    Raises:
+        DataError: a name leads out of its folder, or holds a character that no text shows, such as a new line.
+    """
+    for name in names:
+        if _OUTSIDE.search(name):
+            raise DataError(
+                f"the image name {name!r} leads out of its folder; expected a path below the data folder, without "
+                "'..'. Mend the list or the annotations that name it"
+            )
+        if not name.isprintable() and (odd := odd_letters(name)):
+            raise DataError(
+                f"the image name {name!r} holds {odd[0]!r}, which would break lists of names; rename the file"
+            )
+
+
+def odd_letters(text: str) -> list[str]:
+    """Characters that no text shows, such as a new line, and bytes of a name that are in no known encoding."""
+    return [letter for letter in text if unicodedata.category(letter) in ("Cc", "Cs")]
 
 
 def plain(name: str) -> str:

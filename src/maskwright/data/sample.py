@@ -9,7 +9,7 @@ from typing import Any
 
 import numpy as np
 
-from maskwright.data.names import normal
+from maskwright.data.names import normal, odd_letters
 from maskwright.errors import DataError, unknown_name
 
 
@@ -40,7 +40,8 @@ class LabelSpace:
         palette: one RGB triple per class; the VOC colour map by default.
 
     Raises:
-        DataError: no names, a name twice, a background or ignore value that cannot be, or a palette of another length.
+        DataError: no names, a name twice, one with characters that no text shows, a background or ignore value that
+            cannot be, or a palette of another length.
     """
 
     names: tuple[str, ...]
@@ -55,6 +56,9 @@ class LabelSpace:
         twice = sorted({name for name in self.names if self.names.count(name) > 1})
         if twice:
             raise DataError(f"class names must differ, found more than once: {', '.join(twice)}")
+        odd = next((name for name in self.names if not name.isprintable() and odd_letters(name)), None)
+        if odd is not None:
+            raise DataError(f"the class name {odd!r} holds {odd_letters(odd)[0]!r}, which would break lists of classes")
         if self.background is not None and not 0 <= self.background < len(self.names):
             raise DataError(f"background must be one of the values 0..{len(self.names) - 1}, found {self.background}")
         if 0 <= self.ignore_index < len(self.names):

@@ -83,7 +83,7 @@ def save_model(path: str | Path, model: torch.nn.Module, metadata: dict[str, Any
         seen.add(tensor.untyped_storage().data_ptr())
         weights[name] = tensor
     header = {HEADER_KEY: json.dumps(metadata, allow_nan=False, ensure_ascii=False)}
-    with atomic_write(path) as temporary:
+    with atomic_write(path, lasting=True) as temporary:
         temporary.touch()
         mode = temporary.stat().st_mode  # as the user's umask says; the library makes files for their owner alone
         save_file(weights, temporary, metadata=header)

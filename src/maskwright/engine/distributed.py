@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import gc
 import os
 from datetime import timedelta
 from typing import Any, TypeVar
@@ -44,6 +45,7 @@ def initialise(device: str | torch.device = "auto") -> None:
 def shutdown() -> None:
     """Leave the other processes."""
     if dist.is_initialized():
+        gc.collect()  # a DistributedDataParallel that is freed after its group may wait for a thread that waits for it
         dist.destroy_process_group()
 
 

@@ -110,7 +110,10 @@ def fit(
         with Progress(title, training.total, training.step) as progress, StopSignals() as signals, training.log:
             if distributed.world_size() > 1:
                 progress.say(f"{settings.batch_size} images a batch, {share_of_batch(settings)} in each process")
-            training.run(step, validate, metadata, progress, signals)
+            try:
+                training.run(step, validate, metadata, progress, signals)
+            finally:
+                del training.runner  # what averages gradients must be gone before the processes part
             result = training.finish(metadata)
             if distributed.any_process(signals.received is not None):  # since the last step, in its validation or here
                 signals.leave("stopped after the last step; give the same command again to resume")
@@ -360,7 +363,7 @@ class _Training:
         load_into(self.extra, state["extra"], source)
         try:
             self.optimizer.load_state_dict(state["optimizer"])
-        except ValueError as error:
+        except (ValueError, KeyError, TypeError) as error:
             raise DataError(f"{source} belongs to other parameter groups ({error}); choose another folder") from error
         if self.average is not None:
             self.average.load_state_dict(state["average"])
@@ -375,7 +378,7 @@ class _Training:
         self.saved_time = time.monotonic()
         if distributed.is_main():
             check_weights(self.parameters, f"at {self.position}", self.settings)
-            with atomic_write(self.folder / STATE) as temporary:
+            with atomic_write(self.folder / STATE, lasting=True) as temporary:
                 torch.save(self.state_dict(), temporary)
 
     def finish(self, metadata: dict[str, Any]) -> dict[str, Any]:

@@ -12,6 +12,10 @@ from maskwright.errors import TrainingStopped
 from maskwright.settings import TrainSettings
 
 LEAST_STEPS = 100
+AT_THE_END = (
+    ". No model file was written. The weights after the last step are in state.pt, as `model`; the same command ends "
+    "here again, so change a setting of the training, or delete its folder to train anew"
+)
 
 
 def check_finite(means: dict[str, float], where: str, rate: float, settings: TrainSettings) -> None:
@@ -77,7 +81,7 @@ def check_collapse(metrics: dict[str, Any], names: list[str] | None, step: int, 
         f"training stopped at step {step} of {total}: the model predicts {only} on every validation image, "
         f"although the ground truth has {'more' if true is None else _count(true)}. Likely causes: too few steps, a "
         "learning rate that is far too high or too low, or masks that are almost all background or ignore: look at "
-        "them, or try loss.class_weights=sqrt_inverse"
+        "them, or try loss.class_weights=sqrt_inverse" + (AT_THE_END if step == total else "")
     )
 
 

@@ -22,6 +22,22 @@ from maskwright.settings import TrainSettings
 
 STATE = "state.pt"  # the name of the resume point in its folder
 
+# What a resume point says.
+FINISHED = ("finished", "identity", "result")
+WEIGHTS = ("model", "extra", "optimizer", "average", "scaler")
+UNFINISHED = (
+    "finished",
+    "identity",
+    "step",
+    "validated",
+    "seconds",
+    *WEIGHTS,
+    "window",
+    "window_steps",
+    "last",
+    "log_bytes",
+)
+
 # Settings that do not change what the weights become; a run may go on with others.
 FREE_SETTINGS = ("workers", "validate_every", "checkpoint_seconds", "log_every")
 
@@ -47,6 +63,11 @@ def read_state(folder: Path, identity: dict[str, Any]) -> dict[str, Any] | None:
         if damaged is not None:
             raise EOFError(f"{damaged} in it is damaged")
         state = torch.load(path, map_location="cpu", weights_only=True)
+        said = state if isinstance(state, dict) else {}
+        needed = FINISHED if said.get("finished") is True else UNFINISHED
+        missing = [key for key in needed if key not in said]
+        if missing:
+            raise EOFError(f"it does not hold {', '.join(missing)}")
     except (RuntimeError, EOFError, pickle.UnpicklingError, zipfile.BadZipFile) as error:
         raise DataError(f"{path} cannot be read ({error}); delete it to train from the start") from error
     if state["finished"] and not (folder / MODEL).is_file():

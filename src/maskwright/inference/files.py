@@ -27,13 +27,15 @@ from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
-from maskwright.files import atomic_write
+from maskwright.files import atomic_write, remove_unfinished
 from maskwright.inference.inputs import ImageLike, as_array, several
 from maskwright.inference.prefetch import prefetched
 from maskwright.inference.tagged import Tags, each, how_many_tagged, tags_of_files
 
 if TYPE_CHECKING:
     import torch
+
+LARGEST = 2**26  # pixels of an image in a list that are predicted at once; a network may need gigabytes for them
 
 REPOSITORY = "hf:"  # what the name of a repository of Hugging Face begins with
 
@@ -212,6 +214,8 @@ def predict_files(
         say(how_many_tagged([known.get(name) for name in found], str(tags), "predicted freely"))
     if found:
         mark({out / name: what for name, what in folders.items() if written[name]}, made_by)
+        for name in folders:
+            remove_unfinished(out / name)
     done: list[str] = []
     predictor = predictor.for_many() if len(found) > 2 else predictor
     read = prefetched(lambda name: predictor.pixels(found[name]), found, workers=workers, ahead=2 * workers)
@@ -220,13 +224,15 @@ def predict_files(
         for name in track(found, title="predicting"):
             try:
                 pixels = next(read).result()
+                _refuse_huge(pixels, predictor)
                 prediction = predictor.predict(pixels, tags=known.get(name), probabilities=probabilities)
             except DataError as error:
                 failures.append(_with_path(found[name], str(error)))
-            except RuntimeError as error:
-                if type(error).__name__ != "OutOfMemoryError":  # torch's
+            except (MemoryError, RuntimeError) as error:
+                where = "GPU memory" if type(error).__name__ == "OutOfMemoryError" else "memory"  # torch's
+                if where == "memory" and isinstance(error, RuntimeError) and "can't allocate memory" not in str(error):
                     raise
-                failures.append(f"{found[name]}: out of GPU memory; set inference.window or inference.size")
+                failures.append(f"{found[name]}: out of {where}; set inference.window or inference.size")
             else:
                 yield name, prediction
 
@@ -246,6 +252,21 @@ def predict_files(
         for future in prefetched(write, predicted(), workers=workers, ahead=2 * workers):
             done.append(future.result())
     return done, failures
+
+
+def _refuse_huge(pixels: np.ndarray, predictor: Predicts) -> None:
+    """Refuse an image that would take many gigabytes, while those after it wait.
+
+    Raises:
+        DataError: it does, and no setting says how to see it in parts, or smaller.
+    """
+    settings = getattr(predictor, "settings", None)  # an exported model has its size in its file
+    height, width = pixels.shape[:2]
+    if settings is not None and settings.size is None and settings.window is None and height * width > LARGEST:
+        raise DataError(
+            f"{width}x{height} pixels are too many to predict at once, expected at most {LARGEST:,}; give "
+            "inference.window=[1024,1024] to predict it in parts, or inference.size to see it smaller"
+        )
 
 
 def find_images(images: Sequence[str | Path], out: Path) -> tuple[dict[str, str], list[str]]:

@@ -67,16 +67,13 @@ def relabel(where: Path, overrides: Sequence[str], *, out: str | None = None, de
     yield how_many_tagged(tags, str(dataset.source.get("tag_source")), "left out")
     begin(folder, _record(run, fields, recipe, dataset, predictor))
     with freed_memory_kept(predictor.device):
-        results = [
-            future.result()
-            for future in prefetched(
-                lambda item: _kept(dataset, folder, *item),
-                _predicted(predictor.for_many(), dataset, chosen, folder),
-                workers=2,
-                ahead=4,
-            )
-        ]
-    scores = finish(dataset, chosen, results, folder, {})
+        done = prefetched(
+            lambda item: _kept(dataset, folder, *item),
+            _predicted(predictor.for_many(), dataset, chosen, folder),
+            workers=2,
+            ahead=4,
+        )
+        scores = finish(dataset, chosen, (future.result() for future in done), folder, {})
     if scores["miou"] is not None:
         on = f"{scores['split']} ({scores['images_judged']} images)"
         yield ", ".join(filter(None, [f"mIoU {scores['miou']:.4f} on {on}", against(dataset.source)]))

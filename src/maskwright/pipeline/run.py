@@ -66,7 +66,7 @@ def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Ca
             context.digests.save()
         with previewed(context, stages, say) if page and main else nullcontext(say) as tell:
             run_stages(stages, out, tell)
-            run_stages(after_stages(context, stages, whole=until is None, page=page), out, tell)
+            run_stages(after_stages(context, stages, whole=until is None, page=page), out, tell, made=stages)
         if main:
             context.digests.save()
         if main and until is None and context.out.features.is_dir():

@@ -7,11 +7,13 @@ from pathlib import Path
 
 from maskwright.data import subset, with_masks
 from maskwright.data.dataset import Dataset
+from maskwright.engine.checkpoint import MODEL
 from maskwright.errors import DataError, RecipeError
 from maskwright.inference.load import load
 from maskwright.inference.tag_agreement import tag_line
 from maskwright.pipeline.segment import evaluate_to_folder, measured_on, train_segmenter
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import IMAGES, METRICS
 from maskwright.runs.stages import Stage, effective, fingerprint
 from maskwright.weak.stages import label_stages
 
@@ -64,6 +66,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
     on_masks = {**training, "data": context.train_facts}
     settings = {**training, "real_masks": fingerprint(context.real)} if weak else on_masks
     evaluation = {"data": context.val_facts, "inference": effective(recipe.inference)}
+    scores = (METRICS, IMAGES) if any(map(context.val.has_mask, range(len(context.val)))) else ()
     stages = [
         Stage(
             "segmenter",
@@ -71,9 +74,15 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
             partial(_train_segmenter, context, pseudo_masks),
             settings,
             ("pseudo_masks",) if weak else (),
+            results=(MODEL,),
         ),
         Stage(
-            "evaluation", "evaluate the segmenter", partial(_evaluate, context, "segmenter"), evaluation, ("segmenter",)
+            "evaluation",
+            "evaluate the segmenter",
+            partial(_evaluate, context, "segmenter"),
+            evaluation,
+            ("segmenter",),
+            results=scores,
         ),
     ]
     if weak and recipe.fully_supervised:
@@ -84,6 +93,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
                 partial(_train_oracle, context),
                 on_masks,
                 (recipe.networks[0],) if from_classifier else (),
+                results=(MODEL,),
             ),
             Stage(
                 "oracle_evaluation",
@@ -91,6 +101,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
                 partial(_evaluate, context, "oracle"),
                 evaluation,
                 ("oracle",),
+                results=scores,
             ),
         ]
     return stages
@@ -99,7 +110,6 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
 def _train_segmenter(context: RunContext, pseudo_masks: Stage | None, folder: Path) -> None:
     train = context.train
     if pseudo_masks is not None:
-        context.remake_masks(context.out.masks, context.out.maps(pseudo_masks.needs[0]), pseudo_masks.run)
         train = with_masks(train, context.out.masks, real=context.real)
     _train_model(context, with_mask_only(train, context.recipe.data.train), folder)
 

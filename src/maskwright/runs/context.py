@@ -14,7 +14,6 @@ from maskwright.data import open_dataset, subset
 from maskwright.data.dataset import Dataset
 from maskwright.data.tables.grid import read_text
 from maskwright.data.tags import image_key
-from maskwright.engine import distributed
 from maskwright.engine.device import choose_device
 from maskwright.errors import DataError
 from maskwright.runs.data_facts import data_facts, saliency_facts
@@ -89,31 +88,19 @@ class RunContext:
             )
         return listed
 
-    def remake_masks(self, masks: Path, maps: Path, make: Callable[[Path], None]) -> None:
-        """Make again what has vanished of the masks of a finished stage: nothing trains on fewer images unsaid.
+    def each_image(self, form: str, *, tagged_only: bool = False) -> list[str]:
+        """What a stage makes of every image whose tags are known.
 
         Args:
-            masks: the stage's folder of `NAME.png`, one for every image whose tags are known.
-            maps: the folder of `NAME.npz` that they are made from.
-            make: does the stage's work; what is there it leaves.
-
-        Raises:
-            DataError: maps have vanished, too.
+            form: of a file's name in the stage's folder, such as `maps/{}.npz`.
+            tagged_only: leave out the images without tags.
         """
-        known = [name for index, name in enumerate(self.train.names) if self.train.tags(index) is not None]
-        missing = distributed.broadcast([name for name in known if not (masks / f"{name}.png").is_file()])
-        if not missing:
-            return
-        gone = f"{len(missing)} of the {len(known)} masks in {masks} have vanished ({', '.join(missing[:5])})"
-        lost = [name for name in known if not (maps / f"{name}.npz").is_file()]
-        if lost:
-            raise DataError(
-                f"{gone}, and {len(lost)} of the maps in {maps} that they are made from ({', '.join(lost[:5])}). Put "
-                f"the files back, or delete {masks.parent} and {maps.parent} and run the same command again"
-            )
-        self.say(f"    {gone}; they are made again")
-        make(masks.parent)
-        distributed.barrier()
+        tags = self.train.tags
+        return [
+            form.format(name)
+            for index, name in enumerate(self.train.names)
+            if (tags(index) if tagged_only else tags(index) is not None)
+        ]
 
     @property
     def seed_network(self) -> str:

@@ -12,6 +12,7 @@ from typing import Any
 
 from maskwright.data.content import file_digest
 from maskwright.engine.progress import track
+from maskwright.errors import DataError
 from maskwright.files import read_json, write_json
 
 PART = 256  # files that one thread takes at once
@@ -39,9 +40,12 @@ class Digests:
         self.stored: dict[File, Entry] = {}
         self.used: dict[File, Entry] = {}
         if self.path is not None and self.path.is_file():
-            for folder, names in read_json(self.path).items():
-                for name, (whole, *entry) in names.items():
-                    self.stored[os.path.join(folder, name), bool(whole)] = entry
+            try:
+                for folder, names in read_json(self.path).items():
+                    for name, (whole, *entry) in names.items():
+                        self.stored[os.path.join(folder, name), bool(whole)] = entry
+            except (DataError, AttributeError, TypeError, ValueError):
+                self.stored = {}  # damaged: what it said is found again by reading the files
 
     def __call__(self, files: Sequence[File]) -> list[str]:
         """The digests of files."""

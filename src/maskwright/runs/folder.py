@@ -19,6 +19,7 @@ from __future__ import annotations
 
 import os
 import re
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -26,6 +27,7 @@ from maskwright.data.provenance import FILE_NAME as PROVENANCE
 from maskwright.engine.checkpoint import MODEL, RECORD
 from maskwright.engine.progress import LOG
 from maskwright.engine.resume import STATE
+from maskwright.errors import DataError
 from maskwright.files import read_json
 
 # Names inside a stage's folder.
@@ -43,7 +45,40 @@ TRAINING = "training"
 
 SEED_EVALUATION = "seed_evaluation.json"
 EXPLANATIONS = "explanations.json"  # in the folder `explanations`
+KINDS: dict[str, type | tuple[type, ...]] = {  # of what a record says
+    "fingerprint": str,
+    "finished": bool,
+    "seconds": (int, float),
+    "settings": dict,
+    "needs": list,
+}
 ASIDE = re.compile(r"\.stale-(\d+)$")
+
+
+def read_record(path: Path, needed: Sequence[str] = ()) -> dict[str, Any]:
+    """What is known of a stage.
+
+    Args:
+        path: of the record.
+        needed: what it must say.
+
+    Raises:
+        DataError: it is damaged; the message says what to delete.
+    """
+    try:
+        record = read_json(path)
+    except DataError as error:
+        raise DataError(f"{path} is damaged ({error.__cause__ or error}){_remedy(path)}") from error
+    said, needed = (record, needed) if isinstance(record, dict) else ({}, list(KINDS))
+    wrong = [key for key in KINDS if key in {*said, *needed} and not isinstance(said.get(key), KINDS[key])]
+    if wrong:
+        raise DataError(f"{path} does not say {', '.join(wrong)}{_remedy(path)}")
+    return said | {key: value for key, value in (("needs", []), ("finished", False)) if key not in said}
+
+
+def _remedy(path: Path) -> str:
+    what = f"the folder {path.parent}" if path.name == RECORD else "it"
+    return f"; delete {what} and give the same command again, which makes it anew"
 
 
 class RunFolder(os.PathLike[str]):
@@ -93,10 +128,10 @@ class RunFolder(os.PathLike[str]):
         """The records of all stages that are there and not set aside, in the order in which stages run.
 
         Raises:
-            DataError: a record is not JSON.
+            DataError: a record is damaged.
         """
-        found = {path.parent.name: read_json(path) for path in self.path.glob(f"*/{RECORD}")}
-        found = {name: record for name, record in found.items() if isinstance(record, dict) and not ASIDE.search(name)}
+        places = [path for path in self.path.glob(f"*/{RECORD}") if not ASIDE.search(path.parent.name)]
+        found = {path.parent.name: read_record(path) for path in places}
         return dict(sorted(found.items(), key=lambda item: (item[1].get("number", 0), item[0])))
 
     def aside(self, name: str) -> list[Path]:

@@ -13,15 +13,15 @@ import os
 import shutil
 import time
 import uuid
-from collections.abc import Callable, Iterable, Iterator
+from collections.abc import Callable, Iterable, Iterator, Sequence
 from contextlib import contextmanager
 from dataclasses import dataclass, field
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
 
-from maskwright.errors import DataError, MaskwrightError
-from maskwright.files import file_hash, read_json, remove_unfinished, write_json
-from maskwright.runs.folder import RECORD, RunFolder
+from maskwright.errors import MaskwrightError
+from maskwright.files import file_hash, is_there, read_json, remove_unfinished, write_json
+from maskwright.runs.folder import RECORD, RunFolder, read_record
 
 if TYPE_CHECKING:
     from maskwright.settings import Settings
@@ -44,6 +44,9 @@ class Stage:
         settings: JSON-able settings that its result depends on.
         needs: names of the stages whose results it reads.
         label: how a report calls its maps, where they stand between seeds and pseudo-masks.
+        results: files of its folder without which it is not finished, whatever its record says.
+        each: gives the files of its folder that it makes one by one, which `run` makes again where they are missing;
+            asked for when a stage that reads them is to be made.
         files: of a stage that has no folder of its own, what it writes into the run folder itself, which `run` is then
             called with. Such a stage is quick: it is made without a word, and what is stale is written over.
     """
@@ -54,6 +57,8 @@ class Stage:
     settings: dict[str, Any] = field(default_factory=dict)
     needs: tuple[str, ...] = ()
     label: str = ""
+    results: tuple[str, ...] = ()
+    each: Callable[[], list[str]] | None = None
     files: tuple[Path, ...] = ()
 
 
@@ -151,7 +156,7 @@ def states(stages: list[Stage], folder: str | os.PathLike[str]) -> dict[str, Sta
         folder: of the run.
 
     Raises:
-        DataError: a record is not JSON.
+        DataError: a record is damaged.
     """
     run, now, before = RunFolder(folder), fingerprints(stages), _Before(stages)
     found: dict[str, State] = {}
@@ -169,19 +174,22 @@ def states(stages: list[Stage], folder: str | os.PathLike[str]) -> dict[str, Sta
             }
         before.add(stage, record)
         if record and record["fingerprint"] == now[stage.name] and record.get("made_of", makings) == makings:
-            there = all(file.is_file() for file in stage.files)
-            found[stage.name] = State(
-                "finished" if record["finished"] and there else "unfinished", record, None, renewed
-            )
+            word = _how_far(stage, record, run.stage(stage.name))
+            found[stage.name] = State(word, record, None, renewed)
             continue
         for aside in run.aside(stage.name):
             kept = _read(aside / RECORD)
             if kept and kept["fingerprint"] == now[stage.name] and kept.get("made_of") == makings:
-                found[stage.name] = State("finished" if kept["finished"] else "unfinished", kept, aside)
+                found[stage.name] = State(_how_far(stage, kept, aside), kept, aside)
                 break
         else:
             found[stage.name] = State("stale" if record else "missing")
     return found
+
+
+def _how_far(stage: Stage, record: dict[str, Any], folder: Path) -> str:
+    there = all(map(is_there, [*stage.files, *(folder / name for name in stage.results)]))
+    return "finished" if record["finished"] and there else "unfinished"
 
 
 class _Before:
@@ -217,15 +225,23 @@ def _as_before(value: Any, recorded: Any) -> Any:
 
 
 def run_stages(
-    stages: list[Stage], folder: str | os.PathLike[str], say: Callable[[str], None], *, anew: bool = False
+    stages: list[Stage],
+    folder: str | os.PathLike[str],
+    say: Callable[[str], None],
+    *,
+    anew: bool = False,
+    made: Sequence[Stage] = (),
 ) -> None:
     """Run every stage that is not finished, in order, on all processes; only the first writes records and speaks.
+
+    What has vanished of stages that one reads is made again before: nothing goes on with fewer images unsaid.
 
     Args:
         stages: in an order in which each comes after those it needs.
         folder: of the run.
         say: prints one line.
         anew: make what lies in the run folder itself (see `Stage.files`) even if nothing has changed.
+        made: finished stages that these may read besides those that they need.
     """
     from maskwright.engine import distributed
 
@@ -240,10 +256,29 @@ def run_stages(
             continue
         distributed.barrier()
         started = _clocks()
+        _make_vanished([*made, *stages], [*stage.needs, *(other.name for other in made)], run, say)
         stage.run(run.path if stage.files else run.stage(stage.name))
         distributed.barrier()
         if distributed.is_main():
             _end(stage, run, started)
+
+
+def _make_vanished(stages: Sequence[Stage], names: Iterable[str], run: RunFolder, say: Callable[[str], None]) -> None:
+    """Make again what has vanished of finished stages, and before that, of those that they read."""
+    from maskwright.engine import distributed
+
+    known = {stage.name: stage for stage in stages}
+    for stage in (known[name] for name in names):
+        if stage.each is None:
+            continue
+        files, folder = stage.each(), run.stage(stage.name)
+        missing = distributed.broadcast([file for file in files if not is_there(folder / file)])
+        if missing:
+            few = ", ".join(missing[:5])
+            say(f"    {len(missing)} of {len(files)} files in {folder} have vanished ({few}); they are made again")
+            _make_vanished(stages, stage.needs, run, say)
+            stage.run(folder)
+            distributed.barrier()
 
 
 def _begin(stages: list[Stage], number: int, run: RunFolder, say: Callable[[str], None], anew: bool) -> str:
@@ -271,6 +306,7 @@ def _begin(stages: list[Stage], number: int, run: RunFolder, say: Callable[[str]
         say(head)
     if word != "finished":
         record = state.record if word == "unfinished" else {}
+        replaced = record.get("replaces", record.get("model_hash"))
         fields = {
             "name": stage.name,
             "title": stage.title,
@@ -284,6 +320,7 @@ def _begin(stages: list[Stage], number: int, run: RunFolder, say: Callable[[str]
             "made_of": {name: found[name].making for name in stage.needs},
             "settings": _plain(stage.settings),
             **({"label": stage.label} if stage.label else {}),
+            **({"replaces": replaced} if replaced else {}),
         }
         write_json(path, fields)
     return word
@@ -297,7 +334,9 @@ def _end(stage: Stage, run: RunFolder, started: tuple[float, float]) -> None:
     model = run.model(stage.name)
     if model.is_file():
         record["model_hash"] = file_hash(model)  # whoever reads the model compares
-    write_json(path, {**record, "finished": True})
+        if record.pop("replaces", record["model_hash"]) != record["model_hash"]:
+            record["making"] = uuid.uuid4().hex  # made again of one that vanished, with other bits
+    write_json(path, {**record, "finished": True}, lasting=not stage.files)
 
 
 def share_stages(
@@ -328,7 +367,7 @@ def share_stages(
         if other is None:
             continue
         own, state = run.stage(stage.name), theirs[other][stage.name]
-        partial = own.with_name(f".{stage.name}.{os.getpid()}.copy")
+        partial = own.with_name(f".{stage.name}.{os.getpid()}.tmp")
         shutil.rmtree(partial, ignore_errors=True)
         shutil.copytree(state.aside or other / stage.name, partial, copy_function=_link)
         write_json(partial / RECORD, {**state.record, "number": number})
@@ -359,11 +398,7 @@ def _record_path(run: RunFolder, stage: Stage) -> Path:
 
 def _read(path: Path) -> dict[str, Any]:
     """A record; empty where there is none."""
-    record = read_json(path) if path.is_file() else {}
-    missing = [key for key in ("fingerprint", "finished", "seconds", "settings") if key not in record]
-    if path.is_file() and missing:
-        raise DataError(f"{path} does not say {', '.join(missing)}; delete {path.parent} to have it made again")
-    return record
+    return read_record(path, ("fingerprint", "finished", "seconds", "settings")) if path.is_file() else {}
 
 
 def _plain(settings: dict[str, Any]) -> Any:

@@ -12,8 +12,7 @@ A folder in PASCAL VOC layout, so that any tool that trains on VOC masks can use
 from __future__ import annotations
 
 import os
-from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
+from collections.abc import Iterable, Iterator, Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -26,7 +25,8 @@ from maskwright.data.masks import read_mask, write_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
-from maskwright.files import atomic_write, read_json, write_json
+from maskwright.files import atomic_write, is_there, read_json, write_json
+from maskwright.inference.prefetch import prefetched
 from maskwright.metrics import ConfusionMatrix
 from maskwright.runs.folder import CLASSES, CONFIDENCE, MASKS, PROVENANCE, SCORES
 from maskwright.settings import MaskSettings
@@ -198,15 +198,16 @@ def _write_all(
     threshold: float,
     unsure_below: float,
     folder: Path,
-) -> list[Result]:
+) -> Iterator[Result]:
+    """Write what is missing; what each mask says, in the order of `chosen`, one at a time: a confusion matrix an image
+    would be gigabytes."""
     labels: LabelSpace = dataset.labels
 
     def work(index: int) -> Result:
         name = dataset.names[index]
         path = mask_path(folder, name)
-        if path.is_file():
-            mask = read_mask(path)
-        else:
+        mask = written(path)
+        if mask is None:
             keys, maps = load_maps(maps_folder, name)
             mask, confidence = labels_and_confidence(
                 maps, keys, threshold, labels.background, labels.foreground, labels.ignore_index
@@ -216,8 +217,10 @@ def _write_all(
             write_one(folder, name, mask, grey, labels)
         return judged(dataset, index, mask)
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        return list(track(pool.map(work, chosen), title="pseudo-masks", total=len(chosen)))
+    threads = min(4, os.cpu_count() or 1)
+    done = prefetched(work, chosen, workers=threads, ahead=2 * threads)
+    for future in track(done, title="pseudo-masks", total=len(chosen)):
+        yield future.result()
 
 
 def write_one(folder: Path, name: str, mask: np.ndarray, grey: np.ndarray, labels: LabelSpace) -> None:
@@ -240,14 +243,14 @@ def judged(dataset: Dataset, index: int, mask: np.ndarray) -> Result:
 
 
 def finish(
-    dataset: Dataset, chosen: Sequence[int], results: Sequence[Result], folder: Path, facts: dict[str, Any]
+    dataset: Dataset, chosen: Sequence[int], results: Iterable[Result], folder: Path, facts: dict[str, Any]
 ) -> dict[str, Any]:
     """Write the names of classes and images, and the scores.
 
     Args:
         dataset: the images.
         chosen: those that have a mask now.
-        results: what each of these masks says.
+        results: what each of these masks says; added up as it comes.
         folder: of the artefact.
         facts: what the scores say beside.
 
@@ -262,15 +265,24 @@ def finish(
     return scores
 
 
-def _summary(dataset: Dataset, chosen: Sequence[int], results: Sequence[Result]) -> dict[str, Any]:
+def written(path: Path) -> np.ndarray | None:
+    """A mask that is there; None where it is missing or was cut off, and is to be made."""
+    try:
+        return read_mask(path) if is_there(path) else None
+    except DataError:
+        return None
+
+
+def _summary(dataset: Dataset, chosen: Sequence[int], results: Iterable[Result]) -> dict[str, Any]:
     labels: LabelSpace = dataset.labels
     total = ConfusionMatrix(labels)
     vanished = {name: [0, 0] for name in labels.tag_names}
-    judged = 0
+    judged, unsure = 0, []
     for index, result in zip(chosen, results, strict=True):
         if result.confusion is not None:
             judged += 1
             total = total + result.confusion
+        unsure.append(result.unsure)
         for value in dataset.tags(index) or ():
             vanished[labels.names[value]][0] += value in result.vanished
             vanished[labels.names[value]][1] += 1
@@ -279,7 +291,7 @@ def _summary(dataset: Dataset, chosen: Sequence[int], results: Sequence[Result])
         "miou": scores["miou"] if scores else None,
         "scores": scores,
         "vanished_tags": vanished,
-        "unsure_share": float(np.mean([result.unsure for result in results])) if results else 0.0,
+        "unsure_share": float(np.mean(unsure)) if unsure else 0.0,
         "images": len(chosen),
         "images_judged": judged,
     }

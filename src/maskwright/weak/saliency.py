@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Callable
-from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
 
@@ -17,6 +16,7 @@ from maskwright.data.saliency import DETECTORS
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, unknown_name
 from maskwright.files import atomic_write
+from maskwright.inference.prefetch import prefetched
 from maskwright.settings import DataSettings
 from maskwright.weak.seeds.folders import claim
 
@@ -59,9 +59,10 @@ def write_saliency(data: DataSettings, out: str | Path, detector: str = "barrier
                 Image.fromarray(saliency).save(temporary, format="PNG")
 
         # The detectors are compiled or run in torch, so that threads do not wait for each other.
-        with ThreadPoolExecutor(min(4, os.cpu_count() or 1) if detector in DETECTORS else 1) as pool:
-            for _ in track(pool.map(write, range(len(chosen))), title=f"saliency, {split}", total=len(chosen)):
-                pass
+        threads = min(4, os.cpu_count() or 1) if detector in DETECTORS else 1
+        done = prefetched(write, range(len(chosen)), workers=threads, ahead=2 * threads)
+        for future in track(done, title=f"saliency, {split}", total=len(chosen)):
+            future.result()
         written += len(chosen)
     return written
 

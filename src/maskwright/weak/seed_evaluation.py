@@ -10,7 +10,6 @@ from __future__ import annotations
 
 import os
 from collections.abc import Sequence
-from concurrent.futures import ThreadPoolExecutor
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
@@ -24,6 +23,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import write_json
+from maskwright.inference.prefetch import prefetched
 from maskwright.metrics import ConfusionMatrix, end_of_sweep
 from maskwright.runs.folder import MASKS, SEED_EVALUATION, RunFolder
 from maskwright.settings import MaskSettings
@@ -82,11 +82,12 @@ def evaluate_seeds(
         edges = edge_strength(sample.image)
         return [_look(Path(where), sample.name, truth, edges, tables[name]) for name, where in stages.items()]
 
-    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
-        done = track(pool.map(work, chosen), title="evaluating seeds", total=len(chosen))
-        for index, found in zip(chosen, done, strict=True):
-            for table, entry in zip(tables.values(), found, strict=True):
-                table.add(index, entry)
+    threads = min(4, os.cpu_count() or 1)
+    counted = prefetched(work, chosen, workers=threads, ahead=2 * threads)
+    done = track(counted, title="evaluating seeds", total=len(chosen))
+    for index, found in zip(chosen, done, strict=True):
+        for table, entry in zip(tables.values(), found.result(), strict=True):
+            table.add(index, entry)
     masks_are = dict(dataset.source).get("masks_are")
     result = {
         "split": dict(dataset.source).get("split"),

@@ -6,11 +6,12 @@ from functools import partial
 from pathlib import Path
 
 from maskwright.engine import distributed
-from maskwright.engine.checkpoint import PRETRAINED, weights_hash
+from maskwright.engine.checkpoint import MODEL, PRETRAINED, weights_hash
 from maskwright.engine.weights import weights_of
 from maskwright.metrics import end_of_sweep
 from maskwright.models.classifier import load_classifier
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import CLASSES, MAPS, MASKS, PROVENANCE, SCORES
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import Recipe
 from maskwright.weak import extract_seeds
@@ -39,6 +40,7 @@ def label_stages(context: RunContext) -> list[Stage]:
         partial(make_seeds, context),
         {"seeds": effective(recipe.seeds)},
         (context.seed_network,),
+        each=partial(context.each_image, f"{MAPS}/{{}}.npz"),
     )
     refinements, map_stage = refinement_stages(context)
     masks = Stage(
@@ -47,6 +49,8 @@ def label_stages(context: RunContext) -> list[Stage]:
         partial(make_pseudo_masks, context, map_stage),
         {"pseudo_masks": effective(recipe.pseudo_masks)},
         (map_stage, "threshold") if recipe.pseudo_masks.threshold == "auto" else (map_stage,),
+        results=(SCORES, PROVENANCE, CLASSES),
+        each=partial(context.each_image, f"{MASKS}/{{}}.png"),
     )
     return [*networks, seeds, *refinements, masks]
 
@@ -65,9 +69,8 @@ def network_stages(context: RunContext) -> list[Stage]:
         if word != "classifier":
             settings |= context.saliency_facts
         needs = () if before is None else (before,)
-        stages.append(
-            Stage(word, NETWORKS[word].title, partial(_train_network, context, word, before), settings, needs)
-        )
+        work = partial(_train_network, context, word, before)
+        stages.append(Stage(word, NETWORKS[word].title, work, settings, needs, results=(MODEL,)))
     return stages
 
 

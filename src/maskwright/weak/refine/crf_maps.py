@@ -9,6 +9,7 @@ from __future__ import annotations
 
 import math
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -137,7 +138,8 @@ def crf_stages(context: RunContext, crf: CRFSettings, source: str, suffix: str) 
     score = "auto" if chosen else crf.background or chosen_threshold(context)
     settings = {**effective(crf), "background": score, "size": size}
     needs = (source, "threshold") if chosen else (source,)
-    return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, needs)]
+    each = partial(context.each_image, f"{MAPS}/{{}}.npz")
+    return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, needs, each=each)]
 
 
 CRF = Refinement("CRF", CRFSettings, crf_stages, reads_threshold=True, crf=lambda crf: f"maps: {crf.preset}")

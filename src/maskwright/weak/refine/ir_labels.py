@@ -22,6 +22,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
+from maskwright.files import is_there
 from maskwright.weak.labels import seed_labels
 from maskwright.weak.seeds.extract import load_maps
 from maskwright.weak.seeds.folders import origin
@@ -145,7 +146,7 @@ def write_ir_labels(
     mine = known[distributed.rank() :: distributed.world_size()]
     for index in track(mine, title="IR labels"):
         path = folder / f"{dataset.names[index]}.png"
-        if path.is_file():
+        if is_there(path):
             continue
         keys, high_res = load_maps(maps_folder, dataset.names[index])
         found = ir_labels(

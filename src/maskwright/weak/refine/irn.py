@@ -357,6 +357,6 @@ def _load(path: Path, keys: Sequence[str]) -> tuple[np.ndarray, ...]:
         with np.load(path, allow_pickle=False) as arrays:
             return tuple(arrays[key] for key in keys)
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run the stage that makes it again") from None
+        raise DataError(f"{path} does not exist; give the command of the run again, which makes it") from None
     except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise DataError(f"{path} must hold the arrays {', '.join(keys)} ({error}); delete it and run again") from None

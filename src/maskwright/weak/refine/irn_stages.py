@@ -2,11 +2,13 @@
 
 from __future__ import annotations
 
+from functools import partial
 from pathlib import Path
 from typing import Any
 
 import numpy as np
 
+from maskwright.engine.checkpoint import MODEL
 from maskwright.errors import RecipeError
 from maskwright.models.irnet import load_irnet
 from maskwright.runs.context import RunContext
@@ -60,7 +62,6 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
     def train(folder: Path) -> None:
         start = context.out.model(context.seed_network)
         ir_labels = context.out.stage(labels) / LABELS
-        context.remake_masks(ir_labels, context.out.maps(source), write_labels)
         train_irnet(context.recipe, irn, context.train, ir_labels, folder, context.device, classifier=start)
 
     def find_edges(folder: Path) -> None:
@@ -71,17 +72,40 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
         maps, edge_maps = context.out.maps(source), context.out.maps(edges)
         refine_folder(context.train, maps, edge_maps, irn, folder / MAPS, context.device, size=size)
 
+    every, maps = partial(context.each_image, f"{LABELS}/{{}}.png"), f"{MAPS}/{{}}.npz"
     return [
-        Stage(labels, "IR labels: certain pixels of the maps", write_labels, chosen(LABEL_SETTINGS), (source,)),
+        Stage(
+            labels,
+            "IR labels: certain pixels of the maps",
+            write_labels,
+            chosen(LABEL_SETTINGS),
+            (source,),
+            each=every,
+        ),
         Stage(
             net,
             "train IRNet on the IR labels",
             train,
             {"irn": chosen(NETWORK_SETTINGS), "seed": context.recipe.random_seed},
             (labels, context.seed_network),
+            results=(MODEL,),
         ),
-        Stage(edges, "object boundaries", find_edges, {"pad_to": irn.pad_to, "size": size}, (net,)),
-        Stage(walked, "maps refined by a random walk", walk, chosen(WALK_SETTINGS), (source, edges)),
+        Stage(
+            edges,
+            "object boundaries",
+            find_edges,
+            {"pad_to": irn.pad_to, "size": size},
+            (net,),
+            each=partial(context.each_image, maps, tagged_only=True),
+        ),
+        Stage(
+            walked,
+            "maps refined by a random walk",
+            walk,
+            chosen(WALK_SETTINGS),
+            (source, edges),
+            each=partial(context.each_image, maps),
+        ),
     ]
 
 

@@ -11,6 +11,7 @@ saliency gives the background, so that the same threshold makes the masks, and c
 from __future__ import annotations
 
 from collections.abc import Sequence
+from functools import partial
 from pathlib import Path
 from typing import Literal
 
@@ -144,7 +145,8 @@ def saliency_stages(context: RunContext, saliency: SaliencySettings, source: str
     score = "auto" if chosen else chosen_threshold(context)
     settings = {**effective(saliency), "score": score, "size": size, **context.saliency_facts}
     needs = (source, "threshold") if chosen else (source,)
-    return [Stage(f"saliency{suffix}", "maps with saliency as background", run, settings, needs)]
+    each = partial(context.each_image, f"{MAPS}/{{}}.npz")
+    return [Stage(f"saliency{suffix}", "maps with saliency as background", run, settings, needs, each=each)]
 
 
 SALIENCY = Refinement(

@@ -62,7 +62,8 @@ def threshold_stage(context: RunContext, source: str) -> Stage:
         context.say(f"    threshold {found['threshold']:.2f}, {found['because']}")
 
     settings = {"ratio": RATIO} if asked == context.seed_network else {"ratio": RATIO, "network": asked}
-    return Stage("threshold", "choose the background's score without masks", run, settings, (source,))
+    name = context.out.threshold.name
+    return Stage("threshold", "choose the background's score without masks", run, settings, (source,), results=(name,))
 
 
 def chosen_threshold(context: RunContext) -> float:

@@ -207,7 +207,7 @@ def load_maps(folder: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
         with np.load(path, allow_pickle=False) as arrays:
             return arrays["keys"], arrays["high_res"]
     except FileNotFoundError:
-        raise DataError(f"{path} does not exist; run the stage that makes the maps again") from None
+        raise DataError(f"{path} does not exist; give the command of the run again, which makes it") from None
     except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
         raise DataError(
             f"{path} must hold the arrays 'keys' and 'high_res' ({error}); delete it and run again"

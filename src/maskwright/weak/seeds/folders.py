@@ -11,7 +11,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.sizes import Size
 from maskwright.engine import distributed
 from maskwright.errors import DataError
-from maskwright.files import read_json, write_json
+from maskwright.files import is_there, read_json, write_json
 
 LARGEST_BATCH = 64
 
@@ -69,7 +69,7 @@ def batches_to_make(
         batches += equal_batches(dataset, known, size, largest, pixels)
 
     def done(batch: list[int]) -> bool:
-        return all((folder / f"{dataset.names[index]}.npz").is_file() for index in batch)
+        return all(is_there(folder / f"{dataset.names[index]}.npz") for index in batch)
 
     # Others may have begun to write when the last process looks: what the first saw counts.
     missing = distributed.broadcast([batch for batch in batches if not done(batch)])
