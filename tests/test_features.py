@@ -14,7 +14,7 @@ from maskwright.data import open_dataset
 from maskwright.data.augment import normalise, resize_image
 from maskwright.data.scenes import scenes
 from maskwright.inference.features import BATCH_PIXELS, FeatureStore, kept_levels
-from maskwright.models import create_classifier
+from maskwright.models import create_backbone, create_classifier, create_model
 from maskwright.settings import DataSettings
 
 SIZE = (64, 64)
@@ -73,7 +73,7 @@ def close(found: torch.Tensor, wanted: torch.Tensor) -> None:
 
 def test_maps_are_those_of_the_backbone_for_an_image_and_its_mirror(network, tmp_path, computed):
     data = scenes("train", count=3, size=SIZE)
-    levels = kept_levels(network.backbone.strides)
+    levels = list(range(1, len(network.backbone.strides)))
     store = FeatureStore(network, data, tmp_path, "cpu", levels=levels)
     store.make([None])
     made = list(computed)
@@ -185,6 +185,15 @@ def test_what_has_no_room_is_computed_with_the_same_values(network, tmp_path, co
     again = FeatureStore(network, data, tmp_path / "small", "cpu", limit=2 * each)
     again.make([None])
     assert computed == [1, 1, 1, 1]  # files of before count
+
+
+def test_what_heads_read_is_kept_and_without_a_word_of_them_all_that_is_small():
+    model = create_model("light", backbone="resnet10t", num_classes=3)
+    assert model.backbone.strides == [2, 4, 8, 16, 32]
+    assert kept_levels(model.backbone) == [2, 4]
+    model.add_auxiliary({"aux": [16]})
+    assert kept_levels(model.backbone) == [2, 3, 4]
+    assert kept_levels(create_backbone("resnet10t")) == [1, 2, 3, 4]
 
 
 def test_another_level_is_made_once_too(network, tmp_path, computed):

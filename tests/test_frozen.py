@@ -8,6 +8,7 @@ from pathlib import Path
 import numpy as np
 import pytest
 import torch
+from safetensors import safe_open
 
 from maskwright.data.augment import normalise
 from maskwright.data.loading import generator_for
@@ -111,6 +112,9 @@ def test_features_of_an_image_are_made_once_for_all_stages(finished):
     files = list((finished[0].parent / "features").rglob("*.safetensors"))
     assert len({path.name for path in files}) == 2 * COUNT
     assert len(files) == 2 * COUNT
+    for path in files:
+        with safe_open(path, "pt") as arrays:
+            assert set(arrays.keys()) == {"2", "4"}  # what light reads, and the classifier, of strides 2 to 32
 
 
 def test_maps_from_kept_features_are_those_from_images(finished, tmp_path):
@@ -141,7 +145,7 @@ def test_the_saved_segmenter_gives_from_images_what_its_head_gives_from_kept_map
     out, _ = finished
     data = scenes("train", count=COUNT, size=SIZE)
     model = load(out / "segmenter", device="cpu").model.eval()
-    levels = kept_levels(model.backbone.strides)
+    levels = kept_levels(model.backbone)
     store = FeatureStore(model, data, out.parent / "features", "cpu", levels=levels)
     for index in range(3):
         image = torch.from_numpy(data[index].image.copy()).permute(2, 0, 1)[None]
@@ -233,7 +237,7 @@ def test_examples_are_maps_and_masks_mirrored_together_and_padded(tmp_path):
     data = scenes("train", count=2, size=(48, 64))
     model = create_model("light", backbone="resnet10t", num_classes=data.labels.num_classes).eval()
     strides = model.backbone.strides
-    store = FeatureStore(model, data, tmp_path, "cpu", levels=kept_levels(strides))
+    store = FeatureStore(model, data, tmp_path, "cpu", levels=kept_levels(model.backbone))
     store.make([96])
     augment = AugmentSettings(long_side=(96, 96), flip=0.5)
     examples = FrozenSet(data, store, augment, 0, strides)
@@ -259,7 +263,7 @@ def test_a_step_on_kept_maps_moves_the_head_alone(tmp_path):
     data = scenes("train", count=2, size=SIZE)
     model = create_model("light", backbone="resnet10t", num_classes=data.labels.num_classes).train()
     strides = model.backbone.strides
-    store = FeatureStore(model, data, tmp_path, "cpu", levels=kept_levels(strides))
+    store = FeatureStore(model, data, tmp_path, "cpu", levels=kept_levels(model.backbone))
     examples = FrozenSet(data, store, AugmentSettings(), 0, strides)
     batch = {
         name: torch.stack([examples.example(i, (0, i))[name] for i in range(2)]) for name in examples.example(0, (0, 0))

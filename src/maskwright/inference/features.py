@@ -29,6 +29,7 @@ from maskwright.engine import distributed
 from maskwright.engine.checkpoint import weights_digest
 from maskwright.engine.progress import track
 from maskwright.files import atomic_write, written_beside
+from maskwright.models.backbone import Backbone
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import evaluating
 
@@ -170,6 +171,6 @@ class FeatureStore:
             save_file({str(level): part.contiguous() for level, part in zip(self.levels, maps)}, temporary)
 
 
-def kept_levels(strides: Sequence[int]) -> list[int]:
-    """Which of a backbone's maps a head may read: those that are not larger than a file should be."""
-    return [level for level, stride in enumerate(strides) if stride >= 4]
+def kept_levels(backbone: Backbone) -> list[int]:
+    """Which of a backbone's maps its heads read; where nobody said so, those that are not too large for a file."""
+    return sorted(backbone.maps_read) or [level for level, stride in enumerate(backbone.strides) if stride >= 4]

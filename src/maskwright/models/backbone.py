@@ -21,6 +21,7 @@ class Backbone(nn.Module):
 
     Attributes:
         pretrained_weights: the record of the weights that it began with, as `weights_record` makes it; None: none.
+        maps_read: indices of the feature maps that heads said they read; none: nobody said.
     """
 
     pooled = True  # whether the coarsest map is the one that a classifier pools
@@ -45,6 +46,7 @@ class Backbone(nn.Module):
         self.mean = tuple(mean)
         self.std = tuple(std)
         self.pretrained_weights: dict[str, Any] | None = None
+        self.maps_read: set[int] = set()
 
     def forward(self, images: Tensor) -> list[Tensor]:
         """Feature maps, fine to coarse.
@@ -65,7 +67,9 @@ class Backbone(nn.Module):
         return []
 
     def use_only(self, indices: Sequence[int]) -> None:
-        """Say which feature maps a head reads, so that weights that only serve the others are not trained.
+        """Say which feature maps a head reads, so that weights that only serve the others are not trained, nor the
+        others kept where maps are made once.
 
         Several heads may say so; what one of them reads is trained.
         """
+        self.maps_read |= {index % len(self.strides) for index in indices}

@@ -48,7 +48,6 @@ class TimmBackbone(Backbone):
         self.settings = settings
         self.multiple = multiple
         self.image_size: tuple[int, ...] | None = None
-        self.branches_read: set[int] = set()
         self.channels_last = str(getattr(network, "output_fmt", "NCHW")).endswith("NHWC")
 
     def forward(self, images: Tensor) -> list[Tensor]:
@@ -118,14 +117,14 @@ class TimmBackbone(Backbone):
         super()._load_from_state_dict(state_dict, prefix.removesuffix("network."), *args)
 
     def use_only(self, indices: Sequence[int]) -> None:
+        super().use_only(indices)
         stage = getattr(self.network, "stage4", None)
         if self.pooled or stage is None or not hasattr(stage[-1], "fuse_layers"):
             return
         # HRNet's last fusion makes every branch; weights for one that nobody reads would never get a gradient, which
         # distributed training refuses. Map 0 is the stem, map i + 1 branch i.
-        self.branches_read |= {index % len(self.strides) - 1 for index in indices}
         for branch, layers in enumerate(stage[-1].fuse_layers):
-            layers.requires_grad_(branch in self.branches_read)
+            layers.requires_grad_(branch + 1 in self.maps_read)
 
 
 def create_backbone(

@@ -125,7 +125,7 @@ def frozen_set(
         device: where maps are made.
     """
     strides = model.backbone.strides
-    store = FeatureStore(model, train, RunFolder(folder.parent).features, device, levels=kept_levels(strides))
+    store = FeatureStore(model, train, RunFolder(folder.parent).features, device, levels=kept_levels(model.backbone))
     store.make([frozen_size(settings.augment)])
     return FrozenSet(train, store, settings.augment, seed, strides)
 
@@ -140,7 +140,7 @@ def frozen_step(model: SegmentationModel, criterion: Any, resize: str) -> Step:
     """
     model.backbone.requires_grad_(False)
     strides = model.backbone.strides
-    levels = kept_levels(strides)
+    levels = kept_levels(model.backbone)
 
     def step(network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         maps = [batch[f"map.{level}"].float() if level in levels else None for level in range(len(strides))]

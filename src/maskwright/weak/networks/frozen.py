@@ -17,7 +17,8 @@ from maskwright.engine import distributed
 from maskwright.engine.checkpoint import MODEL, describe, save_model
 from maskwright.engine.progress import RunLog, track
 from maskwright.inference.features import FeatureStore, kept_levels
-from maskwright.models import ImageTagClassifier
+from maskwright.models import ImageTagClassifier, create_model
+from maskwright.models.base import SegmentationModel
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 from maskwright.weak.networks.recam import class_features, soft_masks
@@ -38,10 +39,10 @@ def frozen_store(
         folder: of the run.
         device: where maps are made.
     """
-    levels = [len(network.backbone.strides) - 1]
+    levels = {len(network.backbone.strides) - 1}
     if recipe.train.frozen and recipe.model.backbone == recipe.classifier.backbone:
-        levels = kept_levels(network.backbone.strides)
-    return FeatureStore(network, dataset, RunFolder(folder).features, device, levels=levels)
+        levels |= set(kept_levels(_segmenter(recipe, dataset.labels.num_classes).backbone))
+    return FeatureStore(network, dataset, RunFolder(folder).features, device, levels=sorted(levels))
 
 
 def is_frozen(recipe: Recipe) -> bool:
@@ -167,6 +168,19 @@ def save_fitted(
         save_model(folder / MODEL, network.cpu(), describe("classifier", made, network, train.labels, recipe))
     distributed.barrier()
     return {"steps": 1, "epochs": 1.0, "seconds": round(time.monotonic() - started, 2), **last}
+
+
+def _segmenter(recipe: Recipe, num_classes: int) -> SegmentationModel:
+    """The recipe's segmenter without its weights, to ask which maps it reads."""
+    model = recipe.model
+    with torch.random.fork_rng(devices=[]):
+        return create_model(
+            model.name,
+            backbone=model.backbone,
+            num_classes=num_classes,
+            output_stride=model.output_stride,
+            **model.options,
+        )
 
 
 def _views(store: FeatureStore, recipe: Recipe, index: int) -> Sequence[Tensor]:
