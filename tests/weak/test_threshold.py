@@ -159,6 +159,18 @@ def test_fixed_where_maps_spread_over_all(examples, network, maps, tmp_path):
     assert "at every threshold" in found["because"]
 
 
+def test_no_lower_one_than_allowed_is_chosen(examples, network, maps):
+    free = chosen(examples, network, maps)["threshold"]
+    found = chosen(examples, network, maps, lowest=free + 0.1)
+    assert found["threshold"] == free + 0.1
+    assert f"would say {free:.2f}" in found["because"]
+    assert chosen(examples, network, maps, lowest=free - 0.01)["threshold"] == free
+
+
+def test_a_recipe_says_how_low(tmp_path):
+    assert asked_by("seam", tmp_path) == {"ratio": RATIO, "network": "classifier", "lowest": 0.25}
+
+
 def test_the_first_network_is_asked(tmp_path):
     """L2G's learns from attention, and no longer knows how sure to be of a tag."""
     assert asked_by("cam", tmp_path) == {"ratio": RATIO}

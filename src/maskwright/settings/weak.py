@@ -93,6 +93,9 @@ class MaskSettings(Settings):
     threshold: float | Literal["auto", "best"] = Field(
         0.15, description="score of the background; auto: chosen from tags alone; best: tuned on ground truth"
     )
+    lowest: float = Field(
+        0.0, ge=0, lt=1, description="the lowest score that threshold=auto may choose, for maps that spread"
+    )
     sweep: tuple[float, float, float] = Field(
         (0.05, 0.95, 0.05), description="first, last and step of the thresholds that are reported"
     )

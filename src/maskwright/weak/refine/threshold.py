@@ -47,7 +47,7 @@ def threshold_stage(context: RunContext, source: str) -> Stage:
     The run's first network is asked, whichever makes the maps: it learned the tags alone, where a later one (L2G's
     learns from attention) may no longer know how sure to be of them.
     """
-    asked = context.recipe.networks[0]
+    asked, lowest = context.recipe.networks[0], context.recipe.pseudo_masks.lowest
 
     def run(folder: Path) -> None:
         if not distributed.is_main():
@@ -57,11 +57,13 @@ def threshold_stage(context: RunContext, source: str) -> Stage:
         frozen = getattr(recipe, asked).train.frozen
         store = frozen_store(recipe, network, train, context.out, device) if frozen else None
         maps = context.out.maps(source)
-        found = choose_threshold(train, network, maps, recipe.seeds, device, store=store)
+        found = choose_threshold(train, network, maps, recipe.seeds, device, store=store, lowest=lowest)
         write_json(context.out.threshold, found)
         context.say(f"    threshold {found['threshold']:.2f}, {found['because']}")
 
-    settings = {"ratio": RATIO} if asked == context.seed_network else {"ratio": RATIO, "network": asked}
+    settings: dict[str, Any] = {"ratio": RATIO}
+    settings |= {} if asked == context.seed_network else {"network": asked}
+    settings |= {"lowest": lowest} if lowest else {}
     name = context.out.threshold.name
     return Stage("threshold", "choose the background's score without masks", run, settings, (source,), results=(name,))
 
@@ -84,6 +86,7 @@ def choose_threshold(
     *,
     store: FeatureStore | None = None,
     sample: int = SAMPLE,
+    lowest: float = 0.0,
 ) -> dict[str, Any]:
     """The threshold at which the rest of an image no longer shows its tags.
 
@@ -95,6 +98,7 @@ def choose_threshold(
         device: where to compute.
         store: maps of the classifier's backbone, which is frozen.
         sample: images that are looked at.
+        lowest: the lowest threshold that may be chosen.
 
     Returns:
         `threshold`; `because`, in words; `rest`, the mean probability of a tag in the rest at each of `thresholds`;
@@ -123,7 +127,13 @@ def choose_threshold(
     away = torch.cat(absent) if absent else torch.zeros(0)
     if labels.background is None or not len(away):
         why = "there is no background class" if labels.background is None else "every image is tagged with every class"
-        return {**found, "threshold": FIXED, "because": f"fixed, since {why}", "rest": None, "absent": None}
+        return {
+            **found,
+            "threshold": max(FIXED, lowest),
+            "because": f"fixed, since {why}",
+            "rest": None,
+            "absent": None,
+        }
     level = float(away.mean())
     means = np.mean(rest, 0)
     limit = RATIO * level / (1 - level)
@@ -133,7 +143,10 @@ def choose_threshold(
     if place in (0, len(THRESHOLDS) - 1):
         often = "every" if place == 0 else "no"
         why = f"fixed, since the rest of an image shows its tag at {often} threshold: it says nothing of these maps"
-        return {**found, "threshold": FIXED, "because": why, "rest": means.tolist(), "absent": level}
+        return {**found, "threshold": max(FIXED, lowest), "because": why, "rest": means.tolist(), "absent": level}
+    if THRESHOLDS[place] < lowest:
+        why = f"the lowest that is allowed of such maps; the rest of an image alone would say {THRESHOLDS[place]:.2f}"
+        return {**found, "threshold": lowest, "because": why, "rest": means.tolist(), "absent": level}
     because = (
         f"where the rest of an image shows its tag with a probability of {means[place]:.3f} (a class that it is not "
         f"tagged with: {level:.4f})"
