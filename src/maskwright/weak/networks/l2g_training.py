@@ -54,7 +54,7 @@ class L2GSettings(PaperTagTraining):
     targets, which no loss trains, so that a random projection takes positions from the classes. With saliency they are
     the released code's on VOC, but for the order of the images, which it does not shuffle. On COCO the code has
     `views: 4, sampling: corners, background: continuous, threshold: 0.1, weight: 30` and trains otherwise. PCM, which
-    the code has and the text does not, is for long trainings: it starts from random numbers.
+    the code has and the text does not, starts from random numbers; what it alone is worth was not measured.
 
     The paper's backbone is a ResNet-38 of stride 8; any other can be used. Defaults of `train` are the code's on VOC;
     its lr is that of the heads and of PCM.
@@ -118,8 +118,7 @@ class L2GSettings(PaperTagTraining):
     )
     pcm: bool = Field(
         True,
-        description="pixel correlation module (PCM) on the features of both networks, as in the code; by itself false: "
-        "it pays with a ResNet-38 and the paper's training",
+        description="pixel correlation module (PCM) on the features of both networks, as in the code; by itself false",
     )
     shuffle: bool = Field(True, description="false: images always in the order of the data set, as in the code")
 
