@@ -16,10 +16,12 @@ from PIL import Image
 
 from maskwright.data import open_dataset, shard_list
 from maskwright.data.augment import Augment
+from maskwright.data.check import check, examine
 from maskwright.data.content import content_hash, facts
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.data.shards.files import Parts
 from maskwright.data.shards.pack import Packing
+from maskwright.data.shards.tally import tally
 from maskwright.data.shards.tars import header, key_of, name_of, write_tar
 from maskwright.errors import DataError
 from maskwright.settings import AugmentSettings, DataSettings
@@ -160,6 +162,44 @@ def test_names_are_a_sequence(shards):
         names.index("nobody")
     with pytest.raises(IndexError):
         names[len(names)]
+
+
+def test_names_of_two_sets_are_compared(folder, tmp_path):
+    pack(folder, tmp_path / "out", 2, splits=("all", "val"), tags="tags.csv", masks="masks")
+    whole, part = (open_dataset(DataSettings(root=str(tmp_path / "out")), split).names for split in ("all", "val"))
+    assert whole.shared(part) == part.shared(whole) == sorted(part)
+    assert part.repeated() == []
+    said = [finding for finding in check(DataSettings(root=str(tmp_path / "out"), train="all", val="val"))]
+    assert "2 images in both all and val" in [finding.what for finding in said]
+    (tmp_path / "out" / "index.json").write_text(
+        (tmp_path / "out" / "index.json").read_text().replace('"all": {', '"whole": {').replace('"all"', '"whole"')
+    )
+    with pytest.raises(DataError, match="2 images are in more than one split"):
+        open_dataset(DataSettings(root=str(tmp_path / "out")), "all")
+
+
+def test_sums_over_indices_are_those_over_examples(shards):
+    dataset = open_dataset(DataSettings(root=str(shards)), "all")
+    found = tally(dataset)
+    expected = np.zeros((2, 2), np.int64)
+    for index in range(len(dataset)):
+        vector = dataset.labels.tag_vector(dataset.tags(index) or ()).astype(np.int64)
+        expected += np.outer(vector, vector)
+    assert np.array_equal(found.together, expected)
+    assert (found.tagged, found.untagged.first, found.untagged.count) == (5, ["z.mask"], 1)
+    assert (found.unmasked.first, found.unmasked.count) == ([NAMES[4]], 1)
+    assert len(found.unlabelled) == 0
+
+
+def test_a_quick_look_says_what_the_whole_check_says(folder, shards):
+    """Of few images all are looked at in the time there is; then nothing but the words on duplicates may differ."""
+    whole, quick = (examine(DataSettings(root=str(shards)), seconds=seconds)[0] for seconds in (None, 60.0))
+    assert [(finding.level, finding.what, finding.count) for finding in quick] == [
+        (finding.level, finding.what, finding.count) for finding in whole
+    ]
+    nothing, (train, _) = examine(DataSettings(root=str(shards)), seconds=0.0)
+    assert (train.images, train.tagged, len(train.unmasked), train.read) == (4, 4, 0, 1)
+    assert not [finding for finding in nothing if finding.level == "error"]
 
 
 def test_one_shard_is_opened_without_the_others(shards, tmp_path):

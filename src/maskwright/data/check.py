@@ -2,85 +2,29 @@
 
 from __future__ import annotations
 
-import time
-from collections.abc import Iterable, Iterator, Sequence
-from dataclasses import dataclass, field
-from typing import Any
+from collections.abc import Iterable, Sequence
 
 import numpy as np
 
 from maskwright.data import Dataset, open_split
 from maskwright.data.check_images import depth_findings, transparency
+from maskwright.data.check_sums import SplitSummary, add_up
 from maskwright.data.check_tags import tag_findings
 from maskwright.data.finding import Finding, FindingError, Level, few, number_of
 from maskwright.data.images import ImageSet
 from maskwright.data.masks import map_text, range_finding
 from maskwright.data.saliency import DETECTORS
-from maskwright.data.sample import LabelSpace
-from maskwright.data.scan import Record, scan
 from maskwright.data.shards.damage import damaged
+from maskwright.data.shards.names import Names
 from maskwright.data.shards.reader import ShardSet
 from maskwright.data.tags import TAGS_FROM_MASKS
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
-__all__ = ["Finding", "check", "examine", "report"]
+__all__ = ["Finding", "SplitSummary", "check", "examine", "report"]
 
 
 MOST_ABSENT = 20  # classes without a pixel or a tag that the table of a split lists
-
-
-@dataclass
-class SplitSummary:
-    """What one split holds, added up image by image.
-
-    Args:
-        split: its name.
-        labels: of the set.
-        source: of the split, as its reader gives it.
-        read: images whose files were read; of the others only names and tags are known, and whether there is a mask.
-        all_masks: whether every mask was read.
-        pixels: `(256,)` pixels of each label value, over masks whose values all mean something.
-        with_pixels: `(256,)` images whose mask has each value.
-        together: `(K, K)` images tagged with both, over `labels.foreground`.
-        transparent: images with pixels that are not opaque.
-        numbers: type, lowest and highest number of each image file that holds no plain bytes.
-        examples: for each problem's kind its first finding, its files and how many there are.
-    """
-
-    split: str
-    labels: LabelSpace
-    source: dict[str, Any] = field(default_factory=dict)
-    images: int = 0
-    read: int = 0
-    all_masks: bool = False
-    masks: int = 0
-    tagged: int = 0
-    pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    with_pixels: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    together: np.ndarray = field(default_factory=lambda: np.zeros((0, 0), np.int64))
-    out_of_range: np.ndarray = field(default_factory=lambda: np.zeros(256, np.int64))
-    binary: int = 0
-    unlabelled: list[str] = field(default_factory=list)
-    untagged: list[str] = field(default_factory=list)
-    unmasked: list[str] = field(default_factory=list)
-    tag_without_pixels: dict[int, list[str]] = field(default_factory=dict)
-    pixels_without_tag: dict[int, list[str]] = field(default_factory=dict)
-    digests: dict[bytes, list[str]] = field(default_factory=dict)
-    names: set[str] = field(default_factory=set)
-    examples: dict[str, tuple[Finding, list[str]]] = field(default_factory=dict)
-    numbers: list[tuple[np.dtype, float, float]] = field(default_factory=list)
-    transparent: list[str] = field(default_factory=list)
-    tags_derived: bool = False
-
-    @property
-    def tag_counts(self) -> np.ndarray:
-        return np.diagonal(self.together)
-
-    @property
-    def whole(self) -> bool:
-        """Whether every file was read."""
-        return self.read == self.images
 
 
 def check(settings: DataSettings, splits: Sequence[str] | None = None) -> list[Finding]:
@@ -130,8 +74,7 @@ def examine(
         tags = len(dataset.labels.foreground)
         summary.together = np.zeros((tags, tags), np.int64)
         summary.tags_derived = dataset.source.get("tag_source") in (None, *TAGS_FROM_MASKS)
-        for record in _records(dataset, seconds, summary, all_masks):
-            _add(summary, record)
+        add_up(summary, dataset, seconds, all_masks)
         findings += _problems(summary)
         if isinstance(dataset, ImageSet):
             findings += depth_findings(split, summary.numbers, dataset, summary.whole)
@@ -170,76 +113,6 @@ def report(findings: Iterable[Finding]) -> str:
     verdict = f"{number_of(errors, 'error')}, {number_of(warnings, 'warning')}"
     blocks.append(f"{verdict}: " + ("training would be wrong" if errors else "fit to train on"))
     return "\n\n".join(blocks) + "\n"
-
-
-def _records(
-    dataset: Dataset, seconds: float | None, summary: SplitSummary, all_masks: bool
-) -> list[Record] | Iterator[Record]:
-    """Records of all images in order: read from the files, or for the rest, after some seconds, from their masks or
-    from what is listed."""
-    if seconds is None:
-        summary.read, summary.all_masks = len(dataset), True
-        return scan(dataset)
-    found: dict[int, Record] = {}
-    on_disk = isinstance(dataset, ImageSet | ShardSet)  # what is drawn has nothing wrong with it
-    if on_disk:
-        order, started = np.random.default_rng(0).permutation(len(dataset)).tolist(), time.perf_counter()
-        for index, record in zip(order, scan(dataset, order)):
-            found[index] = record
-            if time.perf_counter() - started > seconds:
-                break
-    summary.read = len(found)
-    if all_masks and isinstance(dataset, ImageSet) and dataset.masks_in_files:
-        rest = [index for index in range(len(dataset)) if index not in found]
-        found |= zip(rest, scan(dataset, rest, images=False))
-    summary.all_masks = len(found) == len(dataset)
-
-    def listed(index: int) -> Record:
-        tags = None if isinstance(dataset, ImageSet) and summary.tags_derived else dataset.tags(index)
-        return Record(dataset.names[index], has_mask=dataset.has_mask(index), tags=tags)
-
-    return [found.get(index) or listed(index) for index in range(len(dataset))]
-
-
-def _add(summary: SplitSummary, record: Record) -> None:
-    """Add one image to the sums."""
-    labels = summary.labels
-    summary.images += 1
-    summary.names.add(record.name)
-    if record.transparent:
-        summary.transparent.append(record.name)
-    if record.numbers is not None:
-        summary.numbers.append(record.numbers)
-    if record.digest:
-        summary.digests.setdefault(record.digest, []).append(record.name)
-    for problem in record.problems:
-        _, files = summary.examples.setdefault(problem.kind, (problem, []))
-        files += problem.files
-    if record.tags is None:
-        summary.untagged.append(record.name)
-    else:
-        summary.tagged += 1
-        vector = labels.tag_vector(record.tags).astype(bool)
-        summary.together[np.ix_(vector, vector)] += 1
-    if not record.has_mask:
-        summary.unmasked.append(record.name)
-        if record.tags is None:
-            summary.unlabelled.append(record.name)
-    if record.counts is None:
-        return
-    summary.masks += 1
-    if any(problem.kind == "mask-range" for problem in record.problems):
-        summary.out_of_range += record.counts
-        return
-    summary.binary += record.values == (0, 255)
-    summary.pixels += record.counts
-    summary.with_pixels += record.counts > 0
-    if record.tags is not None and not summary.tags_derived:
-        seen = {value for value in record.values if value in labels.foreground}
-        for value in set(record.tags) - seen:
-            summary.tag_without_pixels.setdefault(value, []).append(record.name)
-        for value in seen - set(record.tags):
-            summary.pixels_without_tag.setdefault(value, []).append(record.name)
 
 
 def _problems(summary: SplitSummary) -> list[Finding]:
@@ -288,19 +161,21 @@ def _coverage(summary: SplitSummary, training: bool, source: dict) -> list[Findi
     elif summary.unlabelled and training:
         what = f"{len(summary.unlabelled)} of {whole} of {split} have neither a mask nor tags"
         fix = "label them, or leave them out of the split"
-        found.append(Finding("warning", what, summary.unlabelled, len(summary.unlabelled), fix=fix, kind="unlabelled"))
+        found.append(
+            Finding("warning", what, summary.unlabelled.first, len(summary.unlabelled), fix=fix, kind="unlabelled")
+        )
     if len(summary.unmasked) == images and not training:
         found.append(Finding("info", f"no image of {split} has a mask: scores cannot be measured", kind="no-masks"))
     elif len(summary.unmasked) < images and summary.unmasked:
         what = f"{len(summary.unmasked)} of {whole} of {split} have no mask"
         fix = f"add them to {source.get('masks')}, unless tags or pseudo-masks are to stand for them"
-        found.append(Finding("warning", what, summary.unmasked, len(summary.unmasked), fix=fix, kind="no-mask"))
+        found.append(Finding("warning", what, summary.unmasked.first, len(summary.unmasked), fix=fix, kind="no-mask"))
     if source.get("tag_source") and not summary.tags_derived and summary.untagged:
         none = len(summary.untagged) == images
         level: Level = "error" if none and training and len(summary.unmasked) == images else "warning"
         what = f"{len(summary.untagged)} of {whole} of {split} are not in {source['tag_source']}"
         expected = "a row for every image, with an empty list where no tag applies"
-        files, count = summary.untagged, len(summary.untagged)
+        files, count = summary.untagged.first, len(summary.untagged)
         found.append(Finding(level, what, files, count, expected, "add rows for them", "no-tags"))
     if summary.masks:
         found += _content(summary, training)
@@ -398,7 +273,7 @@ def _between(summaries: list[SplitSummary]) -> list[Finding]:
             found.append(Finding("warning", what, files, len(files), fix="keep one of each", kind="duplicate"))
     for index, first in enumerate(summaries):
         for second in summaries[index + 1 :]:
-            shared = sorted(first.names & second.names)
+            shared = _shared(first.names, second.names)
             fix = f"take them out of {first.split} or {second.split}; scores on images trained on say little"
             if shared:
                 what = f"{number_of(len(shared), 'image')} in both {first.split} and {second.split}"
@@ -413,6 +288,13 @@ def _between(summaries: list[SplitSummary]) -> list[Finding]:
                 what = f"{count} of {first.split} also in {second.split} under another name, byte for byte"
                 found.append(Finding("warning", what, same, len(same), fix=fix, kind="split-duplicate"))
     return found
+
+
+def _shared(first: set[str] | Names, second: set[str] | Names) -> list[str]:
+    """Names that are in both, ascending."""
+    if isinstance(first, Names) and isinstance(second, Names):
+        return first.shared(second)
+    return sorted(name for name in first if name in second)
 
 
 def _table(summary: SplitSummary, source: dict) -> Finding:

@@ -52,6 +52,25 @@ class Finding:
         return " ".join(part if part[-1] in ".?" else f"{part}." for part in parts)
 
 
+class Some:
+    """The first few of many names, and how many there are.
+
+    Args:
+        kept: names that are kept at most.
+    """
+
+    def __init__(self, kept: int = SHOWN_NAMES) -> None:
+        self.kept, self.first, self.count = kept, list[str](), 0
+
+    def add(self, names: Sequence[str], count: int | None = None) -> None:
+        """Add names, or the first few of `count` of them."""
+        self.first += names[: max(0, self.kept - len(self.first))]
+        self.count += len(names) if count is None else count
+
+    def __len__(self) -> int:
+        return self.count
+
+
 class FindingError(DataError):
     """A finding that stops the reader; built from text alone it has no `finding` (as other processes rebuild it)."""
 

@@ -74,9 +74,11 @@ class SetIndex:
         Raises:
             DataError: no such split.
         """
-        if split not in self.splits and split != "all":
+        if split in self.splits:
+            return [shard for shard in self.shards if shard.split == split]
+        if split != "all":
             raise DataError(f"data {place}: {unknown_name('split', split, [*self.splits, 'all'])}")
-        return [shard for shard in self.shards if split in (shard.split, "all")]
+        return list(self.shards)
 
 
 def write_index(place: str, found: SetIndex) -> None:

@@ -5,11 +5,11 @@ from __future__ import annotations
 import hashlib
 import os
 import warnings
-from collections.abc import Iterator, Sequence
+from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
 from pathlib import Path
-from typing import Any, NamedTuple, overload
+from typing import Any, NamedTuple
 
 import numpy as np
 
@@ -29,6 +29,7 @@ from maskwright.data.shards.index import (
     read_index,
     read_shard_index,
 )
+from maskwright.data.shards.names import Names, place_of
 from maskwright.data.shards.stores import is_remote, join, read, size_of
 from maskwright.data.shards.tars import BLOCK, check_header
 from maskwright.data.stored import Stored
@@ -46,74 +47,6 @@ class Shard(NamedTuple):
     name: str
     start: int
     stop: int
-
-
-class Names(Sequence[str]):
-    """Names of the examples of some shards: a sequence that takes little more memory than their letters."""
-
-    def __init__(self, indices: Sequence[ShardIndex], starts: np.ndarray) -> None:
-        self.indices, self.starts = indices, starts
-        self._lookup: tuple[np.ndarray, np.ndarray] | None = None
-
-    def __getstate__(self) -> dict[str, Any]:  # hashes of text differ between processes
-        return {**self.__dict__, "_lookup": None}
-
-    def __len__(self) -> int:
-        return int(self.starts[-1])
-
-    @overload
-    def __getitem__(self, index: int) -> str: ...
-
-    @overload
-    def __getitem__(self, index: slice) -> list[str]: ...
-
-    def __getitem__(self, index: int | slice) -> str | list[str]:
-        if isinstance(index, slice):
-            return [self[number] for number in range(*index.indices(len(self)))]
-        found, row = place_of(self.starts, index)
-        return self.indices[found].name(row)
-
-    def __iter__(self) -> Iterator[str]:
-        for index in self.indices:
-            yield from index.all_names()
-
-    def __contains__(self, name: object) -> bool:
-        return isinstance(name, str) and self._find(name) is not None
-
-    def index(self, name: str, start: int = 0, stop: int | None = None) -> int:
-        """The number of the example of this name.
-
-        Raises:
-            ValueError: there is none, or not from `start` to `stop`.
-        """
-        found = self._find(name)
-        if found is None or not start <= found < (len(self) if stop is None else stop):
-            raise ValueError(f"{name!r} is not in the set")
-        return found
-
-    def repeated(self) -> list[str]:
-        """Some names that more than one example has."""
-        hashes, order = self._hashes()
-        same = np.flatnonzero(hashes[1:] == hashes[:-1])[:1000]
-        return sorted({self[int(order[i])] for i in same if self[int(order[i])] == self[int(order[i + 1])]})
-
-    def _find(self, name: str) -> int | None:
-        hashes, order = self._hashes()
-        value = hash(name)
-        for place in range(int(np.searchsorted(hashes, value)), len(hashes)):
-            if hashes[place] != value:
-                break
-            if self[int(order[place])] == name:
-                return int(order[place])
-        return None
-
-    def _hashes(self) -> tuple[np.ndarray, np.ndarray]:
-        """Sorted hashes of all names, and whose each is; made when first asked for."""
-        if self._lookup is None:
-            hashes = np.fromiter(map(hash, self), np.int64, len(self))
-            order = np.argsort(hashes, kind="stable")
-            self._lookup = hashes[order], order.astype(np.min_scalar_type(len(self)))
-        return self._lookup
 
 
 class ShardSet:
@@ -141,11 +74,11 @@ class ShardSet:
         self.tolerant = tolerant or bool(found.reading.get("tolerant"))
         self._packed_as = self.reading
         with ThreadPoolExecutor(THREADS if is_remote(place) else 1) as pool:
-            self._indices = list(pool.map(partial(self._opened, place), entries))
+            self.indices = list(pool.map(partial(self._opened, place), entries))
         self._starts = np.concatenate([[0], np.cumsum([entry.count for entry in entries], dtype=np.int64)])
         self._parts = Parts()
         self._warned = False
-        self.names: Sequence[str] = Names(self._indices, self._starts)
+        self.names = Names(self.indices, self._starts)
         bounds = self._starts.tolist()
         self.shards = [Shard(entry.name, *ends) for entry, *ends in zip(entries, bounds, bounds[1:])]
         self.source = self._source(split, found, entries)
@@ -178,9 +111,9 @@ class ShardSet:
             digest.update(f"{entry.name} {entry.sha256} {entry.index_sha256}\n".encode())
         counts = {
             "mask_count": sum(
-                int((index.members["mask"][:, 0] > 0).sum()) for index in self._indices if "mask" in index.members
+                int((index.members["mask"][:, 0] > 0).sum()) for index in self.indices if "mask" in index.members
             ),
-            "tag_count": sum(int(index.tagged.sum()) for index in self._indices),
+            "tag_count": sum(int(index.tagged.sum()) for index in self.indices),
         }
         return {
             "tag_source": None,
@@ -197,7 +130,7 @@ class ShardSet:
     def read_as(self, reading: Reading) -> None:
         """Say what is made of the numbers in image files; by default what was said when they were packed."""
         self.reading = self._packed_as if reading == Reading() else reading
-        channels = {index.channels for index in self._indices if len(index.tagged)}
+        channels = {index.channels for index in self.indices if len(index.tagged)}
         if self.reading != self._packed_as:
             first = self._stored("image", 0) if len(self) else None
             channels = {3 if first is None else channels_in(first, self.reading)}
@@ -243,16 +176,16 @@ class ShardSet:
     def tags(self, index: int) -> tuple[int, ...] | None:
         """Label values said to be in one image, ascending; None where nobody said."""
         found, row = place_of(self._starts, index)
-        return self._indices[found].tags_of(row)
+        return self.indices[found].tags_of(row)
 
     def has_mask(self, index: int) -> bool:
         found, row = place_of(self._starts, index)
-        return self._indices[found].member("mask", row) is not None
+        return self.indices[found].member("mask", row) is not None
 
     def size(self, index: int) -> tuple[int, int]:
         """`(height, width)` of one image in pixels, from the index."""
         found, row = place_of(self._starts, index)
-        height, width = self._indices[found].sizes[row].tolist()
+        height, width = self.indices[found].sizes[row].tolist()
         return height, width
 
     def member(self, kind: str, index: int) -> bytes | None:
@@ -268,7 +201,7 @@ class ShardSet:
     def _stored(self, kind: str, index: int) -> Stored | None:
         """A member that has been read: what is wrong with the tar file is then not taken for a broken image."""
         found, row = place_of(self._starts, index)
-        shard = self._indices[found]
+        shard = self.indices[found]
         member = shard.member(kind, row)
         if member is None:
             return None
@@ -315,24 +248,6 @@ class ShardSet:
         return DataError(f"{self.place}: {self.names[index]}: {what}. Fix: {AGAIN}")
 
 
-def place_of(starts: np.ndarray, index: int) -> tuple[int, int]:
-    """Which shard an example is in, and its row there.
-
-    Args:
-        starts: number of the first example of each shard, and how many there are.
-        index: of the example; below 0 it counts from the end.
-
-    Raises:
-        IndexError: there is no such example.
-    """
-    count = int(starts[-1])
-    if not -count <= index < count:
-        raise IndexError(f"example {index} of {count}")
-    index = int(index) % count
-    shard = int(np.searchsorted(starts, index, side="right")) - 1
-    return shard, index - int(starts[shard])
-
-
 def open_shards(
     settings: DataSettings, split: str, complain: Complain = refuse, *, shard: str | None = None
 ) -> ShardSet:
@@ -361,7 +276,7 @@ def open_shards(
         if not entries:
             raise DataError(f"data {place}: split {split!r} has no shard {shard!r}; maskwright shard writes the set")
     dataset = ShardSet(place, split, found, entries, bool(settings.options.get("tolerant")))
-    if len({entry.split for entry in entries}) > 1 and (twice := Names.repeated(dataset.names)):  # type: ignore[arg-type]
+    if len({entry.split for entry in entries}) > 1 and (twice := dataset.names.repeated()):
         raise DataError(
             f"data {place}: {len(twice)} images are in more than one split ({', '.join(twice[:5])}), and split=all "
             "takes each once. Fix: name one split"
