@@ -71,6 +71,8 @@ def resident() -> float:
 def open_set(place: str) -> dict[str, float]:
     """Open a set; megabytes, seconds, and microseconds of each access to a random example."""
     from maskwright.data import open_dataset
+    from maskwright.data.content import content_hash
+    from maskwright.data.shards.tally import tally
     from maskwright.settings import DataSettings
 
     settings = DataSettings(root=place)
@@ -95,6 +97,10 @@ def open_set(place: str) -> dict[str, float]:
     started = time.perf_counter()
     assert [dataset.names.index(name) for name in wanted] == order[:1000]
     found["lookup_us"] = (time.perf_counter() - started) / 1000 * 1e6
+    for what, ask in (("tally", tally), ("content", content_hash)):
+        started = time.perf_counter()
+        ask(dataset)
+        found[f"{what}_s"] = time.perf_counter() - started
     started = time.perf_counter()
     part: Any = open_dataset(settings, "train", shard=dataset.shards[-1].name)
     found["one_shard_s"] = time.perf_counter() - started
@@ -139,6 +145,8 @@ def table(images: int, shards: int, opened: dict[str, float], listed: dict[str, 
         ("time to go through all names", f"{opened['all_names_s']:.1f} s"),
         ("time to make the table that finds names", f"{opened['first_lookup_s']:.1f} s"),
         ("time to find one name", f"{opened['lookup_us']:.1f} us"),
+        ("time to count tags, masks and which tags are together, before a run", f"{opened['tally_s']:.1f} s"),
+        ("time to see whether the data are those of a run, each time", f"{opened['content_s']:.1f} s"),
         ("bytes of the indices on disk", f"{opened['disk_mb']:,.0f} MB"),
     ]
     return ["| what | measured |", "|---|---|", *(f"| {what} | {value} |" for what, value in rows)]

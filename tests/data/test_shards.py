@@ -20,6 +20,7 @@ from maskwright.data.check import check, examine
 from maskwright.data.content import content_hash, facts
 from maskwright.data.loading import TrainingSet, make_loader
 from maskwright.data.shards.files import Parts
+from maskwright.data.shards.index import write_shard_index
 from maskwright.data.shards.pack import Packing
 from maskwright.data.shards.tally import tally
 from maskwright.data.shards.tars import header, key_of, name_of, write_tar
@@ -435,6 +436,48 @@ def test_damaged_files_are_refused_in_words(shards, tmp_path, damage, words):
     with pytest.raises(DataError, match=words) as error:
         open_dataset(DataSettings(root=str(root), layout="shards"), "train")
     assert "Fix: " in str(error.value)
+
+
+def rewritten(root: Path, change) -> None:
+    """The index of a shard as somebody else would write it, with the SHA-256 that belongs to it."""
+    record = json.loads((root / "train-000000.json").read_text())
+    change(record)
+    index = json.loads((root / "index.json").read_text())
+    for number, shard in enumerate(index["shards"]):
+        if shard["name"] == "train-000000":
+            index["shards"][number] = vars(write_shard_index(str(root), "train-000000", record))
+    (root / "index.json").write_text(json.dumps(index, indent=1))
+
+
+@pytest.mark.parametrize(
+    ("change", "words"),
+    [
+        (lambda record: record["names"].__setitem__(0, "../a"), "image name '../a' leads out of its folder"),
+        (lambda record: record["names"].pop(), "columns of 2, 3 rows, where 3 are expected"),
+        (
+            lambda record: record["members"]["image"]["offset"].__setitem__(0, 513),
+            "begins where no file of a tar begins",
+        ),
+        (lambda record: record["members"]["image"]["offset"].__setitem__(0, -512), "is not within the tar file"),
+        (lambda record: record["members"]["mask"]["length"].__setitem__(0, 2**31), "is not within the tar file"),
+        (lambda record: record.pop("tags"), "'tags' is missing"),
+        (lambda record: record["members"]["image"]["suffix"].pop(), "columns of 2, 3 rows"),
+    ],
+)
+def test_an_index_that_cannot_be_is_refused(shards, tmp_path, change, words):
+    root = copied(shards, tmp_path)
+    rewritten(root, lambda record: None)
+    open_dataset(DataSettings(root=str(root)), "train")
+    rewritten(root, change)
+    with pytest.raises(DataError, match=words):
+        open_dataset(DataSettings(root=str(root)), "train")
+
+
+def test_shards_lie_in_the_folder_of_the_set(shards, tmp_path):
+    root = copied(shards, tmp_path)
+    (root / "index.json").write_text((root / "index.json").read_text().replace("train-000000", "../train-000000"))
+    with pytest.raises(DataError, match=r"'../train-000000' is no name of a shard"):
+        open_dataset(DataSettings(root=str(root)), "train")
 
 
 def test_another_tar_of_the_same_length_is_noticed(shards, tmp_path):

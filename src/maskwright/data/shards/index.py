@@ -8,6 +8,7 @@ from __future__ import annotations
 
 import hashlib
 import json
+import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
 from itertools import pairwise
@@ -15,6 +16,7 @@ from typing import Any
 
 import numpy as np
 
+from maskwright.data.names import refuse_odd_names
 from maskwright.data.sample import LabelSpace
 from maskwright.data.shards.stores import join, read, write
 from maskwright.data.shards.tars import BLOCK, key_of
@@ -22,6 +24,7 @@ from maskwright.errors import DataError, unknown_name
 
 INDEX = "index.json"
 SET_FORMAT, SHARD_FORMAT = "maskwright shards 1", "maskwright shard 1"
+PLAIN = re.compile(r"[^./\\][^/\\]*")  # a name of a file in the set's own folder
 AGAIN = "write the set again with maskwright shard, which leaves whole shards as they are"
 
 
@@ -112,6 +115,8 @@ def read_index(place: str) -> SetIndex:
         raise DataError(f"{where} cannot be read: {error}") from error
     try:
         shards = [ShardEntry(**shard) for shard in record["shards"]]
+        if odd := [shard.name for shard in shards if not PLAIN.fullmatch(shard.name)]:
+            raise ValueError(f"{odd[0]!r} is no name of a shard")
         labels = LabelSpace.from_dict(record["classes"])
         return SetIndex(labels, dict(record["splits"]), shards, dict(record["settings"]), dict(record["reading"]))
     except (KeyError, TypeError, ValueError) as error:
@@ -282,6 +287,7 @@ def _packed(entry: ShardEntry, record: Mapping[str, Any]) -> ShardIndex:
     Raises:
         KeyError: or another of `read_shard_index`: a column that is missing, or not as long as the others.
     """
+    refuse_odd_names(record["names"])
     names = [name.encode("utf-8", "surrogateescape") for name in record["names"]]
     values = [[] if row is None else row for row in record["tags"]]
     members, suffix = {}, {}
@@ -289,7 +295,10 @@ def _packed(entry: ShardEntry, record: Mapping[str, Any]) -> ShardIndex:
         offset = np.array(columns["offset"], np.int64)
         if (offset % BLOCK).any():
             raise ValueError(f"a file of the kind {kind} begins where no file of a tar begins")
-        members[kind] = np.stack([_small(offset // BLOCK), np.array(columns["length"], np.uint32)], axis=1)
+        length = np.array(columns["length"], np.int64)
+        if offset.min(initial=0) < 0 or length.min(initial=0) < 0 or (offset + length).max(initial=0) > entry.bytes:
+            raise ValueError(f"a file of the kind {kind} is not within the tar file")
+        members[kind] = np.stack([_small(offset // BLOCK), length.astype(np.uint32)], axis=1)
         suffix[kind] = _small(columns["suffix"])
     found = ShardIndex(
         entry,
