@@ -14,7 +14,7 @@ from typer.testing import CliRunner
 from maskwright.cli import app
 from maskwright.data import open_dataset
 from maskwright.data.check import check
-from maskwright.data.shards import stores
+from maskwright.data.shards import files, stores
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.files import read_json
 from maskwright.pipeline.shard import shard
@@ -175,6 +175,22 @@ def test_shards_in_an_object_store(folder, shards, tmp_path, kind):
     lines, _ = shard(settings, place, 3)
     assert "5 shards there already" in lines[-1]
     assert "fit to train on" in call("data", "check", place)
+
+
+def test_one_shard_of_an_object_store_is_one_request(folder, monkeypatch):
+    pytest.importorskip("fsspec")
+    place, asked = "memory://whole/shards", []
+    shard(DataSettings(root=str(folder), tags="tags.csv", masks="masks"), place, 4)
+    read = stores.read
+    monkeypatch.setattr(files, "read", lambda *given: asked.append(given) or read(*given))
+    part, whole = (open_dataset(DataSettings(root=place), "train", shard=name) for name in ("train-000001", None))
+    for index in range(4):
+        sample = part[index]
+        assert sample.name == whole.names[4 + index]
+        assert np.array_equal(sample.image, open_dataset(DataSettings(root=place), "train")[4 + index].image)
+        assert sample.mask is not None
+    assert asked[0] == (f"{place}/train-000001.tar",)
+    assert [given for given in asked if given[0].endswith("1.tar") and len(given) == 1] == asked[:1]
 
 
 def test_torn_files_in_an_object_store_are_refused(folder):

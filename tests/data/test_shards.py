@@ -4,8 +4,10 @@ from __future__ import annotations
 
 import io
 import json
+import os
 import pickle
 import shutil
+import signal
 import tarfile
 from concurrent.futures import ThreadPoolExecutor
 from pathlib import Path
@@ -282,6 +284,18 @@ def test_few_files_are_open(tmp_path):
     for number in range(20):
         assert parts.read(str(tmp_path / f"{number}"), 0, 2) == (b"%d" % number * 4)[:2]
     assert len(list(Path("/proc/self/fd").iterdir())) <= before + 3
+
+
+@pytest.mark.skipif(not hasattr(os, "fork"), reason="processes are not forked here")
+def test_a_forked_process_does_not_wait_for_a_lock_that_nobody_lets_go(tmp_path):
+    parts = Parts()
+    (tmp_path / "a").write_bytes(b"abc")
+    with parts._lock:  # as a thread that reads has it, which the forked process is without
+        child = os.fork()
+        if not child:
+            signal.alarm(20)
+            os._exit(0 if parts.read(str(tmp_path / "a"), 1, 1) == b"b" else 1)
+    assert os.waitpid(child, 0)[1] == 0
 
 
 def test_what_is_there_is_kept_and_what_changed_is_written_anew(folder, tmp_path):

@@ -8,6 +8,7 @@ from typing import Any
 import yaml
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.shards.stores import is_remote
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json
 from maskwright.recipe.load import apply_override, build_recipe
@@ -213,7 +214,7 @@ def open_run_data(run: RunFolder, context: RunContext, split: str) -> Any:
         return getattr(context, split)
     except DataError as error:
         root = Path(context.recipe.data.root)
-        if root.exists():
+        if root.exists() or is_remote(context.recipe.data.root):
             raise
         said = str(error).rstrip(".")
         raise DataError(f"{said}. The images of {run} were in {root}; say where they are now: data=FOLDER") from error

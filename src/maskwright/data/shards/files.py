@@ -4,12 +4,15 @@ from __future__ import annotations
 
 import os
 import threading
+import weakref
 from collections import OrderedDict
 from typing import Any
 
 from maskwright.data.shards.stores import is_remote, read
 
 MOST_OPEN = 64
+
+_all: weakref.WeakSet[Parts] = weakref.WeakSet()
 
 
 class Parts:
@@ -23,9 +26,11 @@ class Parts:
 
     def __init__(self, most: int = MOST_OPEN) -> None:
         self.most = most
-        self._begin()
+        self.begin()
 
-    def _begin(self) -> None:
+    def begin(self) -> None:
+        """Start with no open file, as a forked process does: the lock that it inherits may be held for ever."""
+        _all.add(self)
         self._lock = threading.Lock()
         self._open: OrderedDict[str, _File] = OrderedDict()
 
@@ -34,7 +39,7 @@ class Parts:
 
     def __setstate__(self, state: dict[str, Any]) -> None:
         self.most = state["most"]
-        self._begin()
+        self.begin()
 
     def read(self, place: str, start: int, length: int) -> bytes:
         """Bytes of a file; fewer only where it ends sooner.
@@ -58,6 +63,21 @@ class Parts:
         return content
 
 
+class Whole(Parts):
+    """Parts of one file that is read whole, when the first part is asked for, and kept in memory."""
+
+    def begin(self) -> None:
+        super().begin()
+        self._kept: tuple[str, bytes] = ("", b"")
+
+    def read(self, place: str, start: int, length: int) -> bytes:
+        with self._lock:
+            if self._kept[0] != place:
+                self._kept = place, read(place)
+            content = self._kept[1]
+        return content[start : start + length]
+
+
 class _File:
     """An open file, closed when the last thread that reads from it lets go of it."""
 
@@ -67,3 +87,12 @@ class _File:
     def __del__(self) -> None:
         if hasattr(self, "number"):
             os.close(self.number)
+
+
+def _begin_all() -> None:
+    for parts in list(_all):
+        parts.begin()
+
+
+if hasattr(os, "register_at_fork"):
+    os.register_at_fork(after_in_child=_begin_all)

@@ -18,7 +18,7 @@ from maskwright.data.finding import Complain, FindingError, refuse
 from maskwright.data.images import channels_finding, is_truncation, read_image, read_saliency
 from maskwright.data.masks import check_values, read_mask
 from maskwright.data.sample import Sample
-from maskwright.data.shards.files import Parts
+from maskwright.data.shards.files import Parts, Whole
 from maskwright.data.shards.index import (
     AGAIN,
     INDEX,
@@ -58,6 +58,8 @@ class ShardSet:
         found: what `index.json` says.
         entries: which shards.
         tolerant: decode truncated images as far as they go.
+        at_once: of an object store, a tar file is fetched whole when the first of its files is asked for, and kept in
+            memory; otherwise each file is a request.
 
     Raises:
         DataError: a shard is not as `index.json` says.
@@ -67,7 +69,14 @@ class ShardSet:
     tags_from_masks, label_map = False, None
 
     def __init__(
-        self, place: str, split: str, found: SetIndex, entries: Sequence[ShardEntry], tolerant: bool = False
+        self,
+        place: str,
+        split: str,
+        found: SetIndex,
+        entries: Sequence[ShardEntry],
+        *,
+        tolerant: bool = False,
+        at_once: bool = False,
     ) -> None:
         self.place, self.labels, self.reading = place, found.labels, Reading.of(found.reading)
         self.entries = list(entries)
@@ -76,7 +85,7 @@ class ShardSet:
         with ThreadPoolExecutor(THREADS if is_remote(place) else 1) as pool:
             self.indices = list(pool.map(partial(self._opened, place), entries))
         self._starts = np.concatenate([[0], np.cumsum([entry.count for entry in entries], dtype=np.int64)])
-        self._parts = Parts()
+        self._parts = Whole() if at_once and is_remote(place) else Parts()
         self._warned = False
         self.names = Names(self.indices, self._starts)
         bounds = self._starts.tolist()
@@ -260,7 +269,8 @@ def open_shards(
             the set was packed, or left out.
         split: of the set; `all` for all of them.
         complain: what to do with findings; there are none.
-        shard: the name of one shard: only what it holds is opened, and nothing of the others is read.
+        shard: the name of one shard: only what it holds is opened, and nothing of the others is read; from an object
+            store its tar file is fetched in one piece.
 
     Raises:
         DataError: no such split or shard, files that are missing or damaged, or settings that the set does not have.
@@ -275,7 +285,8 @@ def open_shards(
         entries = [entry for entry in entries if entry.name == shard]
         if not entries:
             raise DataError(f"data {place}: split {split!r} has no shard {shard!r}; maskwright shard writes the set")
-    dataset = ShardSet(place, split, found, entries, bool(settings.options.get("tolerant")))
+    tolerant = bool(settings.options.get("tolerant"))
+    dataset = ShardSet(place, split, found, entries, tolerant=tolerant, at_once=shard is not None)
     if len({entry.split for entry in entries}) > 1 and (twice := dataset.names.repeated()):
         raise DataError(
             f"data {place}: {len(twice)} images are in more than one split ({', '.join(twice[:5])}), and split=all "
