@@ -17,6 +17,7 @@ from maskwright.pipeline import run as pipeline
 from maskwright.pipeline.evaluate import evaluate_run, judge_seeds, report_run
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
+from maskwright.runs.contents import read_run
 from maskwright.runs.context import RunContext
 from maskwright.runs.digests import Digests
 from maskwright.runs.folder import RunFolder
@@ -259,7 +260,8 @@ def test_expected_scores_take_what_the_evaluation_found(there, monkeypatch):
 @pytest.mark.parametrize(
     ("lost", "changes", "said"),
     [
-        (["pseudo_masks/SegmentationClass/01.png"], ["train.lr=0.02"], "1 of 4 files in tags/pseudo_masks"),
+        (["pseudo_masks/SegmentationClass/01.png"], ["train.lr=0.02"], "1 of 8 files in tags/pseudo_masks"),
+        (["pseudo_masks/Confidence/01.png"], ["train.lr=0.02"], "1 of 8 files in tags/pseudo_masks"),
         (
             ["pseudo_masks/SegmentationClass/01.png", "seeds/maps/01.npz"],
             ["train.lr=0.02"],
@@ -268,6 +270,7 @@ def test_expected_scores_take_what_the_evaluation_found(there, monkeypatch):
         (["seeds/maps/01.npz", "seeds/maps/02.npz"], ["pseudo_masks.threshold=0.4"], "2 of 4 files in tags/seeds"),
         (["pseudo_masks/scores.json"], [], "resuming"),
         (["evaluation/metrics.json"], [], "resuming"),
+        (["evaluation/predictions/04.png", "report.html"], [], "1 of 2 files in tags/evaluation"),
         (["segmenter/model.safetensors"], [], "train the segmenter: resuming"),
         (["seeds/maps/01.npz", "seed_evaluation.json"], [], "1 of 4 files in tags/seeds"),
     ],
@@ -302,6 +305,26 @@ def test_a_pseudo_mask_that_was_cut_off_is_made_again(there):
     scores.unlink()
     run()
     assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize("name", ["pseudo_masks/scores.json", "pseudo_masks/classes.txt", "evaluation/images.json"])
+@pytest.mark.parametrize("keep", [0.5, 1.0])
+def test_a_result_that_was_damaged_is_made_again(there, name, keep):
+    path = Path("tags", name)
+    held = path.read_bytes()
+    damaged = bytearray(held[: int(keep * len(held))])
+    damaged[len(damaged) // 2] ^= 1
+    path.write_bytes(damaged)
+    assert sum("resuming" in line for line in run(until=None)) == 1
+    assert path.read_bytes() == held
+
+
+@pytest.mark.parametrize("held", [b"", b"name: [", b"- tags", b"\xff\xfe"])
+def test_a_damaged_recipe_of_a_run_says_what_writes_it(there, held):
+    Path("tags/recipe.yaml").write_bytes(held)
+    for work in (read_run, report_run, lambda folder: judge_seeds(folder, [])):
+        with pytest.raises(DataError, match=r"(?s)recipe.yaml is damaged .*; give the command of the run again"):
+            work(Path("tags"))
 
 
 @pytest.mark.parametrize("record", ["", "{}", "[]", "null", "7", "\xff", '{"finished": "yes"}', '{"finished": true}'])

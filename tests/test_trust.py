@@ -36,10 +36,12 @@ def test_a_pipe_among_images_is_left_out_and_counted(tmp_path):
     (tmp_path / "folder.png").mkdir()
     for name in ("a.png", "folder.png/b.png"):
         Image.new("RGB", (8, 8)).save(tmp_path / name)
-    os.symlink(tmp_path / "nowhere", tmp_path / "gone.png")  # said where it is read
+    os.symlink(tmp_path / "nowhere", tmp_path / "gone.png")  # said where it is read, as a link to itself is
+    os.symlink("itself.png", tmp_path / "itself.png")
+    os.symlink("/dev/zero", tmp_path / "zero.png")
     others: Counter[str] = Counter()
-    assert list(list_images(tmp_path, others=others)[0]) == ["a", "folder.png/b", "gone"]
-    assert others == {"pipe/device": 1}
+    assert list(list_images(tmp_path, others=others)[0]) == ["a", "folder.png/b", "gone", "itself"]
+    assert others == {"pipe/device": 2}
 
 
 def test_a_mistake_in_the_recipe_is_said_by_one_process_and_an_error_of_the_data_by_each(monkeypatch, capsys):

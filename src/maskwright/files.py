@@ -9,17 +9,21 @@ import os
 import re
 import shutil
 import stat
+import zlib
 from collections import deque
-from collections.abc import Callable, Iterator
+from collections.abc import Callable, Iterator, Sequence
 from contextlib import contextmanager
 from functools import lru_cache
 from pathlib import Path
 from typing import TYPE_CHECKING, Any
+from zipfile import BadZipFile
 
 from maskwright.errors import DataError
 
 if TYPE_CHECKING:
     from concurrent.futures import Future
+
+    import numpy as np
 
 
 TEMPORARY = re.compile(r"\.(.+)\.(\d+)\.tmp(\.\w+)?")  # name, process and suffix, as `atomic_write` makes them
@@ -160,6 +164,34 @@ def read_json(path: str | Path) -> Any:
         raise DataError(
             f"{path} is not valid JSON: {error}. If maskwright wrote it, delete it and give the same command again"
         ) from error
+
+
+def read_arrays(path: str | Path, keys: Sequence[str] = ()) -> dict[str, np.ndarray]:
+    """The arrays of a `.npz` file that maskwright wrote.
+
+    Args:
+        path: of the file.
+        keys: names of the arrays that are wanted; by default all are read.
+
+    Raises:
+        DataError: it is missing, damaged, or lacks one of them.
+        OSError: the system cannot read it now.
+    """
+    import numpy as np
+
+    try:
+        with np.load(path, allow_pickle=False) as arrays:
+            return {key: arrays[key] for key in keys or arrays.files}
+    except FileNotFoundError:
+        raise DataError(f"{path} does not exist; give the command of the run again, which makes it") from None
+    except (
+        *(ArithmeticError, AttributeError, BadZipFile, EOFError, LookupError, MemoryError, OSError, RuntimeError),
+        *(SyntaxError, TypeError, ValueError, zlib.error),
+    ) as error:
+        if isinstance(error, OSError) and error.errno is not None:  # no right to it, too many open files
+            raise
+        expected = f"the arrays {', '.join(keys)}" if keys else "arrays"
+        raise DataError(f"{path} must hold {expected} ({error}); delete it and run again") from None
 
 
 def append_jsonl(path: str | Path, value: Any) -> None:

@@ -254,6 +254,13 @@ class TestMarking:
         with pytest.raises(DataError, match="says that they are overlays"):
             mark({files.root / "x/masks": "overlays"}, {})
 
+    def test_deletes_what_a_killed_process_left(self, tmp_path):
+        predicted(tmp_path / "masks")
+        left = tmp_path / "masks" / f".a.{2**70}.tmp.png"
+        left.touch()
+        predicted(tmp_path / "masks")
+        assert not left.exists()
+
     def test_saliency_folders(self, files):
         root = photos(files)
         out = files.root / "saliency"

@@ -10,14 +10,13 @@ from __future__ import annotations
 from collections.abc import Iterable
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.loading import Batch, Key, TrainingSet, generator_for
 from maskwright.errors import DataError
-from maskwright.files import atomic_write
+from maskwright.files import atomic_write, read_arrays
 
 TILE = 256  # pixels; one place for each class in each tile of this side
 _STREAM = 1  # keeps these draws apart from those of the augmentation, which go by (seed, epoch, index)
@@ -99,11 +98,7 @@ def load_index(path: str | Path) -> ClassIndex:
     Raises:
         DataError: a file that is not one.
     """
-    try:
-        with np.load(path) as arrays:
-            return ClassIndex(*(arrays[name] for name in ClassIndex._fields))
-    except (OSError, ValueError, KeyError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} is no class index ({error}). Fix: delete it, and it is made again") from error
+    return ClassIndex(**read_arrays(path, ClassIndex._fields))
 
 
 class ClassUniformSet(TrainingSet):

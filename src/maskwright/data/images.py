@@ -95,8 +95,9 @@ def list_images(
                 if entry.name.startswith("."):
                     continue
                 stem, dot, suffix = entry.name.rpartition(".")
-                if dot + suffix.lower() in suffixes and not entry.is_dir():
-                    if not (entry.is_file() or entry.is_symlink()):
+                is_folder, is_special = _kind(entry)
+                if dot + suffix.lower() in suffixes and not is_folder:
+                    if is_special:
                         if others is not None:
                             others[SPECIAL] += 1
                         continue
@@ -110,12 +111,26 @@ def list_images(
                     others[dot + suffix.lower()] += 1
                 elif (
                     recursive
-                    and entry.is_dir()
+                    and is_folder
                     and os.path.realpath(entry.path) not in skipped
                     and (made or not is_marked(entry.path))
                 ):
                     open_folders.append((entry.path, f"{prefix}{normal(entry.name)}/"))
     return {name: found[name] for name in sorted(found)}, sorted(twice)
+
+
+def _kind(entry: os.DirEntry[str]) -> tuple[bool, bool]:
+    """Whether an entry is a folder, and whether it is neither that nor a file: a pipe, a device.
+
+    A link to nowhere or to itself is neither of both: it is said where it is read.
+    """
+    try:
+        if entry.is_file():  # known without asking the system again, where it is no link
+            return False, False
+        is_folder = entry.is_dir()
+    except OSError:
+        return False, False
+    return is_folder, not is_folder and os.path.exists(entry.path)
 
 
 def left_out(others: Mapping[str, int]) -> str:

@@ -12,6 +12,7 @@ from PIL import Image
 
 from maskwright.data.decode import as_rgb, is_deep, tiff_header
 from maskwright.data.finding import Finding, FindingError
+from maskwright.data.provenance import made
 from maskwright.data.sample import LabelSpace
 from maskwright.data.stored import Where, for_pillow
 from maskwright.data.tiff import Header, read_numbers
@@ -239,9 +240,9 @@ def _file_values(path: Where, by_colour: bool, coloured: bool) -> tuple[np.ndarr
     except FileNotFoundError:
         raise _error(path, "mask-missing", "mask does not exist") from None
     except DECODE_ERRORS as error:
-        raise _error(
-            path, "mask-unreadable", f"mask cannot be read ({error})", fix="replace the file or leave it out"
-        ) from error
+        ours = isinstance(path, str | Path) and made(Path(path).parent) is not None
+        fix = "delete it and give the command that made it again" if ours else "replace the file or leave it out"
+        raise _error(path, "mask-unreadable", f"mask cannot be read ({error})", fix=fix) from error
     raise _error(path, "mask-mode", f"mask has pixels of the kind {mode!r}", "palette or grey PNG", "convert the masks")
 
 

@@ -17,7 +17,7 @@ from maskwright.data.content import file_digest
 from maskwright.data.finding import Complain, Finding
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError
-from maskwright.files import read_json, write_json
+from maskwright.files import read_json, remove_unfinished, write_json
 from maskwright.version import __version__
 
 FILE_NAME = "provenance.json"
@@ -27,6 +27,8 @@ REFERENCES = ("ground truth", *(f"given {word}" for word in GIVEN_AS))  # what `
 
 def mark(folders: Mapping[Path, str], made_by: Mapping[str, Any], *, ours: bool = False) -> None:
     """Say in each folder, before anything is written to it, what it will hold. Call it in one process.
+
+    What processes that were killed while they wrote left in it is deleted.
 
     Args:
         folders: folder -> what it holds: predictions, pseudo-masks, overlays, saliency maps, ...
@@ -44,6 +46,7 @@ def mark(folders: Mapping[Path, str], made_by: Mapping[str, Any], *, ours: bool 
                 "Fix: choose another out=; or, if they are results of an older version, delete them"
             )
     for folder, what in folders.items():
+        remove_unfinished(folder)
         write_json(folder / FILE_NAME, {"format": f"maskwright {what} 1", **made_by, "maskwright": __version__})
 
 

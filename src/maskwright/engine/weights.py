@@ -86,7 +86,7 @@ def weights_of(path: str | Path) -> dict[str, Any] | None:
     try:
         with safe_open(str(path), "pt") as stream:
             found = json.loads((stream.metadata() or {}).get(HEADER_KEY, "{}")).get(PRETRAINED)
-    except (SafetensorError, ValueError, AttributeError):
+    except (SafetensorError, ValueError, AttributeError, RecursionError):
         return None  # whoever uses the model says what is wrong with the file
     known = isinstance(found, dict) and all(isinstance(found.get(key), str) for key in ("source", "name"))
     return found if known else None

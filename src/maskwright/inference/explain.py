@@ -28,7 +28,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.data.sizes import seen_size
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
-from maskwright.files import atomic_write, write_json
+from maskwright.files import atomic_write, remove_unfinished, write_json
 from maskwright.inference.files import find_images
 from maskwright.inference.predict import Predictor
 from maskwright.losses.resizing import resize_labels
@@ -226,6 +226,7 @@ def explain_files(
     found, failures = find_images(images, out)
     if found:
         mark({out / "overlays": "overlays"}, predictor.made_by(), ours=(out / EXPLANATIONS).is_file())
+        remove_unfinished(out / MAPS)
     overlays: list[str] = []
     records = []
     for name in track(found, title="explaining"):

@@ -27,7 +27,7 @@ from maskwright.data.provenance import mark
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError
-from maskwright.files import atomic_write, remove_unfinished
+from maskwright.files import atomic_write
 from maskwright.inference.inputs import ImageLike, as_array, several
 from maskwright.inference.prefetch import prefetched
 from maskwright.inference.tagged import Tags, each, how_many_tagged, tags_of_files
@@ -214,8 +214,6 @@ def predict_files(
         say(how_many_tagged([known.get(name) for name in found], str(tags), "predicted freely"))
     if found:
         mark({out / name: what for name, what in folders.items() if written[name]}, made_by)
-        for name in folders:
-            remove_unfinished(out / name)
     done: list[str] = []
     predictor = predictor.for_many() if len(found) > 2 else predictor
     read = prefetched(lambda name: predictor.pixels(found[name]), found, workers=workers, ahead=2 * workers)

@@ -23,6 +23,7 @@ from maskwright.pipeline.check import check_settings
 from maskwright.pipeline.run import run
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe, recipe_names
+from maskwright.runs.contents import stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import SEED_EVALUATION, RunFolder
 from maskwright.runs.methods import Job, Method, folder_name
@@ -195,12 +196,10 @@ def _jobs(methods: Sequence[Method], overrides: Sequence[str], out: Path, seeds:
 
 def _stored(folder: Path, overrides: Sequence[str]) -> Recipe:
     """Which images a finished run is about, and how its maps are evaluated."""
-    import yaml
-
     from maskwright.pipeline.evaluate import recipe_with
     from maskwright.recipe.load import SHORT_KEYS
 
-    fields = yaml.safe_load(RunFolder(folder).recipe.read_text(encoding="utf-8"))
+    fields = stored_recipe(RunFolder(folder))
     keys = [(override, override.partition("=")[0]) for override in overrides]
     chosen = [override for override, key in keys if SHORT_KEYS.get(key, key).startswith("data.")]
     kept = ("name", "supervision", "random_seed", "device", "data", "expected_split", "pseudo_masks")

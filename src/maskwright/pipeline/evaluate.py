@@ -5,13 +5,12 @@ from __future__ import annotations
 from pathlib import Path
 from typing import Any
 
-import yaml
-
 from maskwright.data.dataset import Dataset
 from maskwright.data.shards.stores import is_remote
 from maskwright.errors import DataError, RecipeError
 from maskwright.files import read_json
 from maskwright.recipe.load import apply_override, build_recipe
+from maskwright.runs.contents import stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS, RunFolder
 from maskwright.runs.stages import run_stages
@@ -191,17 +190,6 @@ def report_run(run_folder: Path, overrides: list[str] | None = None) -> Path:
     context = RunContext(recipe_with(stored_recipe(run), overrides or [], ("data",)), run, lambda line: None)
     train, val = (open_run_data(run, context, split) for split in ("train", "val"))
     return build_report(run, dataset_train=train, dataset_val=val)
-
-
-def stored_recipe(run: RunFolder) -> dict[str, Any]:
-    """The fields of a run's recipe.
-
-    Raises:
-        DataError: not a run folder.
-    """
-    if not run.recipe.is_file():
-        raise DataError(f"{run} is not a run folder: {run.recipe} does not exist")
-    return yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
 
 
 def open_run_data(run: RunFolder, context: RunContext, split: str) -> Any:

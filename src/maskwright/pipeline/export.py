@@ -18,7 +18,8 @@ from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.formats import check, write
 from maskwright.formats.export import Example, Export
-from maskwright.pipeline.evaluate import check_classes, open_run_data, recipe_with, stored_recipe
+from maskwright.pipeline.evaluate import check_classes, open_run_data, recipe_with
+from maskwright.runs.contents import stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import DataSettings

@@ -9,25 +9,25 @@ from typing import Any
 import numpy as np
 
 from maskwright.data import Dataset
-from maskwright.data.masks import read_mask
 from maskwright.data.provenance import against
 from maskwright.engine.checkpoint import PRETRAINED
 from maskwright.engine.device import freed_memory_kept
 from maskwright.engine.progress import track
 from maskwright.engine.weights import weights_of
 from maskwright.errors import DataError
-from maskwright.files import read_json
+from maskwright.files import read_json, remove_unfinished
 from maskwright.inference.load import load
 from maskwright.inference.predict import Predictor
 from maskwright.inference.tagged import how_many_tagged
 from maskwright.inference.views import prefetched
-from maskwright.pipeline.evaluate import check_classes, open_run_data, recipe_with, stored_recipe
+from maskwright.pipeline.evaluate import check_classes, open_run_data, recipe_with
+from maskwright.runs.contents import stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import CLASSES, MASKS, PROVENANCE, RunFolder
 from maskwright.settings import Recipe
 from maskwright.version import __version__
 from maskwright.weak.labels import best_two
-from maskwright.weak.pseudo_masks import FORMAT, Result, begin, finish, judged, mask_path, write_one
+from maskwright.weak.pseudo_masks import FORMAT, Result, begin, finish, judged, write_one, written
 
 METHOD = "relabel"  # what the record of such a folder calls it
 
@@ -65,6 +65,7 @@ def relabel(where: Path, overrides: Sequence[str], *, out: str | None = None, de
     folder = run.relabelled if out is None else Path(out)
     _check_folder(folder)
     yield how_many_tagged(tags, str(dataset.source.get("tag_source")), "left out")
+    remove_unfinished(folder)
     begin(folder, _record(run, fields, recipe, dataset, predictor))
     with freed_memory_kept(predictor.device):
         done = prefetched(
@@ -130,9 +131,8 @@ def _predicted(
 ) -> Iterator[tuple[int, np.ndarray, np.ndarray | None]]:
     """Each image with its mask and 255 times the confidence, `(H, W)` uint8 each; None where both are written."""
     for index in track(chosen, title="relabelling", total=len(chosen)):
-        path = mask_path(folder, dataset.names[index])
-        if path.is_file():
-            yield index, read_mask(path), None
+        if (mask := written(folder, dataset.names[index])) is not None:
+            yield index, mask, None
         else:
             image = dataset.get(index, with_mask=False).image
             best, mask, second = best_two(predictor.of_pixels(image, tags=dataset.tags(index)))

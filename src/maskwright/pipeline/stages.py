@@ -13,7 +13,7 @@ from maskwright.inference.load import load
 from maskwright.inference.tag_agreement import tag_line
 from maskwright.pipeline.segment import evaluate_to_folder, measured_on, train_segmenter
 from maskwright.runs.context import RunContext
-from maskwright.runs.folder import IMAGES, METRICS
+from maskwright.runs.folder import IMAGES, METRICS, PREDICTIONS
 from maskwright.runs.stages import Stage, effective, fingerprint
 from maskwright.weak.stages import label_stages
 
@@ -66,6 +66,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
     on_masks = {**training, "data": context.train_facts}
     settings = {**training, "real_masks": fingerprint(context.real)} if weak else on_masks
     evaluation = {"data": context.val_facts, "inference": effective(recipe.inference)}
+    predictions = [f"{PREDICTIONS}/{name}.png" for name in context.val.names]
     scores = (METRICS, IMAGES) if any(map(context.val.has_mask, range(len(context.val)))) else ()
     stages = [
         Stage(
@@ -83,6 +84,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
             evaluation,
             ("segmenter",),
             results=scores,
+            each=lambda: predictions,
         ),
     ]
     if weak and recipe.fully_supervised:
@@ -102,6 +104,7 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
                 evaluation,
                 ("oracle",),
                 results=scores,
+                each=lambda: predictions,
             ),
         ]
     return stages

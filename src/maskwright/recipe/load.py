@@ -129,7 +129,10 @@ def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, A
         if not isinstance(name, str):
             raise RecipeError(f"{path}: {key} must be a recipe's name or a YAML file, found {name!r}")
         beside = path.parent / name
-        found = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(name)
+        try:
+            found = beside if beside.suffix in (".yaml", ".yml") and beside.is_file() else recipe_file(name)
+        except RecipeError as error:
+            raise RecipeError(f"{path}: {key}: {error}") from None
         return recipe_fields(found, (*extended_by, path))
 
     base, segmenter = other("extends"), other("segmenter")

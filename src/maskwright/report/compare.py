@@ -10,7 +10,6 @@ from pathlib import Path
 from typing import Any
 
 import numpy as np
-import yaml
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.provenance import REFERENCES
@@ -30,7 +29,7 @@ from maskwright.report.gallery import (
 )
 from maskwright.report.pictures import spread
 from maskwright.report.seeds import title
-from maskwright.runs.contents import RunContents, read_run
+from maskwright.runs.contents import RunContents, read_run, stored_recipe
 from maskwright.runs.folder import RunFolder
 from maskwright.runs.methods import Job
 from maskwright.runs.results import SCORES, differences, seconds
@@ -363,7 +362,7 @@ def _signs(result: dict[str, Any]) -> list[dict[str, Any]]:
 
 
 def _differences(runs: dict[str, RunContents]) -> dict[str, Any] | None:
-    recipes = {label: yaml.safe_load(run.recipe_text) for label, run in runs.items() if run.recipe_text}
+    recipes = {label: stored_recipe(run.folder) for label, run in runs.items() if run.recipe_text}
     rows = differences(recipes)
     if not rows:
         return None

@@ -10,7 +10,7 @@ import numpy as np
 from maskwright.data.decode import Reading
 from maskwright.data.images import read_image
 from maskwright.data.sample import LabelSpace
-from maskwright.files import read_json
+from maskwright.files import read_arrays, read_json
 from maskwright.report.gallery import Layer, Row, css
 from maskwright.report.pictures import heat_uri, photo_uri
 from maskwright.runs.folder import EXPLANATIONS, MAPS, RunFolder
@@ -47,8 +47,8 @@ def explanation_gallery(
 
 def _row(folder: Path, record: dict[str, Any], labels: LabelSpace, side: int, reading: Reading) -> Row:
     name = record["name"]
-    with np.load(folder / MAPS / f"{name}.npz", allow_pickle=False) as arrays:
-        keys, maps = arrays["keys"].tolist(), arrays["cam"].astype(np.float32)
+    arrays = read_arrays(folder / MAPS / f"{name}.npz", ("keys", "cam"))
+    keys, maps = arrays["keys"].tolist(), arrays["cam"].astype(np.float32)
     height, width = maps.shape[1:]
     photo = Path(record["image"])
     there = photo.is_file()

@@ -7,11 +7,12 @@ from dataclasses import dataclass, field
 from pathlib import Path
 
 import numpy as np
-from PIL import Image
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.masks import read_mask
 from maskwright.data.provenance import reference
 from maskwright.data.sample import LabelSpace
+from maskwright.files import read_arrays
 from maskwright.report.pictures import heat_uri, mask_uri, photo_uri, spread
 from maskwright.runs.contents import RunContents
 
@@ -153,12 +154,13 @@ def image_miou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) ->
 
 
 def stored_mask(folder: Path, name: str) -> np.ndarray | None:
-    """Values `(H, W)` uint8 of a PNG of a folder; None where it does not exist."""
+    """Values `(H, W)` uint8 of a PNG of a folder; None where it does not exist.
+
+    Raises:
+        DataError: it is damaged.
+    """
     path = folder / f"{name}.png"
-    if not path.is_file():
-        return None
-    with Image.open(path) as image:
-        return np.asarray(image if image.mode in ("P", "L") else image.convert("L"), np.uint8)
+    return read_mask(path) if path.is_file() else None
 
 
 def read_maps(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
@@ -166,11 +168,11 @@ def read_maps(folder: Path, name: str) -> tuple[np.ndarray, np.ndarray] | None:
     path = folder / f"{name}.npz"
     if not path.is_file():
         return None
-    with np.load(path, allow_pickle=False) as arrays:
-        kind = "high_res" if "high_res" in arrays.files else "cam"
-        if kind not in arrays.files or "keys" not in arrays.files:
-            return None
-        keys, maps = arrays["keys"], arrays[kind]
+    arrays = read_arrays(path)
+    kind = "high_res" if "high_res" in arrays else "cam"
+    if kind not in arrays or "keys" not in arrays:
+        return None
+    keys, maps = arrays["keys"], arrays[kind]
     return (keys, maps.astype(np.float32)) if len(keys) and maps.size else None
 
 

@@ -13,6 +13,7 @@ from PIL import Image
 
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.weights import weights_of
+from maskwright.errors import DataError
 from maskwright.files import read_json
 from maskwright.runs.folder import RunFolder
 from maskwright.settings.old_names import with_new_names
@@ -27,6 +28,8 @@ STAGES = {
     "oracle": "Train the fully supervised model",
     "oracle_evaluation": "Evaluate the fully supervised model",
 }
+
+_WRITES_IT = "give the command of the run again, which writes it"
 
 
 @dataclass(frozen=True)
@@ -89,11 +92,11 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
     """Read the parts of a run folder that a report shows; missing parts are empty.
 
     Raises:
-        DataError: a JSON file that is there is not JSON.
+        DataError: a JSON file that is there is not JSON, or the recipe is damaged.
     """
     folder = RunFolder(folder)
-    recipe_text = folder.recipe.read_text(encoding="utf-8") if folder.recipe.is_file() else ""
-    recipe = yaml.safe_load(recipe_text) if recipe_text else {}
+    recipe = stored_recipe(folder) if folder.recipe.is_file() else {}
+    recipe_text = folder.recipe.read_text(encoding="utf-8") if recipe else ""
     stages = folder.records()
     logs = {name: read_log(folder.log(name)) for name in stages}
     pseudo_masks = _json(folder.mask_scores)
@@ -105,7 +108,7 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
     }
     return RunContents(
         folder=folder,
-        recipe=with_new_names(recipe) if isinstance(recipe, dict) else {},
+        recipe=with_new_names(recipe),
         recipe_text=recipe_text,
         facts=_json(folder.facts),
         stages={name: stage for name, stage in stages.items() if stage},
@@ -121,6 +124,23 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
             for name in ("evaluation", "oracle_evaluation")
         },
     )
+
+
+def stored_recipe(run: RunFolder) -> dict[str, Any]:
+    """The fields of a run's recipe, as its file has them.
+
+    Raises:
+        DataError: there is none, or it is damaged.
+    """
+    if not run.recipe.is_file():
+        raise DataError(f"{run} is not a run folder: {run.recipe} does not exist")
+    try:
+        fields = yaml.safe_load(run.recipe.read_text(encoding="utf-8"))
+    except (yaml.YAMLError, ValueError, RecursionError) as error:
+        raise DataError(f"{run.recipe} is damaged ({error}); {_WRITES_IT}") from error
+    if not isinstance(fields, dict):
+        raise DataError(f"{run.recipe} is damaged (it holds no keys and values); {_WRITES_IT}")
+    return fields
 
 
 def read_log(path: Path) -> list[dict[str, Any]]:

@@ -88,16 +88,17 @@ class RunContext:
             )
         return listed
 
-    def each_image(self, form: str, *, tagged_only: bool = False) -> list[str]:
+    def each_image(self, *forms: str, tagged_only: bool = False) -> list[str]:
         """What a stage makes of every image whose tags are known.
 
         Args:
-            form: of a file's name in the stage's folder, such as `maps/{}.npz`.
+            *forms: of files' names in the stage's folder, such as `maps/{}.npz`.
             tagged_only: leave out the images without tags.
         """
         tags = self.train.tags
         return [
             form.format(name)
+            for form in forms
             for index, name in enumerate(self.train.names)
             if (tags(index) if tagged_only else tags(index) is not None)
         ]

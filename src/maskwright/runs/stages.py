@@ -21,7 +21,7 @@ from typing import TYPE_CHECKING, Any
 
 from maskwright.errors import MaskwrightError
 from maskwright.files import file_hash, is_there, read_json, remove_unfinished, write_json
-from maskwright.runs.folder import RECORD, RunFolder, read_record
+from maskwright.runs.folder import MODEL, RECORD, RunFolder, read_record
 
 if TYPE_CHECKING:
     from maskwright.settings import Settings
@@ -189,7 +189,9 @@ def states(stages: list[Stage], folder: str | os.PathLike[str]) -> dict[str, Sta
 
 def _how_far(stage: Stage, record: dict[str, Any], folder: Path) -> str:
     there = all(map(is_there, [*stage.files, *(folder / name for name in stage.results)]))
-    return "finished" if record["finished"] and there else "unfinished"
+    kept = record.get("hashes", {})  # a record of an earlier version has none
+    same = there and all(file_hash(folder / name) == kept[name] for name in stage.results if name in kept)
+    return "finished" if record["finished"] and same else "unfinished"
 
 
 class _Before:
@@ -331,9 +333,13 @@ def _end(stage: Stage, run: RunFolder, started: tuple[float, float]) -> None:
     record = read_json(path)
     for key, then, at in zip(("seconds", "processor_seconds"), started, now, strict=True):
         record[key] = round(record[key] + at - then, 2)
+    # Whoever reads a model compares it with its hash; the other results are small, and compared wherever they count.
+    small = [name for name in stage.results if name != MODEL]
+    if small:
+        record["hashes"] = {name: file_hash(run.stage(stage.name) / name) for name in small}
     model = run.model(stage.name)
     if model.is_file():
-        record["model_hash"] = file_hash(model)  # whoever reads the model compares
+        record["model_hash"] = file_hash(model)
         if record.pop("replaces", record["model_hash"]) != record["model_hash"]:
             record["making"] = uuid.uuid4().hex  # made again of one that vanished, with other bits
     write_json(path, {**record, "finished": True}, lasting=not stage.files)

@@ -35,7 +35,7 @@ class Settings(BaseModel):
     of what is made.
     """
 
-    model_config = ConfigDict(extra="forbid", validate_assignment=True)
+    model_config = ConfigDict(extra="forbid", validate_assignment=True, allow_inf_nan=False)
     earlier_defaults: ClassVar[dict[str, Any]] = {}
 
     @model_validator(mode="before")

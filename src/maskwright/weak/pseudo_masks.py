@@ -205,8 +205,7 @@ def _write_all(
 
     def work(index: int) -> Result:
         name = dataset.names[index]
-        path = mask_path(folder, name)
-        mask = written(path)
+        mask = written(folder, name)
         if mask is None:
             keys, maps = load_maps(maps_folder, name)
             mask, confidence = labels_and_confidence(
@@ -265,10 +264,11 @@ def finish(
     return scores
 
 
-def written(path: Path) -> np.ndarray | None:
-    """A mask that is there; None where it is missing or was cut off, and is to be made."""
+def written(folder: Path, name: str) -> np.ndarray | None:
+    """A mask that is there; None where it or its confidence is missing or was cut off, and both are to be made."""
+    path, confidence = mask_path(folder, name), folder / CONFIDENCE / f"{name}.png"
     try:
-        return read_mask(path) if is_there(path) else None
+        return read_mask(path) if is_there(path) and is_there(confidence) else None
     except DataError:
         return None
 

@@ -13,7 +13,6 @@ from collections.abc import Sequence
 from dataclasses import dataclass
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 
@@ -22,7 +21,7 @@ from maskwright.data.masks import read_mask
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
-from maskwright.files import write_json
+from maskwright.files import read_arrays, write_json
 from maskwright.inference.prefetch import prefetched
 from maskwright.metrics import ConfusionMatrix, end_of_sweep
 from maskwright.runs.folder import MASKS, SEED_EVALUATION, RunFolder
@@ -342,11 +341,7 @@ def _holds_maps(folder: Path) -> bool:
     path = next(folder.rglob("*.npz"), None)
     if path is None:
         return False
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return "high_res" in arrays.files
-    except (ValueError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} does not hold arrays ({error}); delete it and run again") from None
+    return "high_res" in read_arrays(path)
 
 
 def table(result: dict[str, Any]) -> list[str]:

@@ -11,7 +11,7 @@ from maskwright.engine.weights import weights_of
 from maskwright.metrics import end_of_sweep
 from maskwright.models.classifier import load_classifier
 from maskwright.runs.context import RunContext
-from maskwright.runs.folder import CLASSES, MAPS, MASKS, PROVENANCE, SCORES
+from maskwright.runs.folder import CLASSES, CONFIDENCE, MAPS, MASKS, PROVENANCE, SCORES
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import Recipe
 from maskwright.weak import extract_seeds
@@ -50,7 +50,7 @@ def label_stages(context: RunContext) -> list[Stage]:
         {"pseudo_masks": effective(recipe.pseudo_masks)},
         (map_stage, "threshold") if recipe.pseudo_masks.threshold == "auto" else (map_stage,),
         results=(SCORES, PROVENANCE, CLASSES),
-        each=partial(context.each_image, f"{MASKS}/{{}}.png"),
+        each=partial(context.each_image, f"{CONFIDENCE}/{{}}.png", f"{MASKS}/{{}}.png"),
     )
     return [*networks, seeds, *refinements, masks]
 

@@ -73,7 +73,7 @@ def _names_image(images: Collection[str]) -> Callable[[Any], bool]:
 def _json(where: object, text: str) -> Any:
     try:
         return json.loads(text)
-    except ValueError as error:
+    except (ValueError, RecursionError) as error:
         raise DataError(f"{where} is not valid JSON: {error}") from error
 
 

@@ -9,7 +9,6 @@ from __future__ import annotations
 
 from pathlib import Path
 from typing import NamedTuple
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -21,8 +20,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
 from maskwright.engine.progress import track
-from maskwright.errors import DataError
-from maskwright.files import atomic_write, written_beside
+from maskwright.files import atomic_write, read_arrays, written_beside
 from maskwright.weak.refine.irn import load_edges, load_seeds
 from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
@@ -250,14 +248,9 @@ def load_instances(folder: str | Path, name: str) -> Instances:
         DataError: there is no such file, or it holds something else.
     """
     path = Path(folder) / f"{name}.npz"
-    if not path.is_file():
-        raise DataError(f"{path} does not exist; write_instances makes it for images with tags")
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            masks = np.unpackbits(arrays["masks"], axis=-1, count=int(arrays["width"])).astype(bool)
-            return Instances(arrays["classes"], arrays["scores"], masks)
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} does not hold instances ({error}); delete it and run again") from None
+    arrays = read_arrays(path, ("masks", "width", "classes", "scores"))
+    masks = np.unpackbits(arrays["masks"], axis=-1, count=int(arrays["width"])).astype(bool)
+    return Instances(arrays["classes"], arrays["scores"], masks)
 
 
 def _save(path: Path, found: Instances) -> None:

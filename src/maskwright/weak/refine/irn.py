@@ -14,7 +14,6 @@ from __future__ import annotations
 from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -31,7 +30,7 @@ from maskwright.engine.checkpoint import describe, weights_digest
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
-from maskwright.files import atomic_write, written_beside
+from maskwright.files import atomic_write, read_arrays, written_beside
 from maskwright.models.irnet import IRNet, create_irnet, infer_edges
 from maskwright.models.layers import evaluating
 from maskwright.settings import Recipe
@@ -300,7 +299,8 @@ def load_seeds(folder: str | Path, name: str) -> tuple[np.ndarray, ...]:
     Raises:
         DataError: there is no such file, or it holds something else.
     """
-    return _load(Path(folder) / f"{name}.npz", ("keys", "cam"))
+    arrays = read_arrays(Path(folder) / f"{name}.npz", ("keys", "cam"))
+    return arrays["keys"], arrays["cam"]
 
 
 def load_edges(folder: str | Path, name: str, displacement: bool = False) -> tuple[np.ndarray, ...]:
@@ -309,7 +309,8 @@ def load_edges(folder: str | Path, name: str, displacement: bool = False) -> tup
     Raises:
         DataError: there is no such file, or it holds something else.
     """
-    return _load(Path(folder) / f"{name}.npz", ("edge", "displacement") if displacement else ("edge",))
+    keys = ("edge", "displacement") if displacement else ("edge",)
+    return tuple(read_arrays(Path(folder) / f"{name}.npz", keys).values())
 
 
 def _walk_together(
@@ -350,13 +351,3 @@ def _walk_together(
 def _save(path: Path, arrays: dict[str, np.ndarray]) -> None:
     with atomic_write(path) as temporary:
         np.savez(temporary, **arrays)  # type: ignore[arg-type]
-
-
-def _load(path: Path, keys: Sequence[str]) -> tuple[np.ndarray, ...]:
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return tuple(arrays[key] for key in keys)
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; give the command of the run again, which makes it") from None
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
-        raise DataError(f"{path} must hold the arrays {', '.join(keys)} ({error}); delete it and run again") from None

@@ -8,7 +8,6 @@ from collections.abc import Iterator, Sequence
 from concurrent.futures import Future, ThreadPoolExecutor
 from pathlib import Path
 from typing import Any
-from zipfile import BadZipFile
 
 import numpy as np
 import torch
@@ -23,8 +22,7 @@ from maskwright.engine import distributed
 from maskwright.engine.checkpoint import weights_digest
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
-from maskwright.errors import DataError
-from maskwright.files import atomic_write, written_beside
+from maskwright.files import atomic_write, read_arrays, written_beside
 from maskwright.inference.features import FeatureStore
 from maskwright.models.folding import inference_copy
 from maskwright.models.layers import evaluating
@@ -202,16 +200,8 @@ def load_maps(folder: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
     Raises:
         DataError: there is no such file, or it holds something else.
     """
-    path = Path(folder) / f"{name}.npz"
-    try:
-        with np.load(path, allow_pickle=False) as arrays:
-            return arrays["keys"], arrays["high_res"]
-    except FileNotFoundError:
-        raise DataError(f"{path} does not exist; give the command of the run again, which makes it") from None
-    except (KeyError, ValueError, OSError, EOFError, BadZipFile) as error:
-        raise DataError(
-            f"{path} must hold the arrays 'keys' and 'high_res' ({error}); delete it and run again"
-        ) from None
+    arrays = read_arrays(Path(folder) / f"{name}.npz", ("keys", "high_res"))
+    return arrays["keys"], arrays["high_res"]
 
 
 def save_maps(folder: str | Path, name: str, maps: SeedMaps) -> None:
