@@ -12,7 +12,9 @@ from maskwright.settings.base import Autocast, CRFPreset, KernelScale, Settings
 class DataSettings(Settings):
     """Which images, masks and tags; see `maskwright.data.open_dataset`."""
 
-    root: str = Field("", description="a folder, an address of shards, or the name of a built-in set, scenes; must be given")
+    root: str = Field(
+        "", description="a folder, an address of shards, or the name of a built-in set, scenes; must be given"
+    )
     layout: str = Field("auto", description="layout of the folder: voc, folder, ...; auto: found out")
     train: str = Field("train", description="split that is labelled and trained on")
     val: str = Field("val", description="split that scores are measured on")
