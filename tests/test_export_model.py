@@ -27,9 +27,11 @@ from maskwright.formats import MODEL_FORMATS
 from maskwright.inference import export
 from maskwright.inference.export import described, export_model, three_sizes
 from maskwright.inference.finished import load
+from maskwright.inference.graph import _export, _pad_same
 from maskwright.inference.predict import Predictor
 from maskwright.models import BACKBONES, create_model, list_models
 from maskwright.models.backbone import Backbone
+from maskwright.models.backbones import import_timm
 from maskwright.models.layers import _shares, grid_means
 from maskwright.settings import InferenceSettings
 
@@ -140,6 +142,27 @@ def test_a_range_is_inside(tmp_path, form, size):
     else:
         found = load(file, device="cpu")(deep).mask
     assert (found != expected).mean() < (2e-3 if size else 1e-4)
+
+
+@pytest.mark.parametrize("kernel", [1, 2, 3, 5])
+@pytest.mark.parametrize(("stride", "dilation"), [(1, 1), (1, 2), (2, 1), (2, 2), (3, 1)])
+def test_padding_as_timm_pads(kernel, stride, dilation):
+    layer = import_timm().layers.Conv2dSame(3, 4, kernel, stride=stride, dilation=dilation).eval()
+    for height, width in ((9, 12), (10, 11), (12, 13), (11, 8)):
+        images = torch.randn(2, 3, height, width)
+        padded = _pad_same(images, layer.kernel_size, layer.stride, layer.dilation)
+        found = nn.functional.conv2d(padded, layer.weight, layer.bias, layer.stride, 0, layer.dilation)
+        assert torch.allclose(found, layer(images), atol=1e-6)
+
+
+def test_sides_stay_short_from_stage_to_stage_where_padding_depends_on_them():
+    """Otherwise what is written of a side doubles with each stage, and following EfficientNet takes minutes."""
+    stages = nn.Sequential(*(import_timm().layers.Conv2dSame(3, 3, 3, stride=2) for _ in range(4))).eval()
+    program = _export(stages, torch.rand(2, 3, 65, 83), free=(0, 2, 3))
+    sides = [str(side) for node in program.graph.nodes for side in getattr(node.meta.get("val"), "shape", ())]
+    assert max(map(len, sides)) < 120
+    images = torch.rand(1, 3, 90, 61)
+    assert torch.allclose(program.module()(images), stages(images), atol=1e-6)
 
 
 def test_every_model_is_tried():

@@ -36,9 +36,10 @@ def mark(folders: Mapping[Path, str], made_by: Mapping[str, Any], *, ours: bool 
         ours: the folders are known to hold nothing else, though an older version may not have said so.
 
     Raises:
-        DataError: one holds other files already; none is marked then.
+        DataError: one holds other files already, or lies in an export; none is marked then.
     """
     for folder, what in folders.items():
+        refuse_in_export(folder)
         if not ours and _marked_as(folder) != what and folder.is_dir() and any(folder.iterdir()):
             raise DataError(
                 f"{folder} holds files already, and no {FILE_NAME} in it says that they are {what}. Expected a folder "
@@ -97,16 +98,23 @@ def changed_since_export(folder: str | Path) -> list[str] | None:
     Returns:
         Their paths below the folder, sorted; None where it is no export.
     """
-    path = Path(folder) / FILE_NAME
-    try:
-        record = read_json(path) if path.is_file() else None
-    except (DataError, OSError, UnicodeDecodeError):
-        return None
-    if not (isinstance(record, dict) and "exported_as" in record and isinstance(record.get("files"), dict)):
+    record = _export_record(Path(folder))
+    if record is None:
         return None
     there = {file.relative_to(folder).as_posix(): file for file in Path(folder).rglob("*") if file.is_file()}
     there.pop(FILE_NAME)
     return sorted(name for name, file in there.items() if record["files"].get(name) != file_digest(str(file)))
+
+
+def _export_record(folder: Path) -> dict[str, Any] | None:
+    """The record of a folder that was exported to; None where it is no export."""
+    path = folder / FILE_NAME
+    try:
+        record = read_json(path) if path.is_file() else None
+    except (DataError, OSError, UnicodeDecodeError):
+        return None
+    known = isinstance(record, dict) and "exported_as" in record and isinstance(record.get("files"), dict)
+    return record if known else None
 
 
 def export_of(path: str | Path) -> Path | None:
@@ -114,6 +122,21 @@ def export_of(path: str | Path) -> Path | None:
     found = made(path if os.path.isdir(path) else os.path.dirname(path))
     record = read_json(found[1]) if found is not None else {}
     return found[1].parent if found is not None and "exported_as" in record else None
+
+
+def refuse_in_export(folder: str | Path) -> None:
+    """Refuse to write into a folder that masks were exported to: what people correct there is read as it lies.
+
+    Raises:
+        DataError: the folder is one, or lies in one.
+    """
+    real = Path(folder).resolve()
+    for place in (real, *real.parents):
+        if _export_record(place) is not None:
+            raise DataError(
+                f"{folder} lies in {place}, an export that people may correct in another tool. Fix: choose another "
+                "out=, so that corrections are not lost"
+            )
 
 
 def as_exported(files: Iterable[str | Path]) -> set[str]:

@@ -35,7 +35,7 @@ class Format(NamedTuple):
     """A form that a model is written in: what writes it, and what applies it again."""
 
     write: Callable[[Predictor, Path], None]
-    read: Callable[[Path, Reading], Applied]
+    read: Callable[[Path], Applied]
 
 
 def described(predictor: Predictor) -> dict[str, Any]:
@@ -114,7 +114,7 @@ def _onnx(program: torch.export.ExportedProgram, inputs: Sequence[str], outputs:
     )
 
 
-def _read_onnx(path: Path, reading: Reading) -> Applied:
+def _read_onnx(path: Path) -> Applied:
     return OnnxPredictor(path, "cpu").run
 
 
@@ -123,8 +123,9 @@ def _write_program(predictor: Predictor, path: Path) -> None:
     torch.export.save(followed(WholeGraph(predictor)), str(path), extra_files=kept)
 
 
-def _read_program(path: Path, reading: Reading) -> Applied:
-    module = torch.export.load(str(path)).module()
+def _read_program(path: Path) -> Applied:
+    module = torch.export.load(str(path), extra_files=(kept := {f"{METADATA}.json": ""})).module()
+    reading = Reading.of(json.loads(kept[f"{METADATA}.json"])["preprocessing"])
 
     def applied(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
         with torch.no_grad():
@@ -138,7 +139,7 @@ def _write_weights(predictor: Predictor, path: Path) -> None:
     save_model(path, predictor.model, described(predictor))
 
 
-def _read_weights(path: Path, reading: Reading) -> Applied:
+def _read_weights(path: Path) -> Applied:
     predictor = load(path, device="cpu")
 
     def applied(images: np.ndarray) -> tuple[np.ndarray, np.ndarray]:
@@ -180,7 +181,7 @@ def export_model(predictor: Predictor, name: str, out: str | Path, images: Seque
     predictor.settings = predictor.settings.model_copy(update={"autocast": "none"})
     with atomic_write(out) as temporary:
         form.write(predictor, temporary)
-        applied = form.read(temporary, predictor.reading)
+        applied = form.read(temporary)
         return [_compared(predictor, applied, image, out) for image in three_sizes(images)]
 
 

@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator
+import sys
+from collections.abc import Iterator, Sequence
 from contextlib import contextmanager
 from typing import Any
 
@@ -157,13 +158,55 @@ def followed_in_parts(graph: WholeGraph) -> tuple[torch.export.ExportedProgram, 
         return _export(Before(graph), image), _export(graph, image, *seen)
 
 
-def _export(module: nn.Module, image: Tensor, *seen: Tensor) -> torch.export.ExportedProgram:
-    free = torch.export.Dim.DYNAMIC
-    shapes: tuple[Any, ...] = ({0: free, 1: free, 2: free},)
+def _export(
+    module: nn.Module, image: Tensor, *seen: Tensor, free: Sequence[int] = (0, 1, 2)
+) -> torch.export.ExportedProgram:
+    """A network as a program; `free` are the sides of the first input that stay open."""
+    open_side = torch.export.Dim.DYNAMIC
+    shapes: tuple[Any, ...] = (dict.fromkeys(free, open_side),)
     if seen:
-        shapes += (tuple({0: free, 2: free, 3: free} for _ in seen),)
-    with torch.no_grad():
+        shapes += (tuple(dict.fromkeys((0, 2, 3), open_side) for _ in seen),)
+    with torch.no_grad(), _padded_in_short():
         return torch.export.export(module, (image, *seen), dynamic_shapes=shapes, strict=False)
+
+
+@contextmanager
+def _padded_in_short() -> Iterator[None]:
+    """A block in which timm's convolutions pad by `_pad_same`; nothing where no network of timm's was built."""
+    convolutions: Any = sys.modules.get("timm.layers.conv2d_same")
+    if convolutions is None:
+        yield
+        return
+    theirs, convolutions.pad_same = convolutions.pad_same, _pad_same
+    try:
+        yield
+    finally:
+        convolutions.pad_same = theirs
+
+
+def _pad_same(
+    images: Tensor, kernel: Sequence[int], stride: Sequence[int], dilation: Sequence[int] = (1, 1), value: float = 0
+) -> Tensor:
+    """TensorFlow's padding, as timm does it before a convolution, with sides that stay short as expressions.
+
+    By how much a side is padded depends on what is left when the stride divides it. As a size that is handed on from
+    stage to stage it grows with each, and EfficientNet takes minutes to follow. So every side is padded by as much as
+    any needs, and what is left decides only where the image begins; what is too much the convolution does not reach.
+    """
+    for place, (width, step, apart) in enumerate(zip(kernel, stride, dilation), start=images.ndim - 2):
+        side: Any = images.shape[place]
+        reach = (width - 1) * apart + 1
+        before = [max(reach - step + left, 0) // 2 for left in range(step)]
+        sides = [max(before), reach - 1] if place == images.ndim - 1 else [0, 0, max(before), reach - 1]
+        images = F.pad(images, sides, value=value)
+        if len(set(before)) > 1:
+            own = torch.sym_max(reach - step + -side % step, 0) // 2
+            images = images.index_select(
+                place, torch.arange(side + reach - 1, device=images.device) + (max(before) - own)
+            )
+        else:
+            images = images.narrow(place, 0, side + reach - 1)
+    return images
 
 
 def _sample(graph: WholeGraph) -> Tensor:

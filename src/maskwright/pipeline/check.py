@@ -21,6 +21,7 @@ import torch
 from maskwright.data.check import SplitSummary, examine
 from maskwright.data.dataset import Dataset, channels_of
 from maskwright.data.finding import ASSUMED, few, number_of
+from maskwright.data.provenance import refuse_in_export
 from maskwright.data.sizes import seen_size
 from maskwright.engine import distributed
 from maskwright.engine.weights import weights_words
@@ -138,6 +139,7 @@ def _check_place(out: Path) -> None:
         raise MaskwrightError(
             f"{out} cannot be the run folder: at {there} a file stands where a folder should be; give another out="
         )
+    refuse_in_export(out)
     if not os.access(there, os.W_OK | os.X_OK):
         raise MaskwrightError(f"{out} cannot be the run folder: {there} cannot be written to; give another out=")
 
