@@ -197,7 +197,8 @@ def test_objects_only(tmp_path):
 
 
 def test_maps_from_a_segmenter_are_what_is_not_background(tmp_path):
-    recipe = load_recipe("saliency", [f"data={tmp_path}", "model.backbone=resnet10t", "inference.size=[64, 64]"])
+    settings = [f"data={tmp_path}", "model.backbone=resnet10t", "model.options={}", "inference.size=[64, 64]"]
+    recipe = load_recipe("saliency", settings)
     torch.manual_seed(0)
     model = create_model("deeplabv3plus", backbone="resnet10t", num_classes=2, output_stride=16)
     described = {**recipe.model.model_dump(mode="json", exclude={"pretrained"}), "num_classes": 2}
@@ -230,4 +231,5 @@ def test_maps_from_a_segmenter_are_what_is_not_background(tmp_path):
 def test_the_recipe_trains_on_two_classes():
     recipe = load_recipe("saliency", ["data=scenes"])
     assert open_dataset(recipe.data, "val").labels.names == ("background", "object")
+    assert recipe.model.pretrained is True
     assert not build_recipe({}).data.objects
