@@ -44,8 +44,9 @@ def commit() -> str:
     """Short hash of the commit, `+` appended where tracked files other than kept results differ from it."""
     root = Path(__file__).parent
     run = lambda *words: subprocess.run(words, cwd=root, capture_output=True, text=True).stdout.strip()  # noqa: E731
-    results = ":(top,exclude,glob)benchmarks/*/results/**"  # which a run writes, one after the other
-    changed = run("git", "status", "--porcelain", "--untracked-files=no", "--", ":/", results)
+    # What a run writes, one after the other, does not count.
+    results = [f":(top,exclude,glob)benchmarks/{where}results/**" for where in ("", "*/")]
+    changed = run("git", "status", "--porcelain", "--untracked-files=no", "--", ":/", *results)
     return (run("git", "rev-parse", "--short", "HEAD") or "unknown") + ("+" if changed else "")
 
 

@@ -7,7 +7,7 @@ from pathlib import Path
 from mkdocs.structure.files import File
 
 ROOT = Path(__file__).parents[1]
-KEPT = ("benchmarks/README.md", "benchmarks/*/results/*.md", "benchmarks/*/results/*.png")
+KEPT = ("benchmarks/README.md", "benchmarks/results/*.md", "benchmarks/*/results/*.md", "benchmarks/*/results/*.png")
 
 
 def on_files(files, config):

@@ -361,6 +361,7 @@ def test_mistakes_are_one_line_and_exit_code_two(tmp_path, arguments, words):
         (FileExistsError(errno.EEXIST, "x", "a"), "a: a file stands where a folder should be"),
         (OSError("no answer from the server"), "no answer from the server"),
         (RuntimeError("[enforce fail at inline_container.cc:672] . unexpected pos 50 vs 40"), "the disk is full"),
+        (RuntimeError("unable to open shared memory object: Too many open files (24)"), "too many files are open"),
         (MemoryError(), "out of memory"),
     ],
 )
@@ -398,6 +399,19 @@ verbs._run = broken
     assert "in broken" in result.stderr
     assert "this is a bug in maskwright" in result.stderr.splitlines()[-1]
     assert "Aborted" not in result.stderr
+
+
+def test_an_error_that_leaves_a_loader_process_ends_nonetheless():
+    code = """
+import multiprocessing, signal, time, maskwright.cli.verbs as verbs
+def broken(given, until):
+    signal.pthread_sigmask(signal.SIG_BLOCK, {signal.SIGINT, signal.SIGTERM})
+    multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True).start()
+    raise OSError(24, "x", "a.npz")
+verbs._run = broken
+"""
+    result = process("run", "demo", code=code)
+    assert (result.returncode, "a.npz: too many files are open" in result.stderr) == (2, True), result.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

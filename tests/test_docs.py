@@ -15,7 +15,7 @@ def test_every_page_is_in_the_navigation():
     nav = (ROOT / "mkdocs.yml").read_text(encoding="utf-8").partition("nav:")[2]
     named = set(re.findall(r"(\S+\.md)$", nav, re.M))
     pages = {path.relative_to(ROOT / "docs").as_posix() for path in (ROOT / "docs").rglob("*.md")}
-    pages |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "benchmarks").glob("*/results/*.md")}
+    pages |= {path.relative_to(ROOT).as_posix() for path in (ROOT / "benchmarks").glob("**/results/*.md")}
     assert pages | {"benchmarks/README.md"} == named
 
 

@@ -22,6 +22,9 @@ class TrainingStopped(MaskwrightError, RuntimeError):
     """Training was stopped because continuing could not give a usable model."""
 
 
+LONGEST_NAME = 200  # letters of what was given for a name that a message repeats
+
+
 def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
     """Text for a name that does not exist, with the nearest ones that do.
 
@@ -34,6 +37,7 @@ def unknown_name(kind: str, name: str, known: Iterable[str]) -> str:
         One sentence or two, e.g. ``unknown model 'deeplabv3pls'. Did you mean 'deeplabv3plus'?``
     """
     known = sorted(map(str, known))
+    name = name if len(name) <= LONGEST_NAME else f"{name[:LONGEST_NAME]}..."
     near = get_close_matches(name, known, n=3, cutoff=0.5)
     if near:
         return f"unknown {kind} {name!r}. Did you mean {' or '.join(repr(n) for n in near)}?"

@@ -37,6 +37,7 @@ TOLD_BY_LIBRARIES = {
     "Disk quota exceeded": FULL,
     "Read-only file system": IN_WORDS[errno.EROFS],
     "Permission denied": IN_WORDS[errno.EACCES],
+    "Too many open files": IN_WORDS[errno.EMFILE],
 }
 OUT_OF_MEMORY = "smaller batches (train.batch_size=, inference.batch_size=), crops or images need less"
 
@@ -63,7 +64,17 @@ def main() -> None:
     except Exception as error:
         sys.exit(_end(error))
     finally:
+        _end_loaders()
         gc.freeze()  # the process ends: looking through all that torch has built once more would take 0.7 seconds
+
+
+def _end_loaders() -> None:
+    """Kill loader processes that an error left: they do not hear SIGTERM, and Python would wait for them for ever."""
+    if "multiprocessing.process" in sys.modules:
+        from multiprocessing import active_children
+
+        for process in active_children():
+            process.kill()
 
 
 def _terminate(number: int, frame: FrameType | None) -> None:

@@ -1,0 +1,1 @@
+"""What happens to runs that are killed, starved, damaged, fed with bad files or shared, in numbers."""

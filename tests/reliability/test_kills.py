@@ -1,0 +1,61 @@
+"""Killed at random moments in any stage, started again until it ends: the bits of a run that nobody disturbed."""
+
+from __future__ import annotations
+
+import dataclasses
+
+import pytest
+
+from benchmarks.reliability import kills
+from benchmarks.reliability.victims import MASKS, VICTIMS, Victim, digest, photographs, tagged_and_masked
+
+SHORT = Victim((*MASKS, "epochs=1"), tagged_and_masked)
+
+
+@pytest.mark.bit_equal
+def test_a_run_that_is_killed_ends_with_the_same_bits(tmp_path):
+    outcome = kills.killed(SHORT, tmp_path, kills=2, each=2, seed=0)
+    assert outcome.kills.total() >= 2
+    assert (outcome.equal, outcome.problems) == (outcome.runs, [])
+
+
+@pytest.mark.long
+@pytest.mark.bit_equal
+@pytest.mark.parametrize("name", VICTIMS)
+def test_every_kind_of_run_is_killed_often(name, tmp_path):
+    outcome = kills.killed(VICTIMS[name], tmp_path, kills=30, each=kills.EACH, seed=1)
+    assert outcome.kills.total() >= 30
+    assert (outcome.equal, outcome.problems) == (outcome.runs, [])
+
+
+def test_a_lost_result_would_be_seen(tmp_path):
+    """The harness sees one file that differs, and one that is left over."""
+
+    def start(words, folder):
+        child = SHORT.start(("recipes", "ls"), folder)
+        (folder / "run").mkdir(exist_ok=True)
+        (folder / "run" / "a.txt").write_text(folder.name)
+        (folder / "run" / f".a.{2**70}.tmp.png").touch()
+        return child
+
+    outcome = kills.Outcome()
+    place = tmp_path / "run0"
+    place.mkdir()
+    victim = dataclasses.replace(SHORT, start=start)
+    victim.start(victim.words, place).wait(60)
+    kills.compare(victim, place, {"a.txt": "other", "b.txt": "x"}, outcome)
+    assert outcome.equal == 0
+    assert "a.txt" in outcome.problems[0]
+    assert "b.txt" in outcome.problems[0]
+    assert "tmp.png" in outcome.problems[0]
+
+
+def test_a_digest_sees_what_a_run_made_and_no_clock(tmp_path):
+    photographs(tmp_path)
+    (tmp_path / "metrics.json").write_text('{"miou": 0.5, "seconds": 3}')
+    before = digest(tmp_path)
+    assert {"metrics.json", "images/00.png", "classes.txt"} <= before.keys()
+    (tmp_path / "metrics.json").write_text('{"miou": 0.5, "seconds": 4}')
+    assert digest(tmp_path) == before
+    (tmp_path / "metrics.json").write_text('{"miou": 0.6, "seconds": 4}')
+    assert digest(tmp_path) != before
