@@ -155,6 +155,17 @@ def test_padding_as_timm_pads(kernel, stride, dilation):
         assert torch.allclose(found, layer(images), atol=1e-6)
 
 
+def test_relu6_is_a_clamp_while_it_is_followed():
+    layers = nn.Sequential(nn.Conv2d(3, 3, 3), nn.ReLU6(inplace=True)).eval()
+    program = _export(layers, torch.rand(2, 3, 12, 14), free=(0,))
+    called = {str(node.target) for node in program.graph.nodes}
+    assert "aten.clamp.default" in called
+    assert not any("hardtanh" in name for name in called)
+    images = 9 * torch.randn(1, 3, 12, 14)
+    assert torch.equal(program.module()(images), layers(images))
+    assert "hardtanh" in nn.functional.hardtanh.__name__
+
+
 def test_sides_stay_short_from_stage_to_stage_where_padding_depends_on_them():
     """Otherwise what is written of a side doubles with each stage, and following EfficientNet takes minutes."""
     stages = nn.Sequential(*(import_timm().layers.Conv2dSame(3, 3, 3, stride=2) for _ in range(4))).eval()

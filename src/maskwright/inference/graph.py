@@ -166,22 +166,29 @@ def _export(
     shapes: tuple[Any, ...] = (dict.fromkeys(free, open_side),)
     if seen:
         shapes += (tuple(dict.fromkeys((0, 2, 3), open_side) for _ in seen),)
-    with torch.no_grad(), _padded_in_short():
+    with torch.no_grad(), _in_short():
         return torch.export.export(module, (image, *seen), dynamic_shapes=shapes, strict=False)
 
 
 @contextmanager
-def _padded_in_short() -> Iterator[None]:
-    """A block in which timm's convolutions pad by `_pad_same`; nothing where no network of timm's was built."""
-    convolutions: Any = sys.modules.get("timm.layers.conv2d_same")
-    if convolutions is None:
-        yield
-        return
-    theirs, convolutions.pad_same = convolutions.pad_same, _pad_same
+def _in_short() -> Iterator[None]:
+    """A block in which operations that take long to follow are others of the same result: timm's convolutions pad by
+    `_pad_same`, and ReLU6 is `clamp`, which exporters need not take apart at every layer."""
+    convolutions: Any = sys.modules.get("timm.layers.conv2d_same")  # nothing where no network of timm's was built
+    functions: list[tuple[Any, str, Any]] = [(F, "hardtanh", _clamp)]
+    functions += [(convolutions, "pad_same", _pad_same)] if convolutions is not None else []
+    theirs = [(place, name, getattr(place, name)) for place, name, _ in functions]
     try:
+        for place, name, ours in functions:
+            setattr(place, name, ours)
         yield
     finally:
-        convolutions.pad_same = theirs
+        for place, name, function in theirs:
+            setattr(place, name, function)
+
+
+def _clamp(images: Tensor, min_val: float = -1.0, max_val: float = 1.0, inplace: bool = False) -> Tensor:
+    return images.clamp(min_val, max_val)
 
 
 def _pad_same(
