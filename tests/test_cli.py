@@ -409,9 +409,23 @@ def broken(given, until):
     multiprocessing.get_context("fork").Process(target=time.sleep, args=(600,), daemon=True).start()
     raise OSError(24, "x", "a.npz")
 verbs._run = broken
+def of_torch(*_):
+    raise RuntimeError("DataLoader worker is killed")
+signal.signal(signal.SIGCHLD, of_torch)
 """
     result = process("run", "demo", code=code)
     assert (result.returncode, "a.npz: too many files are open" in result.stderr) == (2, True), result.stderr
+    assert "Traceback" not in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_before_the_verb_begins_is_no_bug(number, code):
+    patch = f"""
+import os, typer
+typer.main.get_command = lambda *_: os.kill(os.getpid(), {int(number)})
+"""
+    result = process("run", "demo", code=patch)
+    assert (result.returncode, "Traceback" in result.stderr) == (code, False), result.stderr
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])

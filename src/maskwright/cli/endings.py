@@ -61,7 +61,7 @@ def main() -> None:
         app(prog_name="maskwright")
     except Ended as ended:
         sys.exit(_end(ended.error))
-    except Exception as error:
+    except (Exception, KeyboardInterrupt) as error:  # a stop may come before the verb begins
         sys.exit(_end(error))
     finally:
         _end_loaders()
@@ -73,6 +73,8 @@ def _end_loaders() -> None:
     if "multiprocessing.process" in sys.modules:
         from multiprocessing import active_children
 
+        if hasattr(signal, "SIGCHLD"):
+            signal.signal(signal.SIGCHLD, signal.SIG_DFL)  # torch takes a loader process that is killed for an error
         for process in active_children():
             process.kill()
 
