@@ -66,6 +66,7 @@ def train(given: Given) -> None:
 
 
 def _run(given: Given, until: str | None) -> None:
+    from maskwright.cli.sharing import sharing_of
     from maskwright.recipe.load import load_recipe
 
     resolved = load_recipe(given.names[0], given.settings)
@@ -77,14 +78,14 @@ def _run(given: Given, until: str | None) -> None:
     if given.options["plan"]:
         from maskwright.plan.plan import plan, table
 
-        for line in table(plan(resolved, until), resolved):
+        for line in table(plan(resolved, until, sharing_of(given.options)), resolved):
             typer.echo(line)
         return
     from maskwright.engine import distributed
     from maskwright.pipeline import run as pipeline
 
     try:
-        out = pipeline.run(resolved, until=until, page=until == "pseudo_masks")
+        out = pipeline.run(resolved, until=until, page=until == "pseudo_masks", sharing=sharing_of(given.options))
         if distributed.is_main():
             typer.echo(f"written to {out if until is None else out / until}")
     finally:

@@ -54,6 +54,19 @@ PLAN = {
     "plan": Option(False, "only list the stages: finished or not, time, memory, disk", _yes_or_no),
     "dry_run": Option(False, "only try every stage on a few small images; works without the data", _yes_or_no),
 }
+SHARING = {
+    "engine": Option(None, "label in one pass, part by part, shared by local, torchrun, task or ray"),
+    "workers": Option(0, "processes that label; 0: one a processor, or GPU where there is one", _whole),
+    "task": Option(None, "of engine=task: first (the networks), i/N (parts i, i + N, ...), last (the sum)"),
+    "address": Option(None, "of a Ray cluster that runs already; default: one on this machine alone"),
+    "part": Option(1000, "images of a part, of a set that has no shards", _whole),
+    "sample": Option(
+        1000, "images whose maps are kept as files: for thresholds, what learns from maps, and eyes", _whole
+    ),
+    "keep": Option(None, "maps: keep those of all images in the parts' tar files"),
+    "to": Option(None, "folder or address that gets the parts' files; default: the run folder"),
+    "skip_failed": Option(False, "go on without parts that could not be labelled", _yes_or_no),
+}
 DEVICE = {"device": Option("auto", "auto, cpu, cuda, cuda:1, mps; auto: a GPU where there is one")}
 
 
@@ -79,14 +92,14 @@ class Verb:
 
 
 VERBS = {
-    "run": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
+    "run": Verb(("RECIPE",), {**PLAN, **SHARING}, EVERY, resumes=True),
     "label": Verb(
         ("RECIPE|DATA", "[TAGS]"),
-        {"recipe": Option(None, f"recipe, where DATA is given in its place; default {QUICKEST}"), **PLAN},
+        {"recipe": Option(None, f"recipe, where DATA is given in its place; default {QUICKEST}"), **PLAN, **SHARING},
         EVERY,
         resumes=True,
     ),
-    "train": Verb(("RECIPE",), PLAN, EVERY, resumes=True),
+    "train": Verb(("RECIPE",), {**PLAN, **SHARING}, EVERY, resumes=True),
     "evaluate": Verb(
         ("RUN",),
         {"out": Option(None, "folder to write to; default RUN/evaluations/DATA-SPLIT"), **DEVICE},

@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import io
 import struct
 from collections.abc import Mapping
 from pathlib import Path
@@ -88,10 +89,16 @@ def write_mask(path: str | Path, mask: np.ndarray, labels: LabelSpace) -> None:
     if mask.ndim != 2 or mask.dtype != np.uint8:
         raise DataError(f"{path}: expected a mask (H, W) of uint8, found {mask.shape} of {mask.dtype}")
     check_values(mask, labels, path)
-    picture = Image.fromarray(mask)
-    picture.putpalette(labels.flat_palette())
     with atomic_write(path) as temporary:
-        picture.save(temporary)
+        temporary.write_bytes(palette_png(mask, labels))
+
+
+def palette_png(mask: np.ndarray, labels: LabelSpace) -> bytes:
+    """Label values `(H, W)` uint8 as the bytes of a palette PNG."""
+    picture, stream = Image.fromarray(mask), io.BytesIO()
+    picture.putpalette(labels.flat_palette())
+    picture.save(stream, "png")
+    return stream.getvalue()
 
 
 def overlay(image: np.ndarray, mask: np.ndarray, labels: LabelSpace, strength: float = 0.5) -> np.ndarray:

@@ -37,6 +37,8 @@ from maskwright.weak.refine import REFINEMENTS
 
 LOOKING_SECONDS = 3.0  # spent on the files of a split
 SIZED = 64  # images whose sizes and tags an estimate is made from
+# What labelling in one pass names and passes over.
+BROKEN = ("shard-torn", "shard-damaged", "image-missing", "image-unreadable", "image-truncated")
 SHOWN = 8  # findings, and classes of a list
 
 _checked: dict[str, dict[str, Any]] = {}  # what was found in this process, so that runs on the same data look once
@@ -73,7 +75,8 @@ def check_run(context: RunContext, until: str | None = None) -> Start:
     left, needs = check_settings(context, until)
     if not left:
         return Start()
-    record = _check_data(context)
+    labelled_only = context.one_pass is not None and set(left) <= {"pseudo_masks"}
+    record = _check_data(context, passed_over=BROKEN if labelled_only else ())
     warnings = [*_disk(context, left, needs), *_memory(context, needs), *_threads(context, left)]
     lines = [_recipe_line(context.recipe), *record["lines"], _device_line(context, left)]
     lines += weights_lines(context.recipe, left)
@@ -150,10 +153,14 @@ def nearest_folder(out: Path) -> Path:
     return next(path for path in (out, *out.parents) if path.exists())
 
 
-def _check_data(context: RunContext) -> dict[str, Any]:
+def _check_data(context: RunContext, passed_over: Sequence[str] = ()) -> dict[str, Any]:
     """What the data check says of both splits, kept in the run folder under the content of the data.
 
     All masks are read, so that what the check calls an error in any of them is refused before something is trained.
+
+    Args:
+        context: of the run.
+        passed_over: kinds of errors that are only told, since what is left of the run passes over such images.
 
     Raises:
         DataError: it says an error.
@@ -166,6 +173,9 @@ def _check_data(context: RunContext) -> dict[str, Any]:
         if isinstance(found, dict) and found.get("key") == key:
             return found
     findings, summaries = examine(data, (data.train, data.val), LOOKING_SECONDS, all_masks=True)
+    for finding in findings:
+        if finding.kind in passed_over and finding.level == "error":
+            finding.level = "warning"
     errors = [finding for finding in findings if finding.level == "error"]
     if errors:
         more = f"\nand {len(errors) - SHOWN} more errors" if len(errors) > SHOWN else ""

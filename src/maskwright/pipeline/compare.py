@@ -240,7 +240,7 @@ def _complete(context: RunContext, stages: list[Stage], *, whole: bool) -> bool:
     """Whether a run has nothing left to do: every stage is finished, and all that is made of them."""
     if len(_finished(stages, context.out)) < len(stages):
         return False
-    after = after_stages(context, stages, whole=whole)
+    after = after_stages(context.sampled, stages, whole=whole)
     return len(_finished(after, context.out)) == len(after)
 
 

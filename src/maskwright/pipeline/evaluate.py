@@ -111,6 +111,8 @@ def judge_seeds(
     if split is not None:
         recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"train": split})})
     context = RunContext(recipe, run, lambda line: None)
+    if fields and context.one_pass is not None:
+        context = context.sampled  # the images that have maps as files
     dataset = open_run_data(run, context, "train") if fields else context.train
     extra = {}
     if stability:

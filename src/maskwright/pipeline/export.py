@@ -23,6 +23,7 @@ from maskwright.runs.contents import stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import DataSettings
+from maskwright.weak.one_pass.stage import with_part_masks
 
 SELECTIONS = ("all", "uncertain")
 
@@ -74,17 +75,17 @@ def export_run(
     weak = run.masks.is_dir()
     split = split or (recipe.data.train if weak else recipe.data.val)
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"val": split})})
-    dataset = open_run_data(run, RunContext(recipe, run, lambda line: None), "val")
-    kept = [run.masks / f"{name}.png" for name in dataset.names]
-    which = which or ("pseudo-masks" if weak and any(path.is_file() for path in kept) else "predictions")
+    context = RunContext(recipe, run, lambda line: None)
+    dataset = open_run_data(run, context, "val")
+    kept, masks = _kept(context, dataset, split)
+    which = which or ("pseudo-masks" if weak and kept else "predictions")
     if which == "pseudo-masks":
-        chosen = [index for index, path in enumerate(kept) if path.is_file()]
+        chosen = kept
         if not chosen:
             raise DataError(
                 f"{run} has no pseudo-mask of an image of split {split!r}; give split=, or which=predictions for the "
                 "model's masks"
             )
-        masks: Masks = partial(pseudo_mask, run, dataset)
     else:
         from maskwright.inference.load import load
 
@@ -156,6 +157,22 @@ def doubt_of(mask: np.ndarray, certainty: np.ndarray | None, tags: Sequence[int]
     doubt = 0.0 if certainty is None else 1 - float(certainty.mean()) / 255
     present = set(np.unique(mask).tolist())
     return doubt + sum(tag not in present for tag in tags or ())
+
+
+def _kept(context: RunContext, dataset: Dataset, split: str) -> tuple[list[int], Masks]:
+    """The images of a split whose pseudo-masks a run has, and what gives them."""
+    run = context.out
+    if context.one_pass is not None and context.has_shards and split == context.recipe.data.train:
+        parts = with_part_masks(context, dataset, ())
+
+        def in_parts(index: int) -> tuple[np.ndarray, np.ndarray | None]:
+            mask, confidence = parts.stored("mask", index), parts.stored("confidence", index)
+            assert mask is not None
+            return read_mask(mask), None if confidence is None else read_mask(confidence)
+
+        return [index for index in range(len(dataset)) if parts.has_mask(index)], in_parts
+    found = [index for index, name in enumerate(dataset.names) if (run.masks / f"{name}.png").is_file()]
+    return found, partial(pseudo_mask, run, dataset)
 
 
 def pseudo_mask(run: RunFolder, dataset: Dataset, index: int) -> tuple[np.ndarray, np.ndarray | None]:

@@ -9,10 +9,12 @@ from __future__ import annotations
 import shutil
 from collections.abc import Callable
 from contextlib import nullcontext
+from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
 from maskwright.engine import distributed
+from maskwright.errors import MaskwrightError, RecipeError
 from maskwright.files import atomic_write, read_json, write_json
 from maskwright.pipeline.after import after_stages
 from maskwright.pipeline.check import check_run
@@ -25,17 +27,30 @@ from maskwright.report.verdict import read_verdict
 from maskwright.runs.contents import read_run
 from maskwright.runs.context import RunContext
 from maskwright.runs.facts import run_facts
-from maskwright.runs.stages import run_lock, run_stages
+from maskwright.runs.sharing import Sharing, remember
+from maskwright.runs.stages import run_lock, run_stages, states
 from maskwright.settings import Recipe
+from maskwright.weak.one_pass.stage import label_job, named_failures, share_parts
+
+FIRST, LAST = "first", "last"  # tasks of an array's job: before all others, and after them
 
 
-def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Callable[[str], None] = print) -> Path:
+def run(
+    recipe: Recipe,
+    *,
+    until: str | None = None,
+    page: bool = False,
+    sharing: Sharing | None = None,
+    say: Callable[[str], None] = print,
+) -> Path:
     """Run a recipe, or resume it where it was stopped; the maps of a frozen backbone are deleted when all is finished.
 
     Args:
         recipe: what to do.
         until: name of the last stage to run; all by default.
         page: of a run that ends with pseudo-masks, keep a preview while it goes on, and end with its report.
+        sharing: label all images in one pass, part by part, with maps as files of a sample alone; as is done with sets
+            of shards, and with a run folder that was begun so, in any case.
         say: prints one line.
 
     Returns:
@@ -51,7 +66,15 @@ def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Ca
     if not main:
         say = _silent
     out = Path(recipe.out or f"runs/{recipe.name}")
-    context = RunContext(recipe, out, say)
+    if sharing is not None and sharing.task == LAST:  # what is left, and the sum
+        sharing = replace(sharing, engine="local", task=None)
+    if sharing is not None and recipe.supervision == "masks":
+        raise RecipeError(f"engine={sharing.engine} shares labelling, and recipe {recipe.name} is trained on masks")
+    context = RunContext(recipe, out, say, sharing)
+    if sharing is not None and sharing.task == FIRST:
+        until, page = recipe_stages(context, "pseudo_masks")[-2].name, False
+    elif sharing is not None and sharing.task is not None:
+        return one_task(context)
     start = check_run(context, until) if main else None
     stages = recipe_stages(context, until)
     with run_lock(out) if main else nullcontext():
@@ -63,10 +86,12 @@ def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Ca
             with atomic_write(context.out.recipe) as temporary:
                 temporary.write_text(dump_recipe(recipe), encoding="utf-8")
             write_json(context.out.facts, run_facts(recipe))
+            if context.one_pass is not None:
+                remember(context.out, context.one_pass)
             context.digests.save()
-        with previewed(context, stages, say) if page and main else nullcontext(say) as tell:
+        with previewed(context.sampled, stages, say) if page and main else nullcontext(say) as tell:
             run_stages(stages, out, tell)
-            run_stages(after_stages(context, stages, whole=until is None, page=page), out, tell, made=stages)
+            run_stages(after_stages(context.sampled, stages, whole=until is None, page=page), out, tell, made=stages)
         if main:
             context.digests.save()
         if main and until is None and context.out.features.is_dir():
@@ -83,6 +108,33 @@ def run(recipe: Recipe, *, until: str | None = None, page: bool = False, say: Ca
             say(f"report: {context.out.report.resolve().as_uri() if page else context.out.report}")
     distributed.barrier()
     return out
+
+
+def one_task(context: RunContext) -> Path:
+    """One task of an array that labels parts: `i/N` of the engine `task`; it waits for nobody and ends nothing.
+
+    Any number may run at once, beside each other alone: the networks must be trained, and the figures of the set are
+    summed afterwards, by the run itself.
+
+    Raises:
+        RecipeError: stages before the labelling are not finished.
+        MaskwrightError: parts of this task could not be labelled.
+    """
+    sharing = context.one_pass
+    assert sharing is not None
+    stages = recipe_stages(context, "pseudo_masks")
+    unfinished = [name for name, state in states(stages, context.out).items() if state.word != "finished"][:-1]
+    if unfinished:
+        raise RecipeError(
+            f"task={sharing.task} labels with networks that are trained, and {unfinished[0]} is not finished in "
+            f"{context.out}; give the same command once with task={FIRST}, then the tasks, then task={LAST} for the sum"
+        )
+    job = label_job(context, context.out.pseudo_masks)
+    share_parts(job)
+    failed = [part for part in job.parts if not job.is_done(part)]
+    if failed:
+        raise MaskwrightError(f"{len(failed)} parts could not be labelled: {named_failures(job, failed)}")
+    return Path(context.out)
 
 
 def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:

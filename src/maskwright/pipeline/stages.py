@@ -15,6 +15,7 @@ from maskwright.pipeline.segment import evaluate_to_folder, measured_on, train_s
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import IMAGES, METRICS, PREDICTIONS
 from maskwright.runs.stages import Stage, effective, fingerprint
+from maskwright.weak.one_pass.stage import with_part_masks
 from maskwright.weak.stages import label_stages
 
 
@@ -113,7 +114,10 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
 def _train_segmenter(context: RunContext, pseudo_masks: Stage | None, folder: Path) -> None:
     train = context.train
     if pseudo_masks is not None:
-        train = with_masks(train, context.out.masks, real=context.real)
+        if context.one_pass is not None and context.has_shards:
+            train = with_part_masks(context, train, context.real)
+        else:
+            train = with_masks(train, context.out.masks, real=context.real)
     _train_model(context, with_mask_only(train, context.recipe.data.train), folder)
 
 

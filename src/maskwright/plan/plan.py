@@ -25,10 +25,12 @@ from maskwright.pipeline.frozen import frozen_size
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Budget, Cut, cut_down
 from maskwright.plan.images import cropped_samples
+from maskwright.plan.parts import in_parts
 from maskwright.plan.trial import Trial, try_stages
 from maskwright.plan.words import size_words, words
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS, RunFolder
+from maskwright.runs.sharing import Sharing
 from maskwright.runs.stages import states
 from maskwright.settings import Recipe
 from maskwright.weak.methods import seed_method
@@ -83,7 +85,7 @@ class Row:
     disk: float | None = None
 
 
-def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
+def plan(recipe: Recipe, until: str | None = None, sharing: Sharing | None = None) -> list[Row]:
     """The stages that a run would go through, with estimates for those that are not finished; nothing is written.
 
     Raises:
@@ -91,7 +93,7 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
         RecipeError: settings that do not go together, or no stage `until`.
     """
     check_words(recipe)
-    context = RunContext(recipe, Path(recipe.out or f"runs/{recipe.name}"), lambda line: None)
+    context = RunContext(recipe, Path(recipe.out or f"runs/{recipe.name}"), lambda line: None, sharing)
     stages = recipe_stages(context, until)
     there = states(stages, context.out)
     rows = [Row(stage.name, stage.title, there[stage.name].word) for stage in stages]
@@ -103,7 +105,7 @@ def plan(recipe: Recipe, until: str | None = None) -> list[Row]:
     if not wanted:
         return rows
     last = next(row.name for row in reversed(rows) if row.name in wanted)
-    found = estimates(recipe, context.train, context.val, context.device, last)
+    found = in_parts(estimates(recipe, context.train, context.val, context.device, last), stages, context)
     return [
         row if row.state == "finished" else Row(row.name, row.title, row.state, *found[tried[row.name]]) for row in rows
     ]

@@ -37,7 +37,18 @@ def _recipe_type(networks: Blocks, refinements: Blocks) -> type[Recipe]:
     full: type[Recipe] = create_model("Recipe", __base__=Recipe, __module__=__name__, **made)
     full.method_blocks = places
     full.__doc__ = Recipe.__doc__
+    full.__reduce__ = _reduced  # type: ignore[assignment]
     return full
+
+
+def _reduced(recipe: Recipe) -> tuple[Any, ...]:
+    """What another process is sent, which has another type of the same name."""
+    return _from_fields, (recipe.model_dump(mode="json", exclude=set(recipe.unused_blocks())),)
+
+
+def _from_fields(fields: dict[str, Any]) -> Recipe:
+    """A recipe that another process has sent, of the type that is made here."""
+    return recipe_type().model_validate(fields)
 
 
 def in_order(fields: Iterable[str]) -> list[str]:

@@ -2,16 +2,20 @@
 
 from __future__ import annotations
 
+import copy
 from collections.abc import Callable
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
 from typing import Any
 
+import numpy as np
 import torch
 
 from maskwright.data import open_dataset, subset
 from maskwright.data.dataset import Dataset
+from maskwright.data.finding import Finding, refuse
+from maskwright.data.shards.reader import is_shards
 from maskwright.data.tables.grid import read_text
 from maskwright.data.tags import image_key
 from maskwright.engine.device import choose_device
@@ -19,6 +23,7 @@ from maskwright.errors import DataError
 from maskwright.runs.data_facts import data_facts, saliency_facts
 from maskwright.runs.digests import Digests
 from maskwright.runs.folder import RunFolder
+from maskwright.runs.sharing import Sharing, remembered
 from maskwright.settings import Recipe
 
 
@@ -29,10 +34,48 @@ class RunContext:
         recipe: what is run.
         out: the run folder.
         say: prints one line.
+        sharing: how images are labelled part by part; by default as the folder remembers it, and with maps of all
+            images in files where it does not, but for sets of shards.
     """
 
-    def __init__(self, recipe: Recipe, out: str | PathLike[str], say: Callable[[str], None]) -> None:
+    def __init__(
+        self,
+        recipe: Recipe,
+        out: str | PathLike[str],
+        say: Callable[[str], None],
+        sharing: Sharing | None = None,
+    ) -> None:
         self.recipe, self.out, self.say = recipe, RunFolder(out), say
+        self.sharing = sharing
+
+    @cached_property
+    def one_pass(self) -> Sharing | None:
+        """How images are labelled in one pass, part by part; None where maps of all images are files."""
+        found = remembered(self.out, self.sharing)
+        if found is None and self.recipe.supervision != "masks" and self.has_shards:
+            return Sharing()
+        return found
+
+    @cached_property
+    def has_shards(self) -> bool:
+        """Whether the data are a set of shards."""
+        data = self.recipe.data
+        return data.layout == "shards" or (data.layout == "auto" and bool(data.root) and is_shards(data.root))
+
+    @cached_property
+    def sampled(self) -> RunContext:
+        """The same run on some images of the training split, evenly spread over those that have tags.
+
+        Maps are made as files of these alone where all are labelled in one pass.
+        """
+        if self.one_pass is None:
+            return self
+        tagged = [index for index in range(len(self.train)) if self.train.tags(index)]
+        places = np.linspace(0, len(tagged) - 1, min(self.one_pass.sample, len(tagged))).round().astype(int)
+        found = copy.copy(self)
+        found.train = subset(self.train, [tagged[place] for place in places])
+        found.__dict__.pop("train_facts", None)
+        return found
 
     @cached_property
     def device(self) -> torch.device:
@@ -41,12 +84,16 @@ class RunContext:
     @cached_property
     def train(self) -> Dataset:
         """The split that is labelled and trained on."""
-        return open_dataset(self.recipe.data, self.recipe.data.train)
+        return self._open(self.recipe.data.train)
 
     @cached_property
     def val(self) -> Dataset:
         """The split that scores are measured on."""
-        return open_dataset(self.recipe.data, self.recipe.data.val)
+        return self._open(self.recipe.data.val)
+
+    def _open(self, split: str) -> Dataset:
+        """A split; of shards that are not whole labelling in one pass tells itself, and the data check."""
+        return open_dataset(self.recipe.data, split, complain=refuse if self.one_pass is None else _but_torn)
 
     @cached_property
     def judged(self) -> Dataset:
@@ -137,3 +184,8 @@ class RunContext:
         Only the first process decides what is stale, so only there anything is read.
         """
         return data_facts(dataset, self.digests)
+
+
+def _but_torn(finding: Finding) -> None:
+    if finding.kind != "shard-torn":
+        refuse(finding)

@@ -8,6 +8,8 @@ pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.js
 evaluation/predictions/NAME.png, metrics.json, images.json, tags.json
 evaluation/training/               the same of some images of the training split, where the others have no tags
 features/                          maps of a frozen backbone, which stages share; deleted when the run is finished
+sharing.json                       how a run is labelled part by part
+pseudo_masks/PART.tar, .json, .receipt.json   its masks, where they are, and what they say in numbers
 data_check.json                    what was found of the data before the run began
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
 preview.html                       how far `maskwright label` is; leads to the report when it is done
@@ -105,6 +107,7 @@ class RunFolder(os.PathLike[str]):
         self.features = self.path / "features"
         self.lock = self.path / ".lock"
         self.digests = self.path / ".digests.json"
+        self.sharing = self.path / "sharing.json"
         self.data_check = self.path / "data_check.json"
 
     def __fspath__(self) -> str:

@@ -72,7 +72,7 @@ def write_pseudo_masks(
         DataError: facts missing from `provenance`, maps missing, or masks that do not fit them.
         RecipeError: threshold "best" without ground truth, or a sweep that has no steps.
     """
-    folder, labels = Path(folder), dataset.labels
+    folder = Path(folder)
     rows = sweep(dataset, maps_folder, sweep_thresholds(settings))
     scored = [row for row in rows if row["miou"] is not None]
     best: float | None = max(scored, key=lambda row: row["miou"])["threshold"] if scored else None
@@ -84,12 +84,35 @@ def write_pseudo_masks(
         threshold = best
     else:
         raise RecipeError(NO_TRUTH)
-    source, maps_record = dict(dataset.source), Path(maps_folder) / "maps.json"
+    maps_record = Path(maps_folder) / "maps.json"
+    maps = read_json(maps_record) if maps_record.is_file() else None
+    record = mask_record(dataset, settings, threshold, {"maps": maps, **provenance})
+    begin(folder, record)
+    chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
+    results = _write_all(dataset, chosen, maps_folder, threshold, settings.ignore_below, folder)
+    return finish(dataset, chosen, results, folder, {"threshold": threshold, "sweep": rows, "best_threshold": best})
+
+
+def mask_record(
+    dataset: Dataset, settings: MaskSettings, threshold: float, provenance: dict[str, Any]
+) -> dict[str, Any]:
+    """What `provenance.json` says.
+
+    Args:
+        dataset: that is labelled.
+        settings: of the masks.
+        threshold: that they are made with.
+        provenance: see `write_pseudo_masks`.
+
+    Raises:
+        DataError: facts missing from `provenance`.
+    """
+    source, labels = dict(dataset.source), dataset.labels
     record = {
         "format": FORMAT,
         "tag_source": source.get("tag_source", source.get("tags")),
         "source": source,
-        "maps": read_json(maps_record) if maps_record.is_file() else None,
+        "maps": None,
         **provenance,
         "threshold": threshold,
         "ground_truth_tuned": ["threshold"] if settings.threshold == "best" else [],
@@ -101,10 +124,7 @@ def write_pseudo_masks(
     missing = [key for key in MUST_SAY if key not in record]
     if missing:
         raise DataError(f"the provenance of pseudo-masks must say {', '.join(missing)}; found {', '.join(provenance)}")
-    begin(folder, record)
-    chosen = [index for index in range(len(dataset)) if dataset.tags(index) is not None]
-    results = _write_all(dataset, chosen, maps_folder, threshold, settings.ignore_below, folder)
-    return finish(dataset, chosen, results, folder, {"threshold": threshold, "sweep": rows, "best_threshold": best})
+    return record
 
 
 def check_thresholds(dataset: Any, settings: MaskSettings) -> None:

@@ -6,19 +6,19 @@ from functools import partial
 from pathlib import Path
 
 from maskwright.engine import distributed
-from maskwright.engine.checkpoint import MODEL, PRETRAINED, weights_hash
-from maskwright.engine.weights import weights_of
+from maskwright.engine.checkpoint import MODEL
 from maskwright.metrics import end_of_sweep
 from maskwright.models.classifier import load_classifier
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import CLASSES, CONFIDENCE, MAPS, MASKS, PROVENANCE, SCORES
 from maskwright.runs.stages import Stage, effective
-from maskwright.settings import Recipe
 from maskwright.weak import extract_seeds
 from maskwright.weak.networks import NETWORKS
 from maskwright.weak.networks.frozen import frozen_store, is_frozen
+from maskwright.weak.one_pass.stage import label_in_parts, part_files
+from maskwright.weak.provenance import provenance_of
 from maskwright.weak.pseudo_masks import write_pseudo_masks
-from maskwright.weak.refine import REFINEMENTS, refinement_stages
+from maskwright.weak.refine import refinement_stages
 from maskwright.weak.refine.threshold import chosen_threshold
 
 VIEWS = ("size", "scales", "flip")
@@ -27,6 +27,9 @@ VIEWS = ("size", "scales", "flip")
 def label_stages(context: RunContext) -> list[Stage]:
     """The stages up to the pseudo-masks, in order; the last but one makes the maps that masks are made of.
 
+    Where images are labelled in one pass, maps are made as files of a sample alone, for the threshold, for what is
+    learned from maps, and for eyes.
+
     Raises:
         DataError: a split that does not exist.
         RecipeError: settings that do not go together.
@@ -34,24 +37,29 @@ def label_stages(context: RunContext) -> list[Stage]:
     _ = context.judged  # a split that is not there should be known before the work, not after it
     recipe = context.recipe
     networks = network_stages(context)
+    one_pass, whole, context = context.one_pass, context, context.sampled
+    sample = {} if one_pass is None else {"sample": one_pass.sample}
     seeds = Stage(
         "seeds",
         f"seed maps from the network ({recipe.seeds.method})",
         partial(make_seeds, context),
-        {"seeds": effective(recipe.seeds)},
+        {"seeds": effective(recipe.seeds), **sample},
         (context.seed_network,),
         each=partial(context.each_image, f"{MAPS}/{{}}.npz"),
     )
     refinements, map_stage = refinement_stages(context)
-    masks = Stage(
-        "pseudo_masks",
-        "maps to pseudo-masks",
-        partial(make_pseudo_masks, context, map_stage),
-        {"pseudo_masks": effective(recipe.pseudo_masks)},
-        (map_stage, "threshold") if recipe.pseudo_masks.threshold == "auto" else (map_stage,),
-        results=(SCORES, PROVENANCE, CLASSES),
-        each=partial(context.each_image, f"{CONFIDENCE}/{{}}.png", f"{MASKS}/{{}}.png"),
-    )
+    needs = (map_stage, "threshold") if recipe.pseudo_masks.threshold == "auto" else (map_stage,)
+    settings, results = {"pseudo_masks": effective(recipe.pseudo_masks)}, (SCORES, PROVENANCE, CLASSES)
+    every = partial(context.each_image, f"{CONFIDENCE}/{{}}.png", f"{MASKS}/{{}}.png")
+    if one_pass is None:
+        make = partial(make_pseudo_masks, context, map_stage)
+        masks = Stage("pseudo_masks", "maps to pseudo-masks", make, settings, needs, results=results, each=every)
+    else:
+        make = partial(label_in_parts, whole)
+        settings |= {"one_pass": one_pass.facts(whole.has_shards), "data": whole.train_facts}
+        every = partial(part_files, whole)
+        title = "images to pseudo-masks, part by part"
+        masks = Stage("pseudo_masks", title, make, settings, needs, results=results, each=every)
     return [*networks, seeds, *refinements, masks]
 
 
@@ -92,24 +100,9 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
     """The stage `pseudo_masks`: masks of the maps that stage `map_stage` made, with what shaped them."""
     if not distributed.is_main():
         return
-    recipe = context.recipe
-    provenance = {
-        "method": recipe.seeds.method,
-        "seeds": recipe.seeds.model_dump(mode="json"),
-        "classifier": recipe.classifier.backbone,
-        "weights": weights_hash(context.out.model(context.seed_network)),
-        "pretrained": recipe.classifier.pretrained,
-        PRETRAINED: weights_of(context.out.model(context.seed_network)),
-        "saliency": recipe.data.saliency,
-        "networks": recipe.networks,
-        "crf": ", ".join(crf_facts(recipe)) or False,
-        "refinement": {word: getattr(recipe, word).model_dump(mode="json") for word in recipe.refine},
-        "source": context.train.source,
-    }
-    settings = recipe.pseudo_masks
+    provenance, settings = provenance_of(context), context.recipe.pseudo_masks
     if settings.threshold == "auto":
         settings = settings.model_copy(update={"threshold": chosen_threshold(context)})
-        provenance["threshold_from"] = "tags"
     scores = write_pseudo_masks(context.train, context.out.maps(map_stage), settings, folder, provenance)
     if scores["miou"] is not None:
         end = end_of_sweep(scores["sweep"], scores["best_threshold"])
@@ -117,9 +110,3 @@ def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None
             f"    pseudo-masks: mIoU {scores['miou']:.3f} on {scores['split']} at threshold {scores['threshold']:.2f} "
             f"(best {scores['best_threshold']:.2f}{end and ', ' + end})"
         )
-
-
-def crf_facts(recipe: Recipe) -> list[str]:
-    """Where a dense CRF had a part in the pseudo-masks."""
-    found = [REFINEMENTS[word].crf(getattr(recipe, word)) for word in dict.fromkeys(recipe.refine)]
-    return [words for words in found if words]

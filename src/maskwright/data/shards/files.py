@@ -8,7 +8,11 @@ import weakref
 from collections import OrderedDict
 from typing import Any
 
-from maskwright.data.shards.stores import is_remote, read
+from maskwright.data.shards.index import AGAIN, ShardIndex
+from maskwright.data.shards.stores import is_remote, join, read
+from maskwright.data.shards.tars import BLOCK, check_header
+from maskwright.data.stored import Stored
+from maskwright.errors import DataError
 
 MOST_OPEN = 64
 
@@ -76,6 +80,38 @@ class Whole(Parts):
                 self._kept = place, read(place)
             content = self._kept[1]
         return content[start : start + length]
+
+
+def read_member(files: Parts, place: str, shard: ShardIndex, kind: str, row: int) -> Stored | None:
+    """One file of an example, which has been read; None where it has none of this kind.
+
+    Args:
+        files: that are open.
+        place: of the tar file.
+        shard: which one.
+        kind: of file.
+        row: of the example in the shard.
+
+    Raises:
+        DataError: the tar file is damaged, or another one than its index is of.
+    """
+    member = shard.member(kind, row)
+    if member is None:
+        return None
+    name, offset, length = member
+    where = join(place, f"{shard.entry.name}.tar")
+    try:
+        content = files.read(where, offset - BLOCK, length + BLOCK)
+    except OSError as error:
+        raise DataError(f"{where} cannot be read: {error}") from error
+    wrong = check_header(content[:BLOCK], name, length)
+    if wrong or len(content) != length + BLOCK:
+        wrong = wrong or f"it ends after {len(content) - BLOCK} of {length} bytes"
+        raise DataError(
+            f"{where} is not the file that its index is of: expected {name} at byte {offset}, found that {wrong}. Fix: "
+            f"put back the files that belong together, or {AGAIN}"
+        )
+    return Stored(f"{where}:{name}", lambda: content[BLOCK:])
 
 
 class _File:

@@ -11,6 +11,7 @@ import json
 import re
 from collections.abc import Iterator, Mapping, Sequence
 from dataclasses import dataclass
+from functools import lru_cache
 from itertools import pairwise
 from typing import Any
 
@@ -18,7 +19,7 @@ import numpy as np
 
 from maskwright.data.names import refuse_odd_names
 from maskwright.data.sample import LabelSpace
-from maskwright.data.shards.stores import join, read, write
+from maskwright.data.shards.stores import join, read, version_of, write
 from maskwright.data.shards.tars import BLOCK, key_of
 from maskwright.errors import DataError, unknown_name
 
@@ -105,7 +106,7 @@ def read_index(place: str) -> SetIndex:
     """
     where = join(place, INDEX)
     try:
-        record = _loaded(where, read(where), SET_FORMAT)
+        return _read_index(where, version_of(where))
     except FileNotFoundError:
         raise DataError(
             f"{where} does not exist. Expected the index of a set of shards, which is written when all of it is there. "
@@ -113,6 +114,12 @@ def read_index(place: str) -> SetIndex:
         ) from None
     except OSError as error:
         raise DataError(f"{where} cannot be read: {error}") from error
+
+
+@lru_cache(maxsize=4)
+def _read_index(where: str, version: str) -> SetIndex:
+    """Remembered, since whoever opens one shard after the other asks each time."""
+    record = _loaded(where, read(where), SET_FORMAT)
     try:
         shards = [ShardEntry(**shard) for shard in record["shards"]]
         if odd := [shard.name for shard in shards if not PLAIN.fullmatch(shard.name)]:
@@ -279,6 +286,23 @@ def read_shard_index(place: str, entry: ShardEntry) -> ShardIndex:
         return _packed(entry, record)
     except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
         raise DataError(f"{where} is damaged: {_said(error)}. Fix: {AGAIN}") from error
+
+
+def read_index_alone(place: str, name: str) -> ShardIndex:
+    """What a shard that no `index.json` lists holds.
+
+    Args:
+        place: folder or address of the shard.
+        name: of its files.
+
+    Raises:
+        DataError: its index is missing or damaged.
+    """
+    record, content = read_record(place, name)
+    try:
+        return _packed(entry_of(name, content, record), record)
+    except (KeyError, TypeError, ValueError, IndexError, OverflowError) as error:
+        raise DataError(f"{join(place, name)}.json is damaged: {_said(error)}. Fix: delete it and run again") from error
 
 
 def _packed(entry: ShardEntry, record: Mapping[str, Any]) -> ShardIndex:

@@ -34,7 +34,7 @@ from maskwright.data.shards.index import (
 )
 from maskwright.data.shards.reader import typed
 from maskwright.data.shards.stores import is_remote, join, size_of, written
-from maskwright.data.shards.tars import key_of, write_tar
+from maskwright.data.shards.tars import Hashed, key_of, write_tar
 from maskwright.errors import DataError
 from maskwright.files import remove_unfinished
 from maskwright.settings import DataSettings
@@ -184,8 +184,8 @@ class Packing:
                     written_rows.append(example._replace(files=dict.fromkeys(example.files, ("", b""))))
 
         with written(place) as stream:
-            hashed = _Hashed(stream)
-            places = write_tar(hashed, members())  # type: ignore[arg-type]
+            hashed = Hashed(stream)
+            places = write_tar(hashed, members())
         kinds = sorted({kind for _, kind, _ in rows})
         columns: dict[str, list[tuple[str, int, int] | None]] = {kind: [None] * len(written_rows) for kind in kinds}
         for (row, kind, suffix), (offset, length) in zip(rows, places):
@@ -261,18 +261,6 @@ class Packing:
         else:
             tags = dataset.tags(index)
         return _Example(record.name, files, tags, record.size)
-
-
-class _Hashed:
-    """A stream that counts and hashes what is written to it."""
-
-    def __init__(self, stream: io.BufferedIOBase | Any) -> None:
-        self.stream, self.digest, self.bytes = stream, hashlib.sha256(), 0
-
-    def write(self, content: bytes) -> None:
-        self.stream.write(content)
-        self.digest.update(content)
-        self.bytes += len(content)
 
 
 def _what_is_there(out: str) -> SetIndex | None:

@@ -14,24 +14,22 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskwright.data.decode import Reading, channels_in
-from maskwright.data.finding import Complain, FindingError, refuse
+from maskwright.data.finding import Complain, Finding, FindingError, refuse
 from maskwright.data.images import channels_finding, is_truncation, read_image, read_saliency
 from maskwright.data.masks import check_values, read_mask
 from maskwright.data.sample import Sample
-from maskwright.data.shards.files import Parts, Whole
+from maskwright.data.shards.files import Parts, Whole, read_member
 from maskwright.data.shards.index import (
     AGAIN,
     INDEX,
     SET_FORMAT,
     SetIndex,
     ShardEntry,
-    ShardIndex,
     read_index,
     read_shard_index,
 )
 from maskwright.data.shards.names import Names, place_of
 from maskwright.data.shards.stores import is_remote, join, read, size_of
-from maskwright.data.shards.tars import BLOCK, check_header
 from maskwright.data.stored import Stored
 from maskwright.errors import DataError, unknown_name
 from maskwright.settings import DataSettings
@@ -83,7 +81,7 @@ class ShardSet:
         self.tolerant = tolerant or bool(found.reading.get("tolerant"))
         self._packed_as = self.reading
         with ThreadPoolExecutor(THREADS if is_remote(place) else 1) as pool:
-            self.indices = list(pool.map(partial(self._opened, place), entries))
+            self.indices = list(pool.map(partial(read_shard_index, place), entries))
         self._starts = np.concatenate([[0], np.cumsum([entry.count for entry in entries], dtype=np.int64)])
         self._parts = Whole() if at_once and is_remote(place) else Parts()
         self._warned = False
@@ -93,18 +91,20 @@ class ShardSet:
         self.source = self._source(split, found, entries)
         self.read_as(Reading())
 
-    @staticmethod
-    def _opened(place: str, entry: ShardEntry) -> ShardIndex:
-        if not is_remote(place):
-            where = join(place, f"{entry.name}.tar")
+    def torn(self) -> list[Finding]:
+        """The tar files that are missing or have another length than the index says, where that is quick to know."""
+        if is_remote(self.place):
+            return []
+        found = []
+        for entry in self.entries:
+            where = join(self.place, f"{entry.name}.tar")
             there = size_of(where)
             if there != entry.bytes:
-                what = "does not exist" if there is None else f"has {there} bytes"
-                raise DataError(
-                    f"{where} {what}. Expected {entry.bytes} bytes, as {INDEX} says. Fix: put back the whole file, or "
-                    f"{AGAIN}"
-                )
-        return read_shard_index(place, entry)
+                what = "tar file does not exist" if there is None else f"tar file has {there} bytes"
+                expected = f"{entry.bytes} bytes, as {INDEX} says"
+                fix = f"put back the whole file, or {AGAIN}"
+                found.append(Finding("error", what, [where], expected=expected, fix=fix, kind="shard-torn"))
+        return found
 
     def _source(self, split: str, found: SetIndex, entries: Sequence[ShardEntry]) -> dict[str, Any]:
         """Facts for the record; what was packed is told by one hash over all shards."""
@@ -210,28 +210,7 @@ class ShardSet:
     def _stored(self, kind: str, index: int) -> Stored | None:
         """A member that has been read: what is wrong with the tar file is then not taken for a broken image."""
         found, row = place_of(self._starts, index)
-        shard = self.indices[found]
-        member = shard.member(kind, row)
-        if member is None:
-            return None
-        where = join(self.place, f"{shard.entry.name}.tar")
-        content = self._read(where, *member)
-        return Stored(f"{where}:{member[0]}", lambda: content)
-
-    def _read(self, where: str, name: str, offset: int, length: int) -> bytes:
-        """The bytes of a member; the block before them must be the member's."""
-        try:
-            content = self._parts.read(where, offset - BLOCK, length + BLOCK)
-        except OSError as error:
-            raise DataError(f"{where} cannot be read: {error}") from error
-        wrong = check_header(content[:BLOCK], name, length)
-        if wrong or len(content) != length + BLOCK:
-            wrong = wrong or f"it ends after {len(content) - BLOCK} of {length} bytes"
-            raise DataError(
-                f"{where} is not the file that its index is of: expected {name} at byte {offset}, found that {wrong}. "
-                f"Fix: put back the files that belong together, or {AGAIN}"
-            )
-        return content[BLOCK:]
+        return read_member(self._parts, self.place, self.indices[found], kind, row)
 
     def _image(self, index: int) -> np.ndarray:
         stored = self._stored("image", index)
@@ -268,7 +247,7 @@ def open_shards(
         settings: `root`; `options`: `tolerant`, and those of `maskwright.data.open_split`; the others as they were when
             the set was packed, or left out.
         split: of the set; `all` for all of them.
-        complain: what to do with findings; there are none.
+        complain: what to do with findings, which are tar files that are not whole.
         shard: the name of one shard: only what it holds is opened, and nothing of the others is read; from an object
             store its tar file is fetched in one piece.
 
@@ -287,6 +266,8 @@ def open_shards(
             raise DataError(f"data {place}: split {split!r} has no shard {shard!r}; maskwright shard writes the set")
     tolerant = bool(settings.options.get("tolerant"))
     dataset = ShardSet(place, split, found, entries, tolerant=tolerant, at_once=shard is not None)
+    for finding in dataset.torn():
+        complain(finding)
     if len({entry.split for entry in entries}) > 1 and (twice := dataset.names.repeated()):
         raise DataError(
             f"data {place}: {len(twice)} images are in more than one split ({', '.join(twice[:5])}), and split=all "

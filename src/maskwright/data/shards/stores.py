@@ -48,6 +48,20 @@ def size_of(place: str | PathLike[str]) -> int | None:
         return None
 
 
+def version_of(place: str | PathLike[str]) -> str:
+    """What changes when a file does, for what is remembered of it.
+
+    Raises:
+        OSError: it is not there.
+        MaskwrightError: as `read`.
+    """
+    if not is_remote(place):
+        facts = os.stat(place)
+        return f"{facts.st_ino} {facts.st_size} {facts.st_mtime_ns} {facts.st_ctime_ns}"
+    store, path = _store(place)
+    return repr(sorted((key, str(value)) for key, value in store.info(path).items()))
+
+
 def read(place: str | PathLike[str], start: int = 0, length: int | None = None) -> bytes:
     """Bytes of a file: all, or fewer than `length` only where it ends sooner.
 
@@ -96,6 +110,20 @@ def write(place: str | PathLike[str], content: bytes) -> None:
     """
     with written(place) as stream:
         shutil.copyfileobj(io.BytesIO(content), stream)
+
+
+def remove(place: str | PathLike[str]) -> None:
+    """Delete a file, if it is there.
+
+    Raises:
+        MaskwrightError: as `read`.
+    """
+    if not is_remote(place):
+        Path(place).unlink(missing_ok=True)
+        return
+    store, path = _store(place)
+    if store.isfile(path):
+        store.rm_file(path)
 
 
 def _store(place: str | PathLike[str]) -> tuple[Any, str]:

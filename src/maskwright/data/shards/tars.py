@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import hashlib
 import tarfile
 from collections.abc import Iterable
 from contextlib import nullcontext
@@ -30,7 +31,9 @@ def name_of(key: str) -> str:
     return folder + slash + last.replace("%2E", ".").replace("%25", "%")
 
 
-def write_tar(where: str | PathLike[str] | BinaryIO, members: Iterable[tuple[str, bytes]]) -> list[tuple[int, int]]:
+def write_tar(
+    where: str | PathLike[str] | BinaryIO | Hashed, members: Iterable[tuple[str, bytes]]
+) -> list[tuple[int, int]]:
     """Write a tar file whose bytes depend on the names and bytes of its members alone.
 
     Args:
@@ -56,6 +59,18 @@ def write_tar(where: str | PathLike[str] | BinaryIO, members: Iterable[tuple[str
             position += len(before) + len(content) + len(after)
         stream.write(b"\0" * (2 * BLOCK + -(position + 2 * BLOCK) % tarfile.RECORDSIZE))
     return places
+
+
+class Hashed:
+    """A stream to another one that knows how much was written and the SHA-256 of it."""
+
+    def __init__(self, stream: BinaryIO) -> None:
+        self.stream, self.digest, self.bytes = stream, hashlib.sha256(), 0
+
+    def write(self, content: bytes) -> int:
+        self.digest.update(content)
+        self.bytes += len(content)
+        return self.stream.write(content)
 
 
 def header(name: str, length: int) -> bytes:

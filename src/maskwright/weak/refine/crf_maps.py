@@ -11,7 +11,7 @@ import math
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -26,8 +26,8 @@ from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import CRFPreset, KernelScale, Settings
-from maskwright.weak.refine.refinement import Refinement
-from maskwright.weak.refine.rewrite import rewrite_maps
+from maskwright.weak.refine.refinement import Refinement, Refiner
+from maskwright.weak.refine.rewrite import refiner, rewrite_maps
 from maskwright.weak.refine.threshold import chosen_threshold
 
 
@@ -117,12 +117,19 @@ def crf_folder(
         DataError: maps are missing or do not fit, the folder holds maps of other origin, or an unknown preset.
     """
     options = {**settings.model_dump(mode="json"), "background": background}
-
-    def refine(samples: Sequence[Sample], maps: Tensor) -> Tensor:
-        images = torch.from_numpy(np.stack([sample.image for sample in samples])).to(device)
-        return crf_maps(images, maps.to(device), **options)
-
+    refine = partial(_refine, options, device)
     rewrite_maps(dataset, maps_folder, folder, refine, made_with={"crf": options}, size=size, title="dense CRF")
+
+
+def _refine(options: dict[str, Any], device: torch.device | str, samples: Sequence[Sample], maps: Tensor) -> Tensor:
+    images = torch.from_numpy(np.stack([sample.image for sample in samples])).to(device)
+    return crf_maps(images, maps.to(device), **options)
+
+
+def crf_refiner(context: RunContext, crf: CRFSettings, suffix: str) -> Refiner:
+    """The dense CRF in memory; see `Refinement.refiner`."""
+    options = {**crf.model_dump(mode="json"), "background": crf.background or chosen_threshold(context)}
+    return refiner(partial(_refine, options, context.device), context.recipe.seeds.size)
 
 
 def crf_stages(context: RunContext, crf: CRFSettings, source: str, suffix: str) -> list[Stage]:
@@ -142,4 +149,6 @@ def crf_stages(context: RunContext, crf: CRFSettings, source: str, suffix: str) 
     return [Stage(f"crf{suffix}", "maps through a dense CRF", run, settings, needs, each=each)]
 
 
-CRF = Refinement("CRF", CRFSettings, crf_stages, reads_threshold=True, crf=lambda crf: f"maps: {crf.preset}")
+CRF = Refinement(
+    "CRF", CRFSettings, crf_stages, crf_refiner, reads_threshold=True, crf=lambda crf: f"maps: {crf.preset}"
+)

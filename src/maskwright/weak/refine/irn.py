@@ -23,7 +23,7 @@ from maskwright.data import subset, with_masks, without_masks
 from maskwright.data.augment import Augment, nearest_index, normalise
 from maskwright.data.dataset import Dataset
 from maskwright.data.loading import TrainingSet
-from maskwright.data.sample import LabelSpace
+from maskwright.data.sample import LabelSpace, Sample
 from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import describe, weights_digest
@@ -227,22 +227,29 @@ def extract_edges(
     jobs = batches_to_make(dataset, folder, size, pixels=limit, tagged_only=True)
     with evaluating(network), written_beside(2 * LARGEST_BATCH) as write:
         for indices in track(jobs, title="edges"):
-            views = make_views(
-                [unmasked[index].image for index in indices],
-                [()] * len(indices),
-                mean=network.mean,
-                std=network.std,
-                scales=(1.0,),
-                size=size,
-                device=device,
-            )
-            edges, ways = infer_edges(network, views.images[0], pad_to=settings.pad_to, displacement=displacement)
+            images = [unmasked[index].image for index in indices]
+            edges, ways = _edges(network, settings, images, size, device, displacement)
             for place, index in enumerate(indices):
                 arrays = {"edge": edges[place, 0].cpu().numpy()}
                 if ways is not None:
                     arrays["displacement"] = ways[place].cpu().numpy()
                 write(_save, folder / f"{dataset.names[index]}.npz", arrays)
     distributed.barrier()
+
+
+def _edges(
+    network: IRNet,
+    settings: IRNSettings,
+    images: Sequence[np.ndarray],
+    size: Size,
+    device: torch.device,
+    displacement: bool = False,
+) -> tuple[Tensor, Tensor | None]:
+    """See `infer_edges`; of images that are seen at one size."""
+    views = make_views(
+        images, [()] * len(images), mean=network.mean, std=network.std, scales=(1.0,), size=size, device=device
+    )
+    return infer_edges(network, views.images[0], pad_to=settings.pad_to, displacement=displacement)
 
 
 def refine_folder(
@@ -282,15 +289,51 @@ def refine_folder(
         for indices in track(jobs, title="random walk"):
             names = [dataset.names[index] for index in indices]
             seeds = [load_seeds(maps_folder, name) for name in names]
-            walked = _walk_together(seeds, names, edges_folder, settings, device)
+            edges = [load_edges(edges_folder, name)[0] if len(keys) else None for name, (keys, _) in zip(names, seeds)]
+            walked = _walk_together(seeds, names, edges, settings, device)
             for index, (keys, _), maps in zip(indices, seeds, walked, strict=True):
-                own = dataset.size(index)
-                high_res = enlarge_walk(maps, seen_size(size, own), own)
-                highest = maps.max() if len(maps) else maps.new_zeros(())
-                small = maps / torch.where(highest > 0, highest, 1)
-                refined = SeedMaps(torch.from_numpy(keys), small, high_res)
-                write(save_maps, folder, dataset.names[index], refined)
+                write(save_maps, folder, dataset.names[index], _walked(keys, maps, size, dataset.size(index)))
     distributed.barrier()
+
+
+def _walked(keys: np.ndarray, maps: Tensor, size: Size, own: tuple[int, int]) -> SeedMaps:
+    """Walked maps `(n, h, w)` of one image of size `own`, in the form of seed maps."""
+    high_res = enlarge_walk(maps, seen_size(size, own), own)
+    highest = maps.max() if len(maps) else maps.new_zeros(())
+    return SeedMaps(torch.from_numpy(keys), maps / torch.where(highest > 0, highest, 1), high_res)
+
+
+def irn_in_memory(
+    network: IRNet,
+    settings: IRNSettings,
+    samples: Sequence[Sample],
+    maps: Sequence[SeedMaps],
+    device: torch.device,
+    *,
+    size: Size = None,
+    batch: int = 8,
+) -> list[SeedMaps]:
+    """Edges and walked maps of a batch of images, without files.
+
+    Args:
+        network: on `device`, in inference mode.
+        settings: of edges and walk.
+        samples: images that the network sees at one size.
+        maps: their seed maps, at least one of each.
+        device: where to compute.
+        size: what the seeds were made with.
+        batch: images that are worked on together.
+    """
+    refined = []
+    for start in range(0, len(samples), batch):
+        part = samples[start : start + batch]
+        edges = _edges(network, settings, [sample.image for sample in part], size, device)[0][:, 0].cpu().numpy()
+        seeds = [(one.keys.numpy(), one.cam.cpu().numpy()) for one in maps[start : start + batch]]
+        walked = _walk_together(seeds, [sample.name for sample in part], list(edges), settings, device)
+        for sample, (keys, _), one in zip(part, seeds, walked, strict=True):
+            height, width = sample.image.shape[:2]
+            refined.append(_walked(keys, one, size, (height, width)))
+    return refined
 
 
 def load_seeds(folder: str | Path, name: str) -> tuple[np.ndarray, ...]:
@@ -316,7 +359,7 @@ def load_edges(folder: str | Path, name: str, displacement: bool = False) -> tup
 def _walk_together(
     seeds: Sequence[tuple[np.ndarray, ...]],
     names: Sequence[str],
-    edges_folder: Path,
+    found: Sequence[np.ndarray | None],
     settings: IRNSettings,
     device: torch.device | str,
 ) -> list[Tensor]:
@@ -324,10 +367,9 @@ def _walk_together(
     most = max(len(keys) for keys, _ in seeds)
     shape = seeds[0][1].shape[1:]
     maps, edges = torch.zeros(len(seeds), most, *shape), torch.zeros(len(seeds), 1, *shape)
-    for place, ((keys, cam), name) in enumerate(zip(seeds, names, strict=True)):
-        if len(keys) == 0:
+    for place, ((keys, cam), name, edge) in enumerate(zip(seeds, names, found, strict=True)):
+        if edge is None:
             continue
-        (edge,) = load_edges(edges_folder, name)
         if edge.shape != cam.shape[1:] or edge.shape != shape:
             raise DataError(
                 f"{name}: edges are {edge.shape}, maps {cam.shape[1:]}; both must be a quarter of the size that the "

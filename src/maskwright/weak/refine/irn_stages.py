@@ -15,9 +15,16 @@ from maskwright.runs.context import RunContext
 from maskwright.runs.folder import LABELS, MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.weak.refine.ir_labels import background_of, write_ir_labels
-from maskwright.weak.refine.irn import BATCH_PIXELS, build_irnet, extract_edges, refine_folder, train_irnet
+from maskwright.weak.refine.irn import (
+    BATCH_PIXELS,
+    build_irnet,
+    extract_edges,
+    irn_in_memory,
+    refine_folder,
+    train_irnet,
+)
 from maskwright.weak.refine.irn_settings import IRNSettings
-from maskwright.weak.refine.refinement import Refinement, Work
+from maskwright.weak.refine.refinement import Refinement, Refiner, Work
 
 # Which settings of `irn` each stage's result depends on, so that a changed exponent walks again without the network.
 LABEL_SETTINGS = ("foreground_threshold", "background_threshold", "crf", "crf_scale")
@@ -109,6 +116,13 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
     ]
 
 
+def irn_refiner(context: RunContext, irn: IRNSettings, suffix: str) -> Refiner:
+    """Edges and walk in memory, with the network that the stage `irnet` trained; see `Refinement.refiner`."""
+    network = load_irnet(context.out.model(IRN.network + suffix)).to(context.device).eval()
+    size, device = context.recipe.seeds.size, context.device
+    return lambda samples, maps: irn_in_memory(network, irn, samples, maps, device, size=size)
+
+
 def _padded(irn: IRNSettings, sizes: np.ndarray, tags: np.ndarray) -> np.ndarray:
     return np.maximum(sizes, irn.pad_to or 0).prod(1) * (tags > 0)
 
@@ -121,6 +135,7 @@ IRN = Refinement(
     "IRN",
     IRNSettings,
     irn_stages,
+    irn_refiner,
     network="irnet",
     build=lambda irn, pretrained: build_irnet(irn.model_copy(update={"pretrained": pretrained})),
     check=lambda irn, labels: background_of(labels),

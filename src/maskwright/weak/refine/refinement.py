@@ -2,17 +2,18 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Mapping
+from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from typing import Any
 
 import numpy as np
 from torch import nn
 
-from maskwright.data.sample import LabelSpace
+from maskwright.data.sample import LabelSpace, Sample
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage
 from maskwright.settings import Settings
+from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.method import needs_nothing
 
 
@@ -30,6 +31,10 @@ class Work:
     at_once: int | Mapping[str, int] = 1
 
 
+# Maps of a batch of images of one size, all of which have tags, from maps of them; samples have no masks.
+Refiner = Callable[[Sequence[Sample], Sequence[SeedMaps]], list[SeedMaps]]
+
+
 @dataclass(frozen=True)
 class Refinement:
     """Maps in, maps out.
@@ -39,6 +44,8 @@ class Refinement:
         settings: of the recipe's block under the refinement's word.
         stages: called as `stages(context, settings, source, suffix)`: its stages on the maps of stage `source`, each
             with `suffix` at the end of its name. The last has the refined maps.
+        refiner: called as `refiner(context, settings, suffix)` when the stages that train its network, if any, are
+            finished; does in memory what the other stages do with folders of maps.
         needs: called with its settings; what must be there, in the words of `maskwright.weak.methods`, as for a seed
             method.
         reads_threshold: whether it needs the background's score, which must then be chosen before it.
@@ -53,6 +60,7 @@ class Refinement:
     title: str
     settings: type[Settings]
     stages: Callable[[RunContext, Any, str, str], list[Stage]]
+    refiner: Callable[[RunContext, Any, str], Refiner]
     needs: Callable[[Any], tuple[str, ...]] = needs_nothing
     reads_threshold: bool = False
     network: str = ""

@@ -13,7 +13,7 @@ from __future__ import annotations
 from collections.abc import Sequence
 from functools import partial
 from pathlib import Path
-from typing import Literal
+from typing import Any, Literal
 
 import numpy as np
 import torch
@@ -29,8 +29,8 @@ from maskwright.runs.folder import MAPS
 from maskwright.runs.stages import Stage, effective
 from maskwright.settings import Settings
 from maskwright.weak.networks.classifier import check_saliency
-from maskwright.weak.refine.refinement import Refinement
-from maskwright.weak.refine.rewrite import rewrite_maps
+from maskwright.weak.refine.refinement import Refinement, Refiner
+from maskwright.weak.refine.rewrite import refiner, rewrite_maps
 from maskwright.weak.refine.threshold import chosen_threshold
 
 
@@ -119,13 +119,20 @@ def saliency_folder(
     """
     check_saliency(dataset, "refine=[saliency_background]")
     options = settings.model_dump(mode="json")
-
-    def refine(samples: Sequence[Sample], maps: Tensor) -> Tensor:
-        background = background_score(torch.stack([_saliency(sample) for sample in samples])[:, None], **options)
-        return overruled_maps(maps, background, threshold)
-
+    refine = partial(_refine, options, threshold)
     made_with = {"saliency": {**options, "score": threshold, "from": dataset.source.get("saliency")}}
     rewrite_maps(dataset, maps_folder, folder, refine, made_with=made_with, size=size, batch=8, title="saliency")
+
+
+def _refine(options: dict[str, Any], threshold: float, samples: Sequence[Sample], maps: Tensor) -> Tensor:
+    background = background_score(torch.stack([_saliency(sample) for sample in samples])[:, None], **options)
+    return overruled_maps(maps, background, threshold)
+
+
+def saliency_refiner(context: RunContext, saliency: SaliencySettings, suffix: str) -> Refiner:
+    """The same in memory; see `Refinement.refiner`."""
+    refine = partial(_refine, saliency.model_dump(mode="json"), chosen_threshold(context))
+    return refiner(refine, context.recipe.seeds.size, batch=8)
 
 
 def _saliency(sample: Sample) -> Tensor:
@@ -150,5 +157,10 @@ def saliency_stages(context: RunContext, saliency: SaliencySettings, source: str
 
 
 SALIENCY = Refinement(
-    "saliency", SaliencySettings, saliency_stages, needs=lambda saliency: ("saliency",), reads_threshold=True
+    "saliency",
+    SaliencySettings,
+    saliency_stages,
+    saliency_refiner,
+    needs=lambda saliency: ("saliency",),
+    reads_threshold=True,
 )

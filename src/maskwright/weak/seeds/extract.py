@@ -17,11 +17,13 @@ from torch.nn import functional as F
 from maskwright.data import without_masks
 from maskwright.data.augment import normalise, resize_image
 from maskwright.data.dataset import Dataset
+from maskwright.data.sample import Sample
 from maskwright.data.sizes import Size, seen_size
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import weights_digest
 from maskwright.engine.device import autocast, freed_memory_kept, half_type
 from maskwright.engine.progress import track
+from maskwright.errors import DataError
 from maskwright.files import atomic_write, read_arrays, written_beside
 from maskwright.inference.features import FeatureStore
 from maskwright.models.folding import inference_copy
@@ -179,19 +181,44 @@ def extract_folder(
     # Folders begun before there was the setting go on.
     made_with = settings.model_dump(mode="json", exclude={"autocast"} if half is None else None)
     claim(folder, {"seeds": made_with, "weights": weights_digest(network)})
-    limit = batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])
-    per_pixel = max(settings.scales) ** 2 * (2 if settings.flip else 1)
-    jobs = batches_to_make(dataset, folder, settings.size, pixels=limit / per_pixel)
+    jobs = batches_to_make(dataset, folder, settings.size, pixels=seeds_per_batch(settings, device, batch_pixels))
     with evaluating(network):
-        ready: Any = inference_copy(network, half)
-        ready.to(memory_format=torch.channels_last)  # as the views are; otherwise each call turns the weights
+        ready = ready_for_seeds(network, half)
         if store is not None:
             store.make([settings.size], settings.scales)
-        done = _maps(dataset, ready, settings, jobs, folder, device, method, options or {}, store)
+        done = seed_batches(dataset, ready, settings, jobs, device, method, options or {}, store=store)
         with freed_memory_kept(device):
-            for _ in track(done, title="seed maps", total=sum(map(len, jobs))):
+            for _ in track(_written(done, dataset, folder), title="seed maps", total=sum(map(len, jobs))):
                 pass
     distributed.barrier()
+
+
+def ready_for_seeds(network: Any, half: torch.dtype | None) -> Any:
+    """A copy of a network made for inference, or itself, with weights laid out as views are.
+
+    Args:
+        network: in inference mode.
+        half: type of its numbers, where that is not float32.
+    """
+    ready: Any = inference_copy(network, half)
+    return ready.to(memory_format=torch.channels_last)  # otherwise each call turns the weights
+
+
+def seeds_per_batch(settings: SeedSettings, device: torch.device, batch_pixels: int | None = None) -> float:
+    """Pixels of images as the network sees them, before scales and mirrors, that make a batch."""
+    limit = batch_pixels or BATCH_PIXELS.get(device.type, BATCH_PIXELS["cuda"])
+    return limit / (max(settings.scales) ** 2 * (2 if settings.flip else 1))
+
+
+def _written(
+    done: Iterator[tuple[list[int], list[Sample], list[SeedMaps]]], dataset: Dataset, folder: Path
+) -> Iterator[int]:
+    """Write maps beside the work and yield each image's index when they are on their way to their file."""
+    with written_beside(2 * LARGEST_BATCH, min(4, os.cpu_count() or 1)) as write:
+        for indices, _, found in done:
+            for index, maps in zip(indices, found, strict=True):
+                write(save_maps, folder, dataset.names[index], maps)
+                yield index
 
 
 def load_maps(folder: str | Path, name: str) -> tuple[np.ndarray, np.ndarray]:
@@ -254,53 +281,82 @@ def _features(
     return Views(images, tuple(scales), [tuple(sorted(keys)) for keys in tags], size)
 
 
-def _maps(
+def seed_batches(
     dataset: Dataset,
     network: Any,
     settings: SeedSettings,
     jobs: Sequence[list[int]],
-    folder: Path,
     device: torch.device,
     method: MapsOf,
     options: dict[str, Any],
-    store: FeatureStore | None,
-) -> Iterator[int]:
-    """Work through the jobs and yield each image's index when its maps are on their way to its file."""
+    *,
+    store: FeatureStore | None = None,
+    failed: dict[int, str] | None = None,
+) -> Iterator[tuple[list[int], list[Sample], list[SeedMaps]]]:
+    """Work through batches of images of one size; what comes next is read beside the network's work.
+
+    Args:
+        dataset: images and tags; masks are never read here.
+        network: a tag classifier on `device`, ready for inference.
+        settings: `size`, `scales`, `flip` and `autocast` are read.
+        jobs: indices of each batch, images with tags and without never in one.
+        device: where to compute.
+        method: the seed method.
+        options: of the method.
+        store: maps of the network's backbone, for a method that reads no more of it; images are not opened then.
+        failed: gets why an image could not be read, which then is left out of its batch; without it that is raised.
+
+    Yields:
+        The indices of a batch; its images, without masks, where they were opened, else an empty list; and the maps,
+        `high_res` at the size of each image.
+    """
     unmasked = without_masks(dataset)
     position = {value: index for index, value in enumerate(dataset.labels.foreground)}
 
-    def load(index: int) -> list[Any]:
+    def load(index: int) -> tuple[Sample | None, list[Any]]:
         if store is not None:
-            return [store.maps(index, store.seen(index, settings.size, scale))[-1] for scale in settings.scales]
-        return _rescaled(unmasked[index].image, seen_size(settings.size, dataset.size(index)), settings.scales)
+            return None, [store.maps(index, store.seen(index, settings.size, scale))[-1] for scale in settings.scales]
+        sample = unmasked[index]
+        return sample, _rescaled(sample.image, seen_size(settings.size, dataset.size(index)), settings.scales)
 
-    threads = min(4, os.cpu_count() or 1)
-    with ThreadPoolExecutor(threads) as pool, written_beside(2 * LARGEST_BATCH, threads) as write:
-        loads: deque[list[Future[list[Any]]]] = deque()
-        for number, indices in enumerate(jobs):
-            seen = seen_size(settings.size, dataset.size(indices[0]))
+    with ThreadPoolExecutor(min(4, os.cpu_count() or 1)) as pool:
+        loads: deque[dict[int, Future[tuple[Sample | None, list[Any]]]]] = deque()
+        for number, job in enumerate(jobs):
+            seen = seen_size(settings.size, dataset.size(job[0]))
             for later in jobs[number + len(loads) : number + 2]:  # this batch and the next
-                loads.append([pool.submit(load, index) for index in later if dataset.tags(index)])
-            rescaled = [future.result() for future in loads.popleft()]
-            if not rescaled:
-                found = [empty_maps(seen, dataset.size(index)) for index in indices]
+                loads.append({index: pool.submit(load, index) for index in later if dataset.tags(index)})
+            waiting = loads.popleft()
+            if not waiting:
+                yield job, [], [empty_maps(seen, dataset.size(index)) for index in job]
+                continue
+            loaded = {}
+            for index, future in waiting.items():
+                try:
+                    loaded[index] = future.result()
+                except DataError as error:
+                    if failed is None:
+                        raise
+                    failed[index] = str(error)
+            if not loaded:
+                continue
+            indices = list(loaded)
+            tags = [[position[value] for value in dataset.tags(index) or ()] for index in indices]
+            rescaled = [views for _, views in loaded.values()]
+            if store is None:
+                views = _views(
+                    rescaled,
+                    tags,
+                    seen,
+                    mean=network.mean,
+                    std=network.std,
+                    scales=settings.scales,
+                    flip=settings.flip,
+                    device=device,
+                )
             else:
-                tags = [[position[value] for value in dataset.tags(index) or ()] for index in indices]
-                if store is None:
-                    views = _views(
-                        rescaled,
-                        tags,
-                        seen,
-                        mean=network.mean,
-                        std=network.std,
-                        scales=settings.scales,
-                        flip=settings.flip,
-                        device=device,
-                    )
-                else:
-                    views = _features(rescaled, tags, seen, scales=settings.scales, flip=settings.flip, device=device)
-                with autocast(settings.autocast, device):
-                    found = method(network if store is None else _Heads(network), views, **options)
-            for index, maps in zip(indices, found, strict=True):
-                write(save_maps, folder, dataset.names[index], at_image_size(maps, dataset.size(index)))
-                yield index
+                views = _features(rescaled, tags, seen, scales=settings.scales, flip=settings.flip, device=device)
+            with autocast(settings.autocast, device):
+                found = method(network if store is None else _Heads(network), views, **options)
+            samples = [sample for sample, _ in loaded.values() if sample is not None]
+            sized = [at_image_size(maps, dataset.size(index)) for index, maps in zip(indices, found, strict=True)]
+            yield indices, samples, sized

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import math
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -61,12 +62,7 @@ def batches_to_make(
         pixels: see `equal_batches`.
         tagged_only: leave out the images without tags.
     """
-    batches: list[list[int]] = []
-    for tagged in (True,) if tagged_only else (False, True):
-        known = [
-            index for index in range(len(dataset)) if (tags := dataset.tags(index)) is not None and bool(tags) == tagged
-        ]
-        batches += equal_batches(dataset, known, size, largest, pixels)
+    batches = tagged_batches(dataset, range(len(dataset)), size, largest, pixels, tagged_only)
 
     def done(batch: list[int]) -> bool:
         return all(is_there(folder / f"{dataset.names[index]}.npz") for index in batch)
@@ -74,6 +70,31 @@ def batches_to_make(
     # Others may have begun to write when the last process looks: what the first saw counts.
     missing = distributed.broadcast([batch for batch in batches if not done(batch)])
     return missing[distributed.rank() :: distributed.world_size()]
+
+
+def tagged_batches(
+    dataset: Dataset,
+    indices: Sequence[int],
+    size: Size,
+    largest: int = LARGEST_BATCH,
+    pixels: float = math.inf,
+    tagged_only: bool = False,
+) -> list[list[int]]:
+    """Batches of images of one size whose tags are known; images with tags and without are never in one batch.
+
+    Args:
+        dataset: tags and sizes.
+        indices: of the images that are looked at.
+        size: see `equal_batches`.
+        largest: see `equal_batches`.
+        pixels: see `equal_batches`.
+        tagged_only: leave out the images without tags.
+    """
+    batches: list[list[int]] = []
+    for tagged in (True,) if tagged_only else (False, True):
+        known = [index for index in indices if (tags := dataset.tags(index)) is not None and bool(tags) == tagged]
+        batches += equal_batches(dataset, known, size, largest, pixels)
+    return batches
 
 
 def origin(folder: Path) -> Any:

@@ -1,0 +1,135 @@
+"""What a second worker brings, what a worker that dies costs, and what ten million images would take.
+
+    python -m benchmarks.scale.workers shards=40 images=20 side=224 folder=/tmp/workers
+
+Rates are of the time between the first and the last part, without the start of the workers; a dead worker's cost is
+counted in the seconds that one part takes. Run it on a quiet machine.
+"""
+
+from __future__ import annotations
+
+import os
+import shutil
+import signal
+import statistics
+import sys
+import threading
+import time
+from pathlib import Path
+
+from benchmarks.facts import as_lines, facts
+from benchmarks.scale.kills import RESULTS, children
+from benchmarks.scale.tiny import command, prepare, write_shards
+from maskwright.recipe.load import load_recipe
+from maskwright.runs.context import RunContext
+from maskwright.runs.sharing import Sharing
+from maskwright.weak.engines import ENGINES
+from maskwright.weak.one_pass.stage import LabelJob, label_job
+
+DEFAULTS = {"shards": "40", "images": "20", "side": "224", "backbone": "resnet18", "folder": "rates-of-labels"}
+MANY = 10**7
+
+
+def main(words: list[str]) -> None:
+    given = {**DEFAULTS, **dict(word.split("=", 1) for word in words)}
+    folder, side, images = Path(given["folder"]).absolute(), int(given["side"]), int(given["images"])
+    if not (folder / "data" / "index.json").is_file():
+        write_shards(folder / "data", int(given["shards"]), images, side)
+    shutil.rmtree(folder / "run", ignore_errors=True)
+    prepare(folder / "data", folder / "run", side, given["backbone"])
+    typed = command(folder / "data", folder / "run", side, backbone=given["backbone"])[5:]
+    recipe = load_recipe("demo", [word for word in typed if not word.startswith("sample=")])
+    context = RunContext(recipe, folder / "run", print, Sharing(sample=8))
+    rows, rates = [], {}
+    for engine, workers in (("local", 1), ("local", 2), ("ray", 1), ("ray", 2)):
+        job = _anew(context, folder)
+        try:
+            found = _timed(job, Sharing(engine=engine, workers=workers, device="cpu"))
+        except Exception as error:
+            rows.append(f"| {engine}, {workers} | not measured: {error} | | | |")
+            continue
+        rates[engine, workers] = found.rate
+        killed = _timed(_anew(context, folder), Sharing(engine=engine, workers=workers, device="cpu"), kill=True)
+        one = 1 / found.rate * workers
+        cost = (killed.parts_seconds - found.parts_seconds) / one
+        ratio = f"{found.rate / rates[engine, 1] / workers:.2f}"
+        rows.append(
+            f"| {engine}, {workers} | {found.rate * images:.1f} | {ratio} | {found.start:.1f} | {cost:.1f} parts "
+            f"({killed.deaths} killed) |"
+        )
+    rate = rates["local", 1] * images
+    hours = MANY / rate / 3600
+    size = statistics.mean(path.stat().st_size for path in (folder / "labels").glob("*.tar")) / images
+    terabytes = 2 * (2 * side * side + 2 * (side // 4) ** 2) * MANY / 1e12
+    text = "\n".join(
+        [
+            "# Workers that label",
+            "",
+            *as_lines(facts()),
+            f"{given['shards']} shards of {images} images {side}x{side}, {given['backbone']}, CAM at one size with its "
+            "mirror, on a CPU.",
+            "",
+            "| engine, workers | images/s | efficiency over one | seconds until the first part | a dead worker costs |",
+            "|---|---|---|---|---|",
+            *rows,
+            "",
+            f"On paper, ten million such images: {hours:.0f} hours of one core, {hours / 64:.1f} hours of 64; "
+            f"{size * MANY / 1e9:.0f} GB of masks and confidences in {MANY // 1000} tar files, where float16 maps as "
+            f"files would be {terabytes:.1f} TB with two tags an image.",
+            "",
+        ]
+    )
+    print(text)
+    RESULTS.mkdir(exist_ok=True)
+    (RESULTS / "workers.md").write_text(text)
+
+
+class _Times:
+    """When parts were done, and how many workers were killed."""
+
+    def __init__(self) -> None:
+        self.began, self.moments, self.deaths = time.monotonic(), [], 0
+
+    def tell(self) -> None:
+        self.moments.append(time.monotonic())
+
+    @property
+    def start(self) -> float:
+        return self.moments[0] - self.began
+
+    @property
+    def parts_seconds(self) -> float:
+        return self.moments[-1] - self.moments[0]
+
+    @property
+    def rate(self) -> float:
+        return (len(self.moments) - 1) / self.parts_seconds
+
+
+def _timed(job: LabelJob, sharing: Sharing, kill: bool = False) -> _Times:
+    times = _Times()
+
+    def killer() -> None:
+        while len(times.moments) < len(job.parts) // 3:
+            time.sleep(0.05)
+        for worker in children(os.getpid())[:1]:
+            os.kill(worker, signal.SIGKILL)
+            times.deaths += 1
+
+    thread = threading.Thread(target=killer, daemon=True)
+    if kill:
+        thread.start()
+    ENGINES[sharing.engine](job, list(job.parts), sharing, times.tell)
+    return times
+
+
+def _anew(context: RunContext, folder: Path) -> LabelJob:
+    place = folder / "labels"
+    shutil.rmtree(place, ignore_errors=True)
+    place.mkdir()
+    job = label_job(context, place)
+    return LabelJob(job.recipe, job.out, str(place), job.fingerprint, job.parts, job.sharing)
+
+
+if __name__ == "__main__":
+    main(sys.argv[1:])
