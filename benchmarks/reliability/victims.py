@@ -68,7 +68,7 @@ def digest(folder: Path) -> dict[str, str]:
             continue
         held = path.read_bytes() if path.suffix in COMPARED else b""
         if path.suffix in (".json", ".jsonl"):
-            text = path.read_text().replace(str(folder.resolve()), "")
+            text = path.read_text().replace(str(folder.resolve().parent), "")  # where it lies does not count
             lines = text.splitlines() if path.suffix == ".jsonl" else [text]
             held = repr([untimed(json.loads(line)) for line in lines]).encode()
         if held:
