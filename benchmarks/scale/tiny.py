@@ -22,7 +22,7 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 
 
 def write_shards(folder: Path, shards: int, images: int, side: int) -> None:
-    """Shards of noise with two tags an image, the same for the same numbers.
+    """Shards of noise with two tags an image, the same for the same numbers; one of the split `val`, too.
 
     Args:
         folder: gets them.
@@ -32,19 +32,21 @@ def write_shards(folder: Path, shards: int, images: int, side: int) -> None:
     """
     folder.mkdir(parents=True, exist_ok=True)
     entries = []
-    for number in track(range(shards), title="writing shards"):
-        name, random = f"train-{number:06d}", np.random.default_rng(number)
+    for number in track(range(shards + 1), title="writing shards"):
+        split = "train" if number < shards else "val"
+        name, random = f"{split}-{number % shards:06d}", np.random.default_rng(number)
         names = [f"{number:06d}/{index:04d}" for index in range(images)]
         contents = [_png(random, side) for _ in names]
         with open(folder / f"{name}.tar", "wb") as stream:
             hashed = Hashed(stream)
             places = write_tar(hashed, [(f"{key}.png", content) for key, content in zip(names, contents, strict=True)])
         tags = [tuple(sorted(random.choice([1, 2, 3], 2, replace=False).tolist())) for _ in names]
-        facts = {"split": "train", "number": number, "bytes": hashed.bytes, "sha256": hashed.digest.hexdigest()}
+        facts = {"split": split, "number": number, "bytes": hashed.bytes, "sha256": hashed.digest.hexdigest()}
         columns = {"image": [("png", *place) for place in places]}
         record = shard_record(names, columns, tags, [(side, side)] * images, **facts, channels=3)
         entries.append(write_shard_index(str(folder), name, record))
-    write_index(str(folder), SetIndex(LABELS, {"train": {"tag_source": "made up"}}, entries, {}, {}))
+    splits = {split: {"tag_source": "made up"} for split in ("train", "val")}
+    write_index(str(folder), SetIndex(LABELS, splits, entries, {}, {}))
 
 
 def _png(random: np.random.Generator, side: int) -> bytes:
@@ -57,7 +59,7 @@ def command(data: Path, out: Path, side: int, *words: str, backbone: str = "resn
     """The command that labels such a set."""
     return [
         *(sys.executable, "-m", "maskwright", "label", "demo", f"data={data}", f"out={out}", "data.options={}"),
-        *("data.val=train", f"classifier.backbone={backbone}", "seeds.scales=[1.0]", "device=cpu", "refine=[]"),
+        *(f"classifier.backbone={backbone}", "seeds.scales=[1.0]", "device=cpu", "refine=[]"),
         f"classifier.train={{steps: 2, epochs: null, batch_size: 4, workers: 0, augment: {{crop: [{side}, {side}]}}}}",
         *("pseudo_masks.threshold=0.3", "sample=8", *words),
     ]

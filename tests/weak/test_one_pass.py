@@ -404,3 +404,8 @@ def test_what_follows_knows_where_masks_and_maps_are(on_shards, shards, tmp_path
 def test_a_recipe_that_labels_nothing_shares_nothing(tmp_path):
     with pytest.raises(RecipeError, match="engine=local shares labelling"):
         pipeline.run(load_recipe("deeplabv3plus-quick", [f"out={tmp_path / 'run'}", "data=scenes"]), sharing=Sharing())
+
+
+def test_a_threshold_that_needs_all_maps_is_refused(photographs, tmp_path):
+    with pytest.raises(RecipeError, match="threshold=best compares maps of all images"):
+        label(photographs, tmp_path / "run", HERE, "pseudo_masks.threshold=best")

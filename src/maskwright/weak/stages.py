@@ -7,6 +7,7 @@ from pathlib import Path
 
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import MODEL
+from maskwright.errors import RecipeError
 from maskwright.metrics import end_of_sweep
 from maskwright.models.classifier import load_classifier
 from maskwright.runs.context import RunContext
@@ -55,6 +56,11 @@ def label_stages(context: RunContext) -> list[Stage]:
         make = partial(make_pseudo_masks, context, map_stage)
         masks = Stage("pseudo_masks", "maps to pseudo-masks", make, settings, needs, results=results, each=every)
     else:
+        if recipe.pseudo_masks.threshold == "best":
+            raise RecipeError(
+                "pseudo_masks.threshold=best compares maps of all images, which are not kept where they are labelled "
+                "in one pass; give auto, or a number"
+            )
         make = partial(label_in_parts, whole)
         settings |= {"one_pass": one_pass.facts(whole.has_shards), "data": whole.train_facts}
         every = partial(part_files, whole)

@@ -106,8 +106,8 @@ def label_job(context: RunContext, folder: Path) -> LabelJob:
     made_with = [Chain(context).fingerprint, context.train_facts, sharing.facts(context.has_shards)] if main else None
     return LabelJob(
         context.recipe,
-        str(context.out),
-        sharing.to or str(folder),
+        os.path.abspath(context.out),
+        _place(sharing, folder),
         distributed.broadcast(fingerprint(made_with)),
         {part.name: part for part in distributed.broadcast(parts)},
         replace(sharing, device=context.recipe.device),
@@ -129,6 +129,12 @@ def share_parts(job: LabelJob) -> None:
     with Progress("parts", len(job.parts), len(job.parts) - len(waiting)) as progress:
         if waiting:
             ENGINES[engine](job, waiting, job.sharing, lambda: progress.update(progress.done + 1))
+
+
+def _place(sharing: Sharing, folder: Path) -> str:
+    """Where the parts' files are, wherever workers are started."""
+    place = sharing.to or str(folder)
+    return place if is_remote(place) else os.path.abspath(place)
 
 
 def _waiting(job: LabelJob) -> list[str]:
@@ -204,8 +210,8 @@ def part_files(context: RunContext) -> list[str]:
     assert sharing is not None
     failed = read_json(folder / SCORES)["failed_parts"]
     parts = [part for part in parts_of(context, sharing.part) if part.name not in failed]
-    place = sharing.to or str(folder.absolute())
-    found = [] if is_remote(place) else [os.path.abspath(join(place, f"{part.name}.tar")) for part in parts]
+    place = _place(sharing, folder)
+    found = [] if is_remote(place) else [join(place, f"{part.name}.tar") for part in parts]
     if context.has_shards or not all(map(os.path.isfile, found)):
         return found
     masks = masks_of(context.train, place, parts)
@@ -225,7 +231,7 @@ def with_part_masks(context: RunContext, train: Dataset, real: Iterable[str]) ->
         DataError: a file is missing or damaged.
     """
     assert context.one_pass is not None
-    place = context.one_pass.to or str(context.out.pseudo_masks)
+    place = _place(context.one_pass, context.out.pseudo_masks)
     failed = read_json(context.out.mask_scores)["failed_parts"]
     parts = [part for part in parts_of(context, context.one_pass.part) if part.name not in failed]
     return masks_of(train, place, parts, real)
