@@ -31,6 +31,7 @@ from maskwright.weak.one_pass import stage as one_pass
 from maskwright.weak.one_pass.chain import Chain
 from maskwright.weak.one_pass.parts import label_part, parts_of
 from maskwright.weak.one_pass.receipts import read_receipt, summed
+from maskwright.weak.refine import REFINEMENTS
 
 SETTINGS = [
     "device=cpu",
@@ -409,3 +410,9 @@ def test_a_recipe_that_labels_nothing_shares_nothing(tmp_path):
 def test_a_threshold_that_needs_all_maps_is_refused(photographs, tmp_path):
     with pytest.raises(RecipeError, match="threshold=best compares maps of all images"):
         label(photographs, tmp_path / "run", HERE, "pseudo_masks.threshold=best")
+
+
+def test_a_refinement_that_works_on_folders_alone_is_refused(photographs, tmp_path, monkeypatch):
+    monkeypatch.setitem(REFINEMENTS, "crf", replace(REFINEMENTS["crf"], refiner=None))
+    with pytest.raises(RecipeError, match=r"refine=\[crf\] works on folders of maps alone"):
+        label(photographs, tmp_path / "run", HERE)

@@ -19,7 +19,7 @@ from maskwright.weak.networks.frozen import frozen_store, is_frozen
 from maskwright.weak.one_pass.stage import label_in_parts, part_files
 from maskwright.weak.provenance import provenance_of
 from maskwright.weak.pseudo_masks import write_pseudo_masks
-from maskwright.weak.refine import refinement_stages
+from maskwright.weak.refine import REFINEMENTS, refinement_stages
 from maskwright.weak.refine.threshold import chosen_threshold
 
 VIEWS = ("size", "scales", "flip")
@@ -60,6 +60,12 @@ def label_stages(context: RunContext) -> list[Stage]:
             raise RecipeError(
                 "pseudo_masks.threshold=best compares maps of all images, which are not kept where they are labelled "
                 "in one pass; give auto, or a number"
+            )
+        lacking = [word for word in recipe.refine if REFINEMENTS[word].refiner is None]
+        if lacking:
+            raise RecipeError(
+                f"refine=[{lacking[0]}] works on folders of maps alone, which are not kept where images are labelled "
+                "in one pass; leave it out, or label a folder without engine="
             )
         make = partial(label_in_parts, whole)
         settings |= {"one_pass": one_pass.facts(whole.has_shards), "data": whole.train_facts}

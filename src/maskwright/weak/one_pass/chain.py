@@ -86,9 +86,8 @@ class Chain:
     @cached_property
     def _refiners(self) -> list[Any]:
         recipe = self.context.recipe
-        return [
-            REFINEMENTS[word].refiner(self.context, getattr(recipe, word), suffix) for word, suffix in suffixed(recipe)
-        ]
+        found = [(REFINEMENTS[word].refiner, getattr(recipe, word), suffix) for word, suffix in suffixed(recipe)]
+        return [make(self.context, settings, suffix) for make, settings, suffix in found if make is not None]
 
     def labelled(self, dataset: Dataset, indices: Sequence[int], failed: dict[int, str]) -> Iterator[Labelled]:
         """Label images, batch by batch; which images are together depends on `indices` alone.

@@ -150,5 +150,5 @@ def crf_stages(context: RunContext, crf: CRFSettings, source: str, suffix: str) 
 
 
 CRF = Refinement(
-    "CRF", CRFSettings, crf_stages, crf_refiner, reads_threshold=True, crf=lambda crf: f"maps: {crf.preset}"
+    "CRF", CRFSettings, crf_stages, refiner=crf_refiner, reads_threshold=True, crf=lambda crf: f"maps: {crf.preset}"
 )

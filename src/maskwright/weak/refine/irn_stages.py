@@ -135,7 +135,7 @@ IRN = Refinement(
     "IRN",
     IRNSettings,
     irn_stages,
-    irn_refiner,
+    refiner=irn_refiner,
     network="irnet",
     build=lambda irn, pretrained: build_irnet(irn.model_copy(update={"pretrained": pretrained})),
     check=lambda irn, labels: background_of(labels),

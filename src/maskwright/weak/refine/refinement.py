@@ -44,8 +44,6 @@ class Refinement:
         settings: of the recipe's block under the refinement's word.
         stages: called as `stages(context, settings, source, suffix)`: its stages on the maps of stage `source`, each
             with `suffix` at the end of its name. The last has the refined maps.
-        refiner: called as `refiner(context, settings, suffix)` when the stages that train its network, if any, are
-            finished; does in memory what the other stages do with folders of maps.
         needs: called with its settings; what must be there, in the words of `maskwright.weak.methods`, as for a seed
             method.
         reads_threshold: whether it needs the background's score, which must then be chosen before it.
@@ -55,12 +53,14 @@ class Refinement:
         work: by the name of a stage; one that is not here takes one image at a time, as long as it has pixels.
         cheap: settings that a plan's trial changes.
         crf: called with its settings; where it lets a dense CRF have a part in the pseudo-masks, in words, or "".
+        refiner: called as `refiner(context, settings, suffix)` when the stages that train its network, if any, are
+            finished; does in memory what the other stages do with folders of maps. None: images cannot be labelled in
+            one pass with it.
     """
 
     title: str
     settings: type[Settings]
     stages: Callable[[RunContext, Any, str, str], list[Stage]]
-    refiner: Callable[[RunContext, Any, str], Refiner]
     needs: Callable[[Any], tuple[str, ...]] = needs_nothing
     reads_threshold: bool = False
     network: str = ""
@@ -69,3 +69,4 @@ class Refinement:
     work: Mapping[str, Work] = field(default_factory=dict)
     cheap: Mapping[str, Any] = field(default_factory=dict)
     crf: Callable[[Any], str] = lambda settings: ""
+    refiner: Callable[[RunContext, Any, str], Refiner] | None = None

@@ -160,7 +160,7 @@ SALIENCY = Refinement(
     "saliency",
     SaliencySettings,
     saliency_stages,
-    saliency_refiner,
+    refiner=saliency_refiner,
     needs=lambda saliency: ("saliency",),
     reads_threshold=True,
 )
