@@ -419,6 +419,23 @@ signal.signal(signal.SIGCHLD, of_torch)
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_that_a_library_takes_for_an_error_is_a_stop(number, code):
+    patch = f"""
+import os, time, maskwright.cli.verbs as verbs
+def library(given, until):
+    try:
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(60)
+    except BaseException as error:
+        raise ValueError("could not determine the shape") from error
+verbs._run = library
+"""
+    result = process("run", "demo", code=patch)
+    assert (result.returncode, "bug" in result.stderr) == (code, False), result.stderr
+    assert "give the same command again to resume" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_before_the_verb_begins_is_no_bug(number, code):
     patch = f"""
 import os, typer

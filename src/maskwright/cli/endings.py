@@ -49,6 +49,9 @@ class Terminated(KeyboardInterrupt):
     """SIGTERM came."""
 
 
+stops: list[KeyboardInterrupt] = []  # that were asked for
+
+
 def main() -> None:
     """Run the command line.
 
@@ -56,13 +59,16 @@ def main() -> None:
     disk, 130 and 143 stopped by SIGINT and SIGTERM.
     """
     if MAIN_PROCESS:  # the others may wait for this one inside of a call that no signal interrupts
-        signal.signal(signal.SIGTERM, _terminate)
+        signal.signal(signal.SIGTERM, _stop)
+    if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in a shell's background
+        signal.signal(signal.SIGINT, _stop)
     try:
         app(prog_name="maskwright")
     except Ended as ended:
         sys.exit(_end(ended.error))
     except (Exception, KeyboardInterrupt) as error:  # a stop may come before the verb begins
-        sys.exit(_end(error))
+        # A library that a stop interrupts may raise an error of its own in its place.
+        sys.exit(_end(stops[0] if stops else error))
     finally:
         _end_loaders()
         gc.freeze()  # the process ends: looking through all that torch has built once more would take 0.7 seconds
@@ -79,9 +85,10 @@ def _end_loaders() -> None:
             process.kill()
 
 
-def _terminate(number: int, frame: FrameType | None) -> None:
-    signal.signal(number, signal.SIG_DFL)
-    raise Terminated
+def _stop(number: int, frame: FrameType | None) -> None:
+    stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
+    signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # for a second one
+    raise stops[-1]
 
 
 def _end(error: BaseException) -> int:
