@@ -64,7 +64,6 @@ def harms(folder: Path, count: int) -> dict[str, Any]:
         "another recipe in the folder": lambda: harm.foreign(there),
         "data changes under the run": lambda: harm.changed_data(there, TAGS),
         "a file of the run is harmed, then the same command": lambda: harm.torn(there, TAGS, TAGS),
-        "a file of the run is harmed, then another threshold": lambda: harm.torn(there, TAGS, OTHER),
     }
     found = {}
     for name, work in parts.items():
@@ -77,9 +76,6 @@ def harms(folder: Path, count: int) -> dict[str, Any]:
         for outcome in wrong:
             say(f"    {outcome.name}: {outcome.said[:600]}")
     return found
-
-
-OTHER = (*TAGS[:-2], "pseudo_masks.threshold=0.4", *TAGS[-2:])
 
 
 def bad_files(folder: Path, count: int) -> dict[str, Any]:

@@ -24,6 +24,8 @@ SIGNALS = (
     (signal.SIGTERM, True),
     (signal.SIGINT, True),
 )
+STAGE_LINE = re.compile(r"^\[\d+/\d+\] .+", re.MULTILINE)
+IN_A_STAGE = 0.8  # of the kills come when a run has begun to make something
 STAGE = re.compile(r"^\[\d+/\d+\] ([^:\n]+)", re.MULTILINE)
 EACH = 8  # kills of one run, at most
 LEAVES = 60.0  # seconds after which a process that was told to stop counts as one that hangs
@@ -104,6 +106,8 @@ def _kill(victim: Victim, place: Path, most: int, takes: float, generator: rando
     for _ in range(most):
         child = victim.start(victim.words, place)
         number, group = generator.choice(SIGNALS)
+        if victim.stages and generator.random() < IN_A_STAGE:
+            _wait_for_a_stage(child)
         if child.wait(generator.uniform(0, 2 * takes / most)) is None:
             child.send(number, group=group)
             if child.wait(LEAVES) is None:
@@ -119,6 +123,15 @@ def _kill(victim: Victim, place: Path, most: int, takes: float, generator: rando
         if code == 0:
             break
     _end(victim, place)
+
+
+def _wait_for_a_stage(child: Child) -> None:
+    """Wait until a run makes something: each start begins with looking at the data, which loses nothing."""
+    while child.process.exitcode is None:
+        stages = STAGE_LINE.findall(child.said())
+        if stages and not stages[-1].endswith("done already"):
+            return
+        time.sleep(0.01)
 
 
 def _end(victim: Victim, place: Path) -> Child:

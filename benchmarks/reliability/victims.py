@@ -5,6 +5,7 @@ Another kind is one more entry of `VICTIMS`; a kind that is not one command give
 
 from __future__ import annotations
 
+import contextlib
 import hashlib
 import json
 from collections.abc import Callable
@@ -47,6 +48,7 @@ class Victim:
         words: of the command that starts it and goes on with it, in a folder that `prepare` has filled.
         prepare: fills an empty folder with what it reads.
         results: the folder in it whose files are compared.
+        stages: it says which stage it is in, as `maskwright run` does.
         start: begins it, or goes on with it.
         digest: of that folder; equal where two runs have the same results.
     """
@@ -54,6 +56,7 @@ class Victim:
     words: tuple[str, ...]
     prepare: Callable[[Path], None]
     results: str = "run"
+    stages: bool = True
     start: Start = children.start
     digest: Callable[[Path], dict[str, str]] = lambda folder: digest(folder)
 
@@ -68,18 +71,21 @@ def digest(folder: Path) -> dict[str, str]:
             continue
         held = path.read_bytes() if path.suffix in COMPARED else b""
         if path.suffix in (".json", ".jsonl"):
-            text = path.read_text().replace(str(folder.resolve().parent), "")  # where it lies does not count
+            held = path.read_bytes()
+            text = path.read_text(errors="replace")
             lines = text.splitlines() if path.suffix == ".jsonl" else [text]
-            held = repr([untimed(json.loads(line)) for line in lines]).encode()
+            with contextlib.suppress(ValueError):  # one that is damaged counts as it is
+                held = repr([untimed(json.loads(line)) for line in lines]).encode()
         if held:
             found[inside] = hashlib.sha256(held).hexdigest()[:16]
     return found
 
 
 def untimed(value: Any) -> Any:
-    """A JSON value without what a clock gives."""
+    """A JSON value without what a clock gives, and without places, which are those of the run that was copied."""
     if isinstance(value, dict):
-        return {key: untimed(inner) for key, inner in value.items() if key not in TIMED}
+        kept = {key: inner for key, inner in value.items() if not (isinstance(inner, str) and inner.startswith("/"))}
+        return {key: untimed(inner) for key, inner in kept.items() if key not in TIMED}
     return [untimed(inner) for inner in value] if isinstance(value, list) else value
 
 
@@ -138,5 +144,5 @@ def finished(folder: Path) -> None:
 VICTIMS = {
     "tags to masks to model": Victim(TAGS, tagged_and_masked),
     "masks to model": Victim(MASKS, tagged_and_masked),
-    "predict": Victim(PREDICT, finished, results="predicted"),
+    "predict": Victim(PREDICT, finished, results="predicted", stages=False),
 }
