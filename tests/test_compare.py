@@ -20,7 +20,8 @@ from maskwright.files import read_json
 from maskwright.pipeline.compare import Method, compare, read_method
 from maskwright.report.compare import agreement
 from maskwright.runs.results import differences, mean_interval
-from maskwright.runs.stages import Stage, run_stages, share_stages
+from maskwright.runs.stages import Stage, run_stages
+from maskwright.runs.taking_over import share_stages
 
 TINY = [
     "data.options={count: 6, size: [32, 32]}",

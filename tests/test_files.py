@@ -10,7 +10,7 @@ import threading
 import pytest
 
 from maskwright.files import atomic_write, is_there, remove_unfinished, write_json, written_beside
-from maskwright.runs.stages import run_lock
+from maskwright.runs.lock import run_lock
 
 
 def test_all_calls_are_made_in_order():

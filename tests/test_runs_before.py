@@ -20,7 +20,8 @@ from maskwright.plan.plan import plan
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
-from maskwright.runs.stages import share_stages, states
+from maskwright.runs.stages import states
+from maskwright.runs.taking_over import share_stages
 from maskwright.settings import MaskSettings
 
 CHANGED = 1_700_000_000

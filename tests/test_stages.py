@@ -6,7 +6,8 @@ import pytest
 from maskwright.errors import MaskwrightError
 from maskwright.files import read_json
 from maskwright.recipe.load import build_recipe
-from maskwright.runs.stages import Stage, effective, fingerprints, run_lock, run_stages, states
+from maskwright.runs.lock import run_lock
+from maskwright.runs.stages import Stage, effective, fingerprints, run_stages, states
 
 
 class Log(list):

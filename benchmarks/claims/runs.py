@@ -15,7 +15,7 @@ from benchmarks.facts import as_lines, facts
 from maskwright.errors import MaskwrightError
 from maskwright.files import atomic_write, write_json
 from maskwright.runs.results import mean_interval
-from maskwright.runs.stages import share_stages
+from maskwright.runs.taking_over import share_stages
 
 RESULTS = Path(__file__).parent / "results"
 FAST = ["autocast=bfloat16", "channels_last=true", "workers=1"]

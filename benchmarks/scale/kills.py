@@ -22,7 +22,6 @@ from benchmarks.facts import as_lines, facts
 from benchmarks.scale.tiny import ENVIRONMENT, command, digests, prepare, write_shards
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
-from maskwright.runs.sharing import Sharing
 from maskwright.weak.one_pass.stage import label_job
 
 RESULTS = Path(__file__).parent / "results"
@@ -105,7 +104,7 @@ def _undisturbed(folder: Path, side: int, found: dict[str, str], every: int) -> 
     """Files of every n-th shard labelled in this process: how many were compared, and how many differ."""
     words = command(folder / "data", folder / "run", side)[5:]
     recipe = load_recipe("demo", [word for word in words if not word.startswith("sample=")])
-    context = RunContext(recipe, folder / "run", print, Sharing(engine="task", task="0/1", sample=8))
+    context = RunContext(recipe, folder / "run", print, {"sample": 8})
     job = label_job(context, folder / "run" / "pseudo_masks")
     alone = folder / "alone"
     shutil.rmtree(alone, ignore_errors=True)

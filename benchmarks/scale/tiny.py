@@ -59,7 +59,8 @@ def command(data: Path, out: Path, side: int, *words: str, backbone: str = "resn
     """The command that labels such a set."""
     return [
         *(sys.executable, "-m", "maskwright", "label", "demo", f"data={data}", f"out={out}", "data.options={}"),
-        *(f"classifier.backbone={backbone}", "seeds.scales=[1.0]", "device=cpu", "refine=[]"),
+        *(f"classifier.backbone={backbone}", f"model.backbone={backbone}", "seeds.scales=[1.0]"),
+        *("device=cpu", "refine=[]"),
         f"classifier.train={{steps: 2, epochs: null, batch_size: 4, workers: 0, augment: {{crop: [{side}, {side}]}}}}",
         *("pseudo_masks.threshold=0.3", "sample=8", *words),
     ]

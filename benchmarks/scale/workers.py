@@ -39,7 +39,7 @@ def main(words: list[str]) -> None:
     prepare(folder / "data", folder / "run", side, given["backbone"])
     typed = command(folder / "data", folder / "run", side, backbone=given["backbone"])[5:]
     recipe = load_recipe("demo", [word for word in typed if not word.startswith("sample=")])
-    context = RunContext(recipe, folder / "run", print, Sharing(sample=8))
+    context = RunContext(recipe, folder / "run", print, {"sample": 8})
     rows, rates = [], {}
     for engine, workers in (("local", 1), ("local", 2), ("ray", 1), ("ray", 2)):
         job = _anew(context, folder)

@@ -26,7 +26,6 @@ from maskwright.pipeline.export import export_run
 from maskwright.pipeline.stages import with_mask_only
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
-from maskwright.runs.sharing import Sharing
 from maskwright.weak.one_pass import stage as one_pass
 from maskwright.weak.one_pass.chain import Chain
 from maskwright.weak.one_pass.parts import label_part, parts_of
@@ -45,8 +44,8 @@ SETTINGS = [
     "pseudo_masks={threshold: auto, ignore_below: 0.02}",
 ]
 COUNT = 10
-HERE = Sharing(engine="task", task="0/1", part=4, sample=6)  # in this process
-HERE_AS_MAIN = Sharing(workers=1, part=4, sample=COUNT)
+HERE = dict(engine="task", task="0/1", part=4, sample=6)  # in this process
+HERE_AS_MAIN = dict(workers=1, part=4, sample=COUNT)
 
 
 @pytest.fixture(scope="module")
@@ -106,7 +105,7 @@ def by_files(photographs, tmp_path_factory):
 def trained(photographs, tmp_path_factory):
     """A run whose networks are trained and whose sample has maps, as the first task of an array leaves it."""
     out = tmp_path_factory.mktemp("run") / "trained"
-    label(photographs, out, replace(HERE, task="first", sample=COUNT))
+    label(photographs, out, HERE | dict(task="first", sample=COUNT))
     return out
 
 
@@ -120,7 +119,7 @@ def run(trained, tmp_path):
 def packed_run(shards, tmp_path_factory):
     """The same on shards."""
     out = tmp_path_factory.mktemp("run") / "packed"
-    label(shards, out, replace(HERE, task="first"))
+    label(shards, out, HERE | dict(task="first"))
     return out
 
 
@@ -143,7 +142,7 @@ def context(data, out, sharing=HERE):
 def test_one_part_gives_the_masks_that_files_give(by_files, photographs, tmp_path):
     shutil.copytree(by_files, tmp_path / "run")
     shutil.rmtree(tmp_path / "run" / "pseudo_masks")
-    of_run = context(photographs, tmp_path / "run", replace(HERE, part=100))
+    of_run = context(photographs, tmp_path / "run", HERE | dict(part=100))
     one_pass.label_in_parts(of_run, tmp_path / "run" / "pseudo_masks")
     expected, found = masks(by_files), masks(tmp_path / "run")
     assert sorted(found) == sorted(expected)
@@ -189,7 +188,7 @@ def parts_files(out):
 def test_workers_give_the_bytes_that_one_process_gives(engine, workers, undisturbed, on_shards, shards):
     if engine == "ray":
         pytest.importorskip("ray")
-    label(shards, on_shards, Sharing(engine=engine, workers=workers, sample=6))
+    label(shards, on_shards, dict(engine=engine, workers=workers, sample=6))
     found = parts_files(on_shards)
     assert len(found) == 9
     assert found == undisturbed
@@ -206,7 +205,7 @@ def test_ranks_give_the_bytes_that_one_process_gives(undisturbed, on_shards, sha
 
 
 def test_receipts_are_summed_and_parts_become_files(run, photographs):
-    said = label(photographs, run, replace(HERE, task="last", sample=COUNT))
+    said = label(photographs, run, HERE | dict(task="last", sample=COUNT))
     folder = run / "pseudo_masks"
     assert sorted(path.name for path in folder.glob("*.receipt.json")) == [
         f"part-{number:06d}.receipt.json" for number in range(3)
@@ -223,10 +222,18 @@ def test_receipts_are_summed_and_parts_become_files(run, photographs):
 
 
 def test_the_same_command_again_and_one_that_says_nothing_of_parts_find_it_done(run, photographs):
-    label(photographs, run, replace(HERE, task="last", sample=COUNT))
-    for sharing in (Sharing(part=4, sample=COUNT), None):
+    label(photographs, run, HERE | dict(task="last", sample=COUNT))
+    for sharing in ({"engine": "local"}, None):
         said = label(photographs, run, sharing)
         assert sum("done already" in line for line in said) == sum("[" in line for line in said) > 5
+
+
+@pytest.mark.parametrize("more", [{}, {"skip_failed": True}, {"workers": 1}])
+def test_what_is_not_said_again_is_as_the_folder_remembers(more, run, photographs):
+    said = {"engine": "local", **more}
+    found = RunContext(recipe(photographs, run), run, print, said).one_pass
+    assert (found.part, found.sample, found.engine) == (4, COUNT, "local")
+    assert RunContext(recipe(photographs, run), run, print, {**said, "part": 7}).one_pass.part == 7
 
 
 def test_a_part_whose_receipt_is_gone_is_done_again_and_no_other(on_shards, shards):
@@ -268,7 +275,7 @@ def test_a_torn_shard_is_reported_and_passed_over_until_it_is_mended(on_shards, 
     shutil.copytree(shards, tmp_path / "shards")
     torn = tmp_path / "shards" / "all-000001.tar"
     whole = torn.read_bytes()
-    arguments = (tmp_path / "shards", on_shards, replace(HERE, task="0/1"))
+    arguments = (tmp_path / "shards", on_shards, HERE | dict(task="0/1"))
     torn.write_bytes(whole[:5000])
     with pytest.raises(MaskwrightError, match=r"1 parts could not be labelled: all-000001: .*5000 bytes"):
         label(*arguments)
@@ -295,7 +302,7 @@ def test_a_failed_part_ends_the_run_unless_it_is_to_be_skipped(run, photographs,
     of_run, folder = context(photographs, run), run / "pseudo_masks"
     with pytest.raises(MaskwrightError, match=r"1 of 3 parts could not be labelled.*a torn file.*skip_failed=true"):
         one_pass.label_in_parts(of_run, folder)
-    one_pass.label_in_parts(context(photographs, run, replace(HERE, skip_failed=True)), folder)
+    one_pass.label_in_parts(context(photographs, run, HERE | dict(skip_failed=True)), folder)
     scores = read_json(folder / "scores.json")
     assert scores["failed_parts"] == {"part-000001": "ValueError: a torn file"}
     assert scores["images"] == 5
@@ -319,7 +326,7 @@ def test_training_reads_masks_of_parts(on_shards, shards):
 
 
 def test_what_vanished_is_made_again_before_it_is_trained_on(run, photographs):
-    label(photographs, run, replace(HERE, task="last", sample=COUNT))
+    label(photographs, run, HERE | dict(task="last", sample=COUNT))
     before = masks(run)
     folder = run / "pseudo_masks"
     (folder / "part-000001.tar").unlink()
@@ -358,9 +365,9 @@ def test_maps_are_kept_where_asked_for(by_files, photographs, tmp_path):
 
 def test_tasks_label_what_the_first_prepared_and_the_last_sums(run, photographs):
     for number in (1, 0):
-        label(photographs, run, replace(HERE, task=f"{number}/2", sample=COUNT))
+        label(photographs, run, HERE | dict(task=f"{number}/2", sample=COUNT))
     assert not (run / "pseudo_masks" / "scores.json").exists()
-    label(photographs, run, replace(HERE, task="last", sample=COUNT))
+    label(photographs, run, HERE | dict(task="last", sample=COUNT))
     assert read_json(run / "pseudo_masks" / "scores.json")["images"] == 9
 
 
@@ -371,7 +378,7 @@ def test_a_task_before_the_first_says_what_is_missing(photographs, tmp_path):
 
 def test_parts_go_where_they_are_sent(on_shards, shards):
     pytest.importorskip("fsspec")
-    sent = replace(HERE, to="memory://labels")
+    sent = HERE | dict(to="memory://labels")
     of_run = context(shards, on_shards, sent)
     one_pass.label_in_parts(of_run, on_shards / "pseudo_masks")
     assert not list((on_shards / "pseudo_masks").glob("*.tar"))
@@ -381,7 +388,7 @@ def test_parts_go_where_they_are_sent(on_shards, shards):
 
 def test_an_unknown_engine_is_named_with_its_neighbours(run, photographs):
     with pytest.raises(RecipeError, match=r"'locl'. Did you mean 'local'"):
-        one_pass.label_in_parts(context(photographs, run, replace(HERE, engine="locl")), run / "pseudo_masks")
+        one_pass.label_in_parts(context(photographs, run, HERE | dict(engine="locl")), run / "pseudo_masks")
 
 
 def test_a_receipt_of_other_classes_is_refused():
@@ -390,7 +397,7 @@ def test_a_receipt_of_other_classes_is_refused():
 
 
 def test_what_follows_knows_where_masks_and_maps_are(on_shards, shards, tmp_path):
-    label(shards, on_shards, replace(HERE, task="last"))
+    label(shards, on_shards, HERE | dict(task="last"))
     table = judge_seeds(on_shards, [])
     assert any("irn" in line for line in table)
     said = export_run(on_shards, [], "yolo-semantic", str(tmp_path / "out"))
@@ -403,8 +410,9 @@ def test_what_follows_knows_where_masks_and_maps_are(on_shards, shards, tmp_path
 
 
 def test_a_recipe_that_labels_nothing_shares_nothing(tmp_path):
-    with pytest.raises(RecipeError, match="engine=local shares labelling"):
-        pipeline.run(load_recipe("deeplabv3plus-quick", [f"out={tmp_path / 'run'}", "data=scenes"]), sharing=Sharing())
+    of_masks = load_recipe("deeplabv3plus-quick", [f"out={tmp_path / 'run'}", "data=scenes"])
+    with pytest.raises(RecipeError, match="engine= shares labelling"):
+        pipeline.run(of_masks, sharing={"engine": "local"})
 
 
 def test_a_threshold_that_needs_all_maps_is_refused(photographs, tmp_path):

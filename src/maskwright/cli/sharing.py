@@ -7,33 +7,28 @@ from typing import Any
 
 from maskwright.cli.words import SHARING
 from maskwright.errors import RecipeError
-from maskwright.runs.sharing import Sharing
 
 
-def sharing_of(options: Mapping[str, Any]) -> Sharing | None:
-    """What was said of sharing; None where nothing was, or nothing that the engine goes with.
+def sharing_of(options: Mapping[str, Any]) -> dict[str, Any] | None:
+    """What was said of sharing, by the names of `maskwright.runs.sharing.Sharing`; None where nothing was.
 
     Raises:
         RecipeError: options without the engine that they are of, or values that cannot be.
     """
-    given = {key: options[key] for key in SHARING if options[key] != SHARING[key].default}
-    if not given:
+    said = {key: options[key] for key in SHARING if options[key] != SHARING[key].default}
+    if not said:
         return None
-    if set(given) <= {"skip_failed"}:
-        given["engine"] = "local"
-    if "engine" not in given:
-        raise RecipeError(
-            f"{next(iter(given))}= says how labelling is shared; give engine=local, torchrun, task or ray"
-        )
-    for key in ("part", "sample"):
-        if options[key] < 1:
-            raise RecipeError(f"{key} must be at least 1, found {options[key]}")
-    if options["workers"] < 0:
-        raise RecipeError(f"workers must be 0 or more, found {options['workers']}")
-    if given.pop("keep", "maps") != "maps":
-        raise RecipeError(f"keep must be maps, or left out, found {options['keep']!r}")
-    if "task" in given and given["engine"] != "task":
-        raise RecipeError(f"task={given['task']} goes with engine=task, found engine={given['engine']}")
-    if "address" in given and given["engine"] != "ray":
-        raise RecipeError(f"address={given['address']} goes with engine=ray, found engine={given['engine']}")
-    return Sharing(**given, keep_maps=options["keep"] == "maps")
+    engine = said.setdefault("engine", "local") if set(said) <= {"skip_failed"} else said.get("engine")
+    if engine is None:
+        raise RecipeError(f"{next(iter(said))}= says how labelling is shared; give engine=local, torchrun, task or ray")
+    for key, least in (("part", 1), ("sample", 1), ("workers", 0)):
+        if said.get(key, least) < least:
+            raise RecipeError(f"{key} must be at least {least}, found {said[key]}")
+    for key, own in (("task", "task"), ("address", "ray")):
+        if key in said and engine != own:
+            raise RecipeError(f"{key}={said[key]} goes with engine={own}, found engine={engine}")
+    if (kept := said.pop("keep", None)) is not None:
+        if kept != "maps":
+            raise RecipeError(f"keep must be maps, or left out, found {kept!r}")
+        said["keep_maps"] = True
+    return said

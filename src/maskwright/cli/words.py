@@ -59,10 +59,8 @@ SHARING = {
     "workers": Option(0, "processes that label; 0: one a processor, or GPU where there is one", _whole),
     "task": Option(None, "of engine=task: first (the networks), i/N (parts i, i + N, ...), last (the sum)"),
     "address": Option(None, "of a Ray cluster that runs already; default: one on this machine alone"),
-    "part": Option(1000, "images of a part, of a set that has no shards", _whole),
-    "sample": Option(
-        1000, "images whose maps are kept as files: for thresholds, what learns from maps, and eyes", _whole
-    ),
+    "part": Option(None, "images of a part, of a set that has no shards; default 1000", _whole),
+    "sample": Option(None, "images whose maps are files: for thresholds, training and eyes; default 1000", _whole),
     "keep": Option(None, "maps: keep those of all images in the parts' tar files"),
     "to": Option(None, "folder or address that gets the parts' files; default: the run folder"),
     "skip_failed": Option(False, "go on without parts that could not be labelled", _yes_or_no),

@@ -26,8 +26,10 @@ from maskwright.recipe.load import load_recipe, recipe_names
 from maskwright.runs.contents import stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import SEED_EVALUATION, RunFolder
+from maskwright.runs.lock import run_lock
 from maskwright.runs.methods import Job, Method, folder_name
-from maskwright.runs.stages import Stage, effective, making, run_lock, run_stages, share_stages, states
+from maskwright.runs.stages import Stage, effective, making, run_stages, states
+from maskwright.runs.taking_over import share_stages
 from maskwright.settings import Recipe
 from maskwright.settings.old_names import new_name
 

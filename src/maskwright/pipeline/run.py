@@ -7,9 +7,8 @@ end in a folder of masks in PASCAL VOC layout; after it, training does not know 
 from __future__ import annotations
 
 import shutil
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from contextlib import nullcontext
-from dataclasses import replace
 from pathlib import Path
 from typing import Any
 
@@ -27,8 +26,9 @@ from maskwright.report.verdict import read_verdict
 from maskwright.runs.contents import read_run
 from maskwright.runs.context import RunContext
 from maskwright.runs.facts import run_facts
-from maskwright.runs.sharing import Sharing, remember
-from maskwright.runs.stages import run_lock, run_stages, states
+from maskwright.runs.lock import run_lock
+from maskwright.runs.sharing import remember
+from maskwright.runs.stages import run_stages, states
 from maskwright.settings import Recipe
 from maskwright.weak.one_pass.stage import label_job, named_failures, share_parts
 
@@ -40,7 +40,7 @@ def run(
     *,
     until: str | None = None,
     page: bool = False,
-    sharing: Sharing | None = None,
+    sharing: Mapping[str, Any] | None = None,
     say: Callable[[str], None] = print,
 ) -> Path:
     """Run a recipe, or resume it where it was stopped; the maps of a frozen backbone are deleted when all is finished.
@@ -49,8 +49,8 @@ def run(
         recipe: what to do.
         until: name of the last stage to run; all by default.
         page: of a run that ends with pseudo-masks, keep a preview while it goes on, and end with its report.
-        sharing: label all images in one pass, part by part, with maps as files of a sample alone; as is done with sets
-            of shards, and with a run folder that was begun so, in any case.
+        sharing: label all images in one pass, part by part, with maps as files of a sample alone, and what is said of
+            that, by the names of `runs.sharing.Sharing`; sets of shards, and a run that was begun so, are in any case.
         say: prints one line.
 
     Returns:
@@ -66,14 +66,15 @@ def run(
     if not main:
         say = _silent
     out = Path(recipe.out or f"runs/{recipe.name}")
-    if sharing is not None and sharing.task == LAST:  # what is left, and the sum
-        sharing = replace(sharing, engine="local", task=None)
+    task = None if sharing is None else sharing.get("task")
+    if sharing is not None and task == LAST:  # what is left, and the sum
+        sharing = {**sharing, "engine": "local", "task": None}
     if sharing is not None and recipe.supervision == "masks":
-        raise RecipeError(f"engine={sharing.engine} shares labelling, and recipe {recipe.name} is trained on masks")
+        raise RecipeError(f"engine= shares labelling, and recipe {recipe.name} is trained on masks")
     context = RunContext(recipe, out, say, sharing)
-    if sharing is not None and sharing.task == FIRST:
+    if task == FIRST:
         until, page = recipe_stages(context, "pseudo_masks")[-2].name, False
-    elif sharing is not None and sharing.task is not None:
+    elif task not in (None, LAST):
         return one_task(context)
     start = check_run(context, until) if main else None
     stages = recipe_stages(context, until)

@@ -11,6 +11,7 @@ import time
 from collections.abc import Mapping, Sequence
 from dataclasses import dataclass
 from pathlib import Path
+from typing import Any
 
 import numpy as np
 import torch
@@ -30,7 +31,6 @@ from maskwright.plan.trial import Trial, try_stages
 from maskwright.plan.words import size_words, words
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS, RunFolder
-from maskwright.runs.sharing import Sharing
 from maskwright.runs.stages import states
 from maskwright.settings import Recipe
 from maskwright.weak.methods import seed_method
@@ -85,7 +85,7 @@ class Row:
     disk: float | None = None
 
 
-def plan(recipe: Recipe, until: str | None = None, sharing: Sharing | None = None) -> list[Row]:
+def plan(recipe: Recipe, until: str | None = None, sharing: Mapping[str, Any] | None = None) -> list[Row]:
     """The stages that a run would go through, with estimates for those that are not finished; nothing is written.
 
     Raises:

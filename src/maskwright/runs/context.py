@@ -3,7 +3,7 @@
 from __future__ import annotations
 
 import copy
-from collections.abc import Callable
+from collections.abc import Callable, Mapping
 from functools import cached_property
 from os import PathLike
 from pathlib import Path
@@ -34,8 +34,8 @@ class RunContext:
         recipe: what is run.
         out: the run folder.
         say: prints one line.
-        sharing: how images are labelled part by part; by default as the folder remembers it, and with maps of all
-            images in files where it does not, but for sets of shards.
+        sharing: what is said of how images are labelled part by part, by the names of `Sharing`; the rest is as the
+            folder remembers it. Where neither says anything, maps of all images are files, but for sets of shards.
     """
 
     def __init__(
@@ -43,7 +43,7 @@ class RunContext:
         recipe: Recipe,
         out: str | PathLike[str],
         say: Callable[[str], None],
-        sharing: Sharing | None = None,
+        sharing: Mapping[str, Any] | None = None,
     ) -> None:
         self.recipe, self.out, self.say = recipe, RunFolder(out), say
         self.sharing = sharing

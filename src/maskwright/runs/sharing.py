@@ -2,7 +2,8 @@
 
 from __future__ import annotations
 
-from dataclasses import asdict, dataclass, fields
+from collections.abc import Mapping
+from dataclasses import asdict, dataclass
 from typing import Any
 
 from maskwright.errors import DataError
@@ -55,20 +56,20 @@ def remember(out: RunFolder, sharing: Sharing) -> None:
     write_json(out.sharing, {key: value for key, value in asdict(sharing).items() if key in KEPT})
 
 
-def remembered(out: RunFolder, sharing: Sharing | None) -> Sharing | None:
-    """How a run folder's images are labelled, or what is said now where it does not know.
+def remembered(out: RunFolder, said: Mapping[str, Any] | None) -> Sharing | None:
+    """How a run's images are labelled: what is said now, and for the rest what its folder knows; None without either.
 
     Args:
         out: of the run.
-        sharing: what is said now.
+        said: what is said now, by the names of `Sharing`.
 
     Raises:
         DataError: the file is damaged.
     """
-    if not out.sharing.is_file():
-        return sharing
-    kept = read_json(out.sharing)
-    known = {field.name for field in fields(Sharing)}
-    if not isinstance(kept, dict) or not set(kept) <= known:
+    there = out.sharing.is_file()
+    if said is None and not there:
+        return None
+    kept = read_json(out.sharing) if there else {}
+    if not isinstance(kept, dict) or not set(kept) <= set(KEPT):
         raise DataError(f"{out.sharing} does not say how the run is labelled; delete it, and give engine= again")
-    return sharing or Sharing(**kept)
+    return Sharing(**{**kept, **(said or {})})

@@ -37,7 +37,8 @@ from maskwright.recipe.load import load_recipe
 from maskwright.runs.data_facts import data_facts
 from maskwright.runs.digests import Digests
 from maskwright.runs.folder import RunFolder
-from maskwright.runs.stages import Stage, effective, run_lock, run_stages
+from maskwright.runs.lock import run_lock
+from maskwright.runs.stages import Stage, effective, run_stages
 from maskwright.settings import Recipe
 from maskwright.studies.bce_sce_results import plot, read_epochs, table, verdicts
 from maskwright.weak.labels import threshold_counts

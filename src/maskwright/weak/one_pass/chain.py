@@ -3,7 +3,6 @@
 from __future__ import annotations
 
 from collections.abc import Iterator, Sequence
-from contextlib import ExitStack
 from dataclasses import dataclass
 from functools import cached_property
 from typing import Any
@@ -108,8 +107,7 @@ class Chain:
         batches = seed_batches(
             dataset, self._network, self.seeds, jobs, device, method.maps, self.seeds.options, failed=failed
         )
-        with ExitStack() as stack:
-            stack.enter_context(freed_memory_kept(device))
+        with freed_memory_kept(device):
             for found, samples, maps in batches:
                 maps = [_as_kept(one) for one in maps]
                 if samples:

@@ -5,7 +5,7 @@ from __future__ import annotations
 import os
 from collections.abc import Callable, Iterable, Iterator, Sequence
 from concurrent.futures import ThreadPoolExecutor
-from dataclasses import dataclass, replace
+from dataclasses import asdict, dataclass, replace
 from pathlib import Path
 from typing import Any
 
@@ -27,6 +27,7 @@ from maskwright.weak.one_pass.parts import Part, label_part, parts_of
 from maskwright.weak.one_pass.receipts import read_failure, read_receipt, summed, write_failure
 from maskwright.weak.provenance import provenance_of
 from maskwright.weak.pseudo_masks import begin, mask_record
+from maskwright.weak.refine.threshold import chosen_threshold
 
 READERS = 16  # threads that look for receipts, which may be far away
 SHOWN = 5  # parts that a message names
@@ -55,7 +56,7 @@ class LabelJob:
     def open(self, device: str) -> Callable[[str], None]:
         """Load the networks; gives what labels one part."""
         recipe = self.recipe.model_copy(update={"device": device})
-        chain = Chain(RunContext(recipe, self.out, _silent, self.sharing))
+        chain = Chain(RunContext(recipe, self.out, _silent, asdict(self.sharing)))
 
         def work(part: str) -> None:
             label_part(chain, self.parts[part], self.place, self.fingerprint, keep_maps=self.sharing.keep_maps)
@@ -153,7 +154,7 @@ def _finish(context: RunContext, job: LabelJob, folder: Path) -> None:
             else:
                 yield found
 
-    labels, threshold = context.train.labels, Chain(context).threshold
+    labels, threshold = context.train.labels, chosen_threshold(context)
     settings = context.recipe.pseudo_masks
     begin(folder, mask_record(context.train, settings, threshold, provenance_of(context)))
     figures = summed(labels, receipts())
