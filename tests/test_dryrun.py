@@ -24,13 +24,7 @@ SMALL = ["train.batch_size=2", "train.augment.crop=[64, 64]"]
 TINY = [*SMALL, "classifier.train.batch_size=2", "classifier.train.augment.crop=[64, 64]", "device=cpu"]
 
 
-@pytest.fixture(autouse=True)
-def _one_thread(monkeypatch):
-    monkeypatch.setenv("MASKWRIGHT_TENSORBOARD", "0")
-    before = torch.get_num_threads()
-    torch.set_num_threads(1)
-    yield
-    torch.set_num_threads(before)
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
 def labels_of(recipe):

@@ -281,7 +281,42 @@ def fit_mask(mask: np.ndarray, size: tuple[int, int], image: Where, path: Where)
     )
 
 
-class ImageSet:
+class ReadsImages:
+    """What sets whose images are files share: how they are decoded.
+
+    A set has `reading`, what is made of the numbers in image files; `tolerant`, whether truncated images are decoded as
+    far as they go; and `source`, which says how many channels images have.
+    """
+
+    reading: Reading
+    tolerant: bool
+    source: dict[str, Any]
+    _warned = False
+
+    def _read(self, where: Where) -> np.ndarray:
+        """An image `(H, W, C)` uint8.
+
+        Raises:
+            DataError: it cannot be read, or has other channels than the set.
+        """
+        try:
+            image = read_image(where, reading=self.reading)
+        except DataError as error:
+            if not self.tolerant or not is_truncation(error.__cause__):
+                raise
+            if not self._warned:
+                self._warned = True
+                warnings.warn(
+                    f"{where}: truncated image, decoded as far as it goes; further ones are not reported", stacklevel=3
+                )
+            image = read_image(where, tolerant=True, reading=self.reading)
+        expected = self.source.get("channels", 3)
+        if image.shape[2] != expected:
+            raise FindingError(channels_finding(image.shape[2], expected, str(where)))
+        return image
+
+
+class ImageSet(ReadsImages):
     """Images with what is known about them; everything is decoded when it is asked for.
 
     Args:
@@ -323,7 +358,6 @@ class ImageSet:
         self.reading = reading
         self.given_tags = tags
         self._derived: dict[int, tuple[int, ...] | None] = {}
-        self._warned = False
 
     def read_as(self, reading: Reading) -> None:
         """Say what is made of the numbers in image files, and note in `source` what is not the default."""
@@ -348,7 +382,7 @@ class ImageSet:
         Raises:
             DataError: a file that cannot be read, sizes that differ, or mask values that mean nothing.
         """
-        image = self._image(index)
+        image = self._read(self.images[index])
         size = image.shape[0], image.shape[1]
         mask = self.mask(index, size) if with_mask else None
         if mask is not None and self.given_tags == "masks":
@@ -420,26 +454,6 @@ class ImageSet:
         if mask is not None:
             check_values(mask, self.labels, str(self.masks[index]))
         return mask
-
-    def _image(self, index: int) -> np.ndarray:
-        path = self.images[index]
-        try:
-            return self._of_its_channels(read_image(path, reading=self.reading), path)
-        except DataError as error:
-            if not self.tolerant or not is_truncation(error.__cause__):
-                raise
-        if not self._warned:
-            self._warned = True
-            warnings.warn(
-                f"{path}: truncated image, decoded as far as it goes; further ones are not reported", stacklevel=3
-            )
-        return self._of_its_channels(read_image(path, tolerant=True, reading=self.reading), path)
-
-    def _of_its_channels(self, image: np.ndarray, path: str) -> np.ndarray:
-        expected = self.source.get("channels", 3)
-        if image.shape[2] != expected:
-            raise FindingError(channels_finding(image.shape[2], expected, path))
-        return image
 
 
 def channels_finding(found: int, expected: int, path: str) -> Finding:

@@ -72,6 +72,17 @@ def read_mask(path: Where, label_map: Mapping[int, int] | None = None, *, by_col
     return values
 
 
+def read_labels(path: Where, labels: LabelSpace) -> np.ndarray:
+    """A mask `(H, W)` uint8 whose values are those of a label space.
+
+    Raises:
+        DataError: as `read_mask`; or a value that is neither a class nor ignored.
+    """
+    mask = read_mask(path)
+    check_values(mask, labels, path)
+    return mask
+
+
 def write_mask(path: str | Path, mask: np.ndarray, labels: LabelSpace) -> None:
     """Write label values as a palette PNG, atomically.
 

@@ -11,7 +11,7 @@ import numpy as np
 from maskwright.data.classes import resolve
 from maskwright.data.finding import refuse
 from maskwright.data.images import list_images, read_saliency
-from maskwright.data.masks import check_values, read_mask
+from maskwright.data.masks import read_labels
 from maskwright.data.readers.folder import saliency_paths
 from maskwright.data.saliency import DETECTORS
 from maskwright.data.sample import LabelSpace, Sample
@@ -127,8 +127,7 @@ class WithMasks(View):
         path = self.pseudo_masks[index]
         if path is None:
             return None
-        mask = read_mask(path)
-        check_values(mask, self.labels, path)
+        mask = read_labels(path, self.labels)
         if mask.shape != size:
             raise DataError(
                 f"{path}: pseudo-mask is {mask.shape}, its image {size} (height, width). "

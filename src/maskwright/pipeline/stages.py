@@ -2,8 +2,10 @@
 
 from __future__ import annotations
 
+from collections.abc import Callable
 from functools import partial
 from pathlib import Path
+from typing import Any
 
 from maskwright.data import subset, with_masks
 from maskwright.data.dataset import Dataset
@@ -69,45 +71,35 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
     evaluation = {"data": context.val_facts, "inference": effective(recipe.inference)}
     predictions = [f"{PREDICTIONS}/{name}.png" for name in context.val.names]
     scores = (METRICS, IMAGES) if any(map(context.val.has_mask, range(len(context.val)))) else ()
-    stages = [
-        Stage(
-            "segmenter",
-            "train the segmenter",
-            partial(_train_segmenter, context, pseudo_masks),
-            settings,
-            ("pseudo_masks",) if weak else (),
-            results=(MODEL,),
-        ),
-        Stage(
-            "evaluation",
-            "evaluate the segmenter",
-            partial(_evaluate, context, "segmenter"),
-            evaluation,
-            ("segmenter",),
-            results=scores,
-            each=lambda: predictions,
-        ),
-    ]
-    if weak and recipe.fully_supervised:
-        stages += [
-            Stage(
-                "oracle",
-                "train the same model fully supervised, for comparison",
-                partial(_train_oracle, context),
-                on_masks,
-                (recipe.networks[0],) if from_classifier else (),
-                results=(MODEL,),
-            ),
-            Stage(
-                "oracle_evaluation",
-                "evaluate the fully supervised model",
-                partial(_evaluate, context, "oracle"),
-                evaluation,
-                ("oracle",),
-                results=scores,
-                each=lambda: predictions,
-            ),
+
+    def model(
+        names: tuple[str, str],
+        titles: tuple[str, str],
+        train: Callable[[Path], None],
+        settings: dict[str, Any],
+        needs: tuple[str, ...],
+    ) -> list[Stage]:
+        judge = partial(_evaluate, context, names[0])
+        return [
+            Stage(names[0], titles[0], train, settings, needs, results=(MODEL,)),
+            Stage(names[1], titles[1], judge, evaluation, names[:1], results=scores, each=lambda: predictions),
         ]
+
+    stages = model(
+        ("segmenter", "evaluation"),
+        ("train the segmenter", "evaluate the segmenter"),
+        partial(_train_segmenter, context, pseudo_masks),
+        settings,
+        ("pseudo_masks",) if weak else (),
+    )
+    if weak and recipe.fully_supervised:
+        stages += model(
+            ("oracle", "oracle_evaluation"),
+            ("train the same model fully supervised, for comparison", "evaluate the fully supervised model"),
+            partial(_train_oracle, context),
+            on_masks,
+            (recipe.networks[0],) if from_classifier else (),
+        )
     return stages
 
 

@@ -7,7 +7,7 @@ from collections.abc import Collection, Sequence
 import numpy as np
 
 from maskwright.data.dataset import Dataset
-from maskwright.data.masks import check_values, read_mask
+from maskwright.data.masks import read_labels
 from maskwright.data.sample import Sample
 from maskwright.data.shards.files import Parts, read_member
 from maskwright.data.shards.index import ShardIndex, read_index_alone
@@ -75,11 +75,7 @@ class WithMaskShards(View):
         if index in self.real:
             return self.dataset.mask(index)
         stored = self.stored("mask", index)
-        if stored is None:
-            return None
-        mask = read_mask(stored)
-        check_values(mask, self.labels, stored)
-        return mask
+        return None if stored is None else read_labels(stored, self.labels)
 
     def has_mask(self, index: int) -> bool:
         return index in self.real or bool(self.part[index] >= 0)

@@ -4,7 +4,6 @@ from __future__ import annotations
 
 import hashlib
 import os
-import warnings
 from collections.abc import Sequence
 from concurrent.futures import ThreadPoolExecutor
 from functools import partial
@@ -14,9 +13,9 @@ from typing import Any, NamedTuple
 import numpy as np
 
 from maskwright.data.decode import Reading, channels_in
-from maskwright.data.finding import Complain, Finding, FindingError, refuse
-from maskwright.data.images import channels_finding, is_truncation, read_image, read_saliency
-from maskwright.data.masks import check_values, read_mask
+from maskwright.data.finding import Complain, Finding, refuse
+from maskwright.data.images import ReadsImages, read_saliency
+from maskwright.data.masks import read_labels
 from maskwright.data.sample import Sample
 from maskwright.data.shards.files import Parts, Whole, read_member
 from maskwright.data.shards.index import (
@@ -47,7 +46,7 @@ class Shard(NamedTuple):
     stop: int
 
 
-class ShardSet:
+class ShardSet(ReadsImages):
     """The examples of some shards of a set; safe to use from several threads, and to send to other processes.
 
     Args:
@@ -84,7 +83,6 @@ class ShardSet:
             self.indices = list(pool.map(partial(read_shard_index, place), entries))
         self._starts = np.concatenate([[0], np.cumsum([entry.count for entry in entries], dtype=np.int64)])
         self._parts = Whole() if at_once and is_remote(place) else Parts()
-        self._warned = False
         self.names = Names(self.indices, self._starts)
         bounds = self._starts.tolist()
         self.shards = [Shard(entry.name, *ends) for entry, *ends in zip(entries, bounds, bounds[1:])]
@@ -159,7 +157,10 @@ class ShardSet:
         Raises:
             DataError: a file that cannot be read, or does not fit the others.
         """
-        image = self._image(index)
+        file = self._stored("image", index)
+        if file is None:
+            raise self._other(index, "it has no image")
+        image = self._read(file)
         mask = self.mask(index) if with_mask else None
         if mask is not None and mask.shape != image.shape[:2]:
             raise self._other(index, f"its mask is {mask.shape}, its image {image.shape[:2]} (height, width)")
@@ -176,11 +177,7 @@ class ShardSet:
             DataError: it cannot be read, or has values that mean nothing.
         """
         stored = self._stored("mask", index)
-        if stored is None:
-            return None
-        mask = read_mask(stored)
-        check_values(mask, self.labels, stored)
-        return mask
+        return None if stored is None else read_labels(stored, self.labels)
 
     def tags(self, index: int) -> tuple[int, ...] | None:
         """Label values said to be in one image, ascending; None where nobody said."""
@@ -211,26 +208,6 @@ class ShardSet:
         """A member that has been read: what is wrong with the tar file is then not taken for a broken image."""
         found, row = place_of(self._starts, index)
         return read_member(self._parts, self.place, self.indices[found], kind, row)
-
-    def _image(self, index: int) -> np.ndarray:
-        stored = self._stored("image", index)
-        if stored is None:
-            raise self._other(index, "it has no image")
-        try:
-            image = read_image(stored, reading=self.reading)
-        except DataError as error:
-            if not self.tolerant or not is_truncation(error.__cause__):
-                raise
-            if not self._warned:
-                self._warned = True
-                warnings.warn(
-                    f"{stored}: truncated image, decoded as far as it goes; further ones are not reported", stacklevel=3
-                )
-            image = read_image(stored, tolerant=True, reading=self.reading)
-        expected = self.source.get("channels", 3)
-        if image.shape[2] != expected:
-            raise FindingError(channels_finding(image.shape[2], expected, str(stored)))
-        return image
 
     def _other(self, index: int, what: str) -> DataError:
         return DataError(f"{self.place}: {self.names[index]}: {what}. Fix: {AGAIN}")
