@@ -436,6 +436,24 @@ verbs._run = library
 
 
 @pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
+def test_a_stop_where_python_hands_no_error_on_is_not_lost(number, code):
+    patch = f"""
+import os, time, maskwright.cli.verbs as verbs
+class Loader:
+    def __del__(self):
+        os.kill(os.getpid(), {int(number)})
+        time.sleep(60)
+def run(given, until):
+    Loader()
+    time.sleep(20)
+verbs._run = run
+"""
+    result = process("run", "demo", code=patch)
+    assert (result.returncode, "Loader" in result.stderr) == (code, False), result.stderr
+    assert "give the same command again to resume" in result.stderr
+
+
+@pytest.mark.parametrize(("number", "code"), [(signal.SIGINT, 130), (signal.SIGTERM, 143)])
 def test_a_stop_before_the_verb_begins_is_no_bug(number, code):
     patch = f"""
 import os, typer

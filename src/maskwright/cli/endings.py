@@ -43,6 +43,7 @@ OUT_OF_MEMORY = "smaller batches (train.batch_size=, inference.batch_size=), cro
 
 
 MAIN_PROCESS = os.environ.get("RANK", "0") == "0"  # of those that torchrun started
+AGAIN = 0.05  # seconds
 
 
 class Terminated(KeyboardInterrupt):
@@ -62,6 +63,7 @@ def main() -> None:
         signal.signal(signal.SIGTERM, _stop)
     if signal.getsignal(signal.SIGINT) is signal.default_int_handler:  # and not ignored, as in a shell's background
         signal.signal(signal.SIGINT, _stop)
+    sys.unraisablehook = _unraisable
     try:
         app(prog_name="maskwright")
     except Ended as ended:
@@ -89,6 +91,23 @@ def _stop(number: int, frame: FrameType | None) -> None:
     stops.append(Terminated() if number == signal.SIGTERM else KeyboardInterrupt())
     signal.signal(number, signal.default_int_handler if number == signal.SIGINT else signal.SIG_DFL)  # for a second one
     raise stops[-1]
+
+
+def _unraisable(lost: sys.UnraisableHookArgs) -> None:
+    """Let a stop that fell into a ``__del__``, from where Python hands nothing on, come again a moment later.
+
+    That of a loader waits for its processes; the stop would be told on the terminal and the run would go on.
+    """
+    if lost.exc_value not in stops:
+        sys.__unraisablehook__(lost)
+        return
+    from threading import Timer
+
+    number = signal.SIGTERM if isinstance(lost.exc_value, Terminated) else signal.SIGINT
+    signal.signal(number, _stop)
+    again = Timer(AGAIN, os.kill, (os.getpid(), number))
+    again.daemon = True
+    again.start()
 
 
 def _end(error: BaseException) -> int:
