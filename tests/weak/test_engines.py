@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import ast
+import importlib.util
 import os
 import signal
 import subprocess
@@ -160,6 +162,51 @@ def test_what_cannot_be_loaded_is_said_once(engine, toy):
 def test_workers_that_die_at_once_end_the_work(engine, toy):
     with pytest.raises(Exception, match="workers die before they begin"):
         shared(engine, toy(broken="die"), ["a", "b"])
+
+
+LISTENING = """
+import os
+from pathlib import Path
+
+def family():
+    parents = {}
+    for process in Path("/proc").glob("[0-9]*"):
+        try:
+            parents[int(process.name)] = int((process / "stat").read_text().rsplit(")", 1)[1].split()[1])
+        except OSError:
+            continue  # it ended meanwhile
+    found = {os.getpid()}
+    for _ in range(4):
+        found |= {process for process, parent in parents.items() if parent in found}
+    return found
+
+def sockets(process):
+    try:
+        return {os.readlink(link) for link in Path(f"/proc/{process}/fd").iterdir()}
+    except OSError:
+        return set()
+
+def listening():
+    own = set().union(*map(sockets, family()))
+    rows = [row.split() for kind in ("tcp", "tcp6") for row in Path(f"/proc/net/{kind}").read_text().splitlines()[1:]]
+    print(sorted({row[1].split(":")[0] for row in rows if row[3] == "0A" and f"socket:[{row[9]}]" in own}))
+
+from toy_of_engines import Toy
+from maskwright.runs.sharing import Sharing
+from maskwright.weak.engines import ENGINES
+ENGINES["ray"](Toy("out"), ["a"], Sharing(engine="ray", workers=1, device="cpu"), listening)
+"""
+
+
+@pytest.mark.skipif(not Path("/proc/net/tcp6").exists(), reason="Linux tells who listens where")
+def test_ray_listens_on_this_machine_alone(toy, tmp_path):
+    if importlib.util.find_spec("ray") is None:
+        pytest.skip("Ray is not installed")
+    told = subprocess.run([sys.executable, "-c", LISTENING], cwd=tmp_path, capture_output=True, text=True)
+    assert told.returncode == 0, told.stderr
+    found = ast.literal_eval(told.stdout)
+    assert set(found) <= {"0100007F", "0" * 16 + "FFFF00000100007F", "0" * 24 + "01000000"}
+    assert found
 
 
 def test_killed_in_the_middle_it_goes_on(toy, tmp_path):

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import os
+import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
 
@@ -10,6 +12,10 @@ from maskwright.errors import MaskwrightError, RecipeError
 from maskwright.runs.sharing import Sharing
 from maskwright.weak.engines.job import LOOK_SECONDS, Job, Schedule, attempt, devices, in_one_line, one_thread
 
+# Ray takes the address of this machine in the network for the loopback's, unless this forbids clusters when it is
+# imported; nothing but its name speaks of Windows.
+CLUSTERS = "RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER"
+LOOPBACK = "127.0.0.1"
 STARTS = 3  # actors in a row that may die before they have loaded what they need
 
 
@@ -22,13 +28,17 @@ def run_ray(job: Job, parts: Sequence[str], sharing: Sharing, tell: Callable[[],
         RecipeError: Ray is not installed.
         MaskwrightError: the actors cannot load what they need, or there is no such cluster.
     """
+    if sharing.address is None:
+        os.environ.setdefault(CLUSTERS, "0")
     try:
         import ray
     except ImportError:
         raise RecipeError("engine=ray needs Ray: pip install 'maskwright[ray]'; engine=local needs nothing") from None
     kinds = devices(sharing)[: len(parts)]
     if sharing.address is None:
-        ray.init(include_dashboard=False, _node_ip_address="127.0.0.1", num_cpus=len(kinds), log_to_driver=False)
+        ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, num_cpus=len(kinds), log_to_driver=False)
+        if (address := ray.util.get_node_ip_address()) != LOOPBACK:  # Ray was imported before
+            warnings.warn(f"Ray listens on {address}; set {CLUSTERS}=0 to keep it on {LOOPBACK}", stacklevel=2)
     else:
         try:
             ray.init(address=sharing.address, log_to_driver=False)
