@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import csv
 import io
 import json
 import re
@@ -901,6 +902,21 @@ def tasks(*values: dict[str, Any], image: str = "/data/upload/1/0a1b2c3d-a.jpg",
     return json.dumps([{"id": 1, "data": {"image": image}, "annotations": [made]}])
 
 
+def task_table(headings: tuple[str, ...], *rows: tuple[Any, ...], mark: str = ",") -> str:
+    """Label Studio's table, a row for each annotation, columns in the order of the alphabet; None where nobody was."""
+    made = {"annotation_id": 7, "annotator": "me", "lead_time": 1.5, "updated_at": "2026"}
+    stream = io.StringIO()
+    writer = csv.DictWriter(
+        stream, sorted((*made, "id", *headings)), delimiter=mark, quoting=csv.QUOTE_NONNUMERIC, lineterminator="\n"
+    )
+    writer.writeheader()
+    for number, row in enumerate(rows, start=1):
+        cells = {name: cell if isinstance(cell, str) else json.dumps(cell) for name, cell in zip(headings, row)}
+        empty = {name: "" for name, cell in zip(headings, row) if cell is None}
+        writer.writerow({"id": number, **cells, **(dict.fromkeys(made, "") if empty else made), **empty})
+    return stream.getvalue()
+
+
 def cvat(shape: str, name: str = "a.jpg") -> str:
     """CVAT's XML of one image."""
     image = f'<image id="0" name="{name}" width="48" height="40">{shape}</image>'
@@ -919,6 +935,7 @@ YOLO_MASKED = {"names": ["train/a", "val/b"], "masks": {"train/a": [0, 1], "val/
 CUP = {"label": "cup", "shape_type": "polygon", "points": BOX}
 HALF = {"points": [[0, 0], [50, 0], [50, 100], [0, 100]], "closed": True, "polygonlabels": ["cup"]}
 POLYGON = '<polygon label="cup" points="0,0;24,0;24,40;0,40" z_order="0"/>'
+LEFT_HALF_TAGGED = {"masks": LEFT_HALF, "classes": "background cup", "tags": {"a": "cup", "b": ""}}
 ONE_MASKED = {"classes": "background cup", "names": ["a"], "masks": {"a": [0, 1]}}
 
 
@@ -1164,6 +1181,87 @@ TOOLS = {
     "Label Studio, swapped sizes": Variant(
         both(pictures("a.jpg"), text("tasks.json", tasks(HALF, original_width=40, original_height=48))),
         refused="tasks.json: task 1: 40x48, .*a.jpg is 48x40",
+    ),
+    "Label Studio's CSV": Variant(
+        both(
+            pictures(*inside("images", *AB, "c.jpg", "d.jpg")),
+            text(
+                "project-1.csv",
+                task_table(
+                    ("choice", "image", "title"),
+                    ("cup", "/data/upload/1/0a1b2c3d-a.jpg", "x"),
+                    ({"choices": ["cup", "lid"]}, "b.jpg", "y"),
+                    ("", "c.jpg", "z"),
+                    (None, "d.jpg", "z"),
+                ),
+            ),
+        ),
+        {"classes": "background cup lid", "tags": {"a": "cup", "b": "cup lid", "c": "", "d": None}},
+        said=(r"info: .*project-1\.csv: columns left out: title\.",),
+    ),
+    "Label Studio's TSV, outlines": Variant(
+        both(pictures(*AB), text("x.tsv", task_table(("image", "label"), ("a.jpg", [HALF]), ("b.jpg", ""), mark="\t"))),
+        LEFT_HALF_TAGGED,
+    ),
+    "Label Studio's CSV, semicolons in UTF-16": Variant(
+        both(
+            pictures(*AB),
+            text("x.csv", task_table(("image", "label"), ("a.jpg", [HALF]), ("b.jpg", ""), mark=";").encode("utf-16")),
+        ),
+        LEFT_HALF_TAGGED,
+    ),
+    "Label Studio's CSV, one column of words": Variant(
+        both(pictures(*AB), text("x.csv", task_table(("animal", "image"), ("cup", "a.jpg"), ("lid", "b.jpg")))),
+        BOTH_TAGGED,
+    ),
+    "Label Studio's CSV, data before the number": Variant(
+        both(
+            pictures(*AB),
+            text(
+                "x.csv",
+                "image,title,id,animal,annotator,annotation_id,created_at\na.jpg,one,1,cup,me,7,2026\n"
+                "b.jpg,two,2,lid,me,8,2026\n",
+            ),
+        ),
+        BOTH_TAGGED,
+        said=(r"info: .*x\.csv: columns left out: title\.",),
+    ),
+    "Label Studio's CSV, which column": Variant(
+        both(
+            pictures(*AB),
+            text("x.csv", task_table(("animal", "image", "title"), ("cup", "a.jpg", "x"), ("lid", "b.jpg", "y"))),
+        ),
+        refused=r"x\.csv: any of the columns animal, title may hold the choices.*call the column of choices choice",
+    ),
+    "Label Studio's CSV, a cell that a spreadsheet cut off": Variant(
+        both(
+            pictures(*AB),
+            text(
+                "x.csv",
+                task_table(("image", "label"), ("a.jpg", [HALF]), ("b.jpg", json.dumps([HALF])[:-9])),
+            ),
+        ),
+        refused=r"x\.csv: task 2: column label begins as JSON and is none",
+    ),
+    "Label Studio's CSV, the last row of a task": Variant(
+        both(
+            pictures("a.jpg", "b.jpg"),
+            text(
+                "x.csv",
+                "annotation_id,choice,created_at,id,image\n7,cup,2026,1,a.jpg\n9,lid,2026,1,a.jpg\n8,cup,2026,2,b.jpg\n",
+            ),
+        ),
+        {"classes": "background cup lid", "tags": {"a": "lid", "b": "cup"}},
+    ),
+    "Label Studio's CSV of a folder's tags": Variant(
+        both(
+            pictures(*inside("images", *AB)),
+            masks("masks/a.png"),
+            text("t.csv", task_table(("choice", "image", "title"), ("cup", "a.jpg", "x"), ("lid", "b.jpg", "y"))),
+        ),
+        {"classes": "background cup lid", "tags": {"a": "cup", "b": "lid"}, "masks": {"a": [0, 1], "b": None}},
+        said=(r"t\.csv: choices and labels of Label Studio as tags; left out: title",),
+        settings={"tags": "t.csv", "classes": ["background", "cup", "lid"]},
     ),
     "CVAT, capitals": Variant(both(pictures("a.JPG"), text("Annotations.XML", cvat(POLYGON))), ONE_MASKED),
     "CVAT, a file for each split": Variant(

@@ -1,5 +1,7 @@
 """Exports of Label Studio: brush codes bit by bit, regions in percent, choices as tags, which annotation counts."""
 
+import csv
+import io
 import json
 import unicodedata
 
@@ -9,9 +11,9 @@ import pytest
 from maskwright.data import open_dataset, reader_name
 from maskwright.data.brush import decode_brush, encode_brush
 from maskwright.data.check import check
-from maskwright.data.label_studio import image_names, is_tasks, read_tasks
 from maskwright.data.readers import label_studio
 from maskwright.data.tables import read_tags
+from maskwright.data.tables.label_studio import image_names, is_tasks, read_tasks
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -285,6 +287,38 @@ def test_json_min(project, columns):
     assert columns(dataset[0].mask) == [0, dataset.labels.value("cat")]
     names = [[dataset.labels.names[value] for value in dataset.tags(index)] for index in range(2)]
     assert names == [["cat", "dog"], ["cow"]]
+
+
+def test_a_table_gives_what_json_min_gives(project, files):
+    brush = {"format": "rle", "rle": BRUSH, "brushlabels": ["dog"], **SIZE}
+    left = {"points": LEFT, "closed": True, "polygonlabels": ["cat"], **SIZE}
+    rows = [
+        {"image": "a.jpg", "id": 1, "brush": [brush], "choice": {"choices": ["cat", "dog"]}, "label": [left]},
+        {"image": "b.jpg", "id": 2, "choice": "dog"},
+        {"image": "c.jpg", "id": 3},
+    ]
+    behind = {"annotation_id": 4, "lead_time": 1.5}
+    root = project(*({**row, **behind} for row in rows))
+    expected = opened(root)
+    assert np.unique(expected[0].mask).tolist() == [0, 1, 2]
+    next(root.glob("*.json")).unlink()
+    table = io.StringIO()
+    writer = csv.DictWriter(table, ["annotation_id", "brush", "choice", "id", "image", "label", "lead_time"])
+    writer.writeheader()
+    for row in rows:
+        writer.writerow(
+            {
+                key: json.dumps(cell) if key != "id" and not isinstance(cell, str) else cell
+                for key, cell in {**row, **behind}.items()
+            }
+        )
+    files.text("project-1.csv", table.getvalue())
+    dataset = opened(root)
+    assert (dataset.labels, list(dataset.names)) == (expected.labels, list(expected.names))
+    assert [dataset.tags(index) for index in range(3)] == [expected.tags(index) for index in range(3)]
+    for index in range(3):
+        assert dataset.has_mask(index) == expected.has_mask(index)
+        assert not dataset.has_mask(index) or np.array_equal(dataset[index].mask, expected[index].mask)
 
 
 def test_json_min_as_the_sdk_writes_it(project, tmp_path):

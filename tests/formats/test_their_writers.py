@@ -69,7 +69,7 @@ def test_datumaro(written_as, tmp_path):
         assert all(np.array_equal(found, wanted(1, 2)) for found in masks.values())
 
 
-@pytest.mark.parametrize("written_as", ["JSON", "JSON_MIN", "COCO", "YOLO"])
+@pytest.mark.parametrize("written_as", ["JSON", "JSON_MIN", "CSV", "TSV", "COCO", "YOLO"])
 def test_label_studio_converter(written_as, tmp_path, monkeypatch):
     converter = pytest.importorskip("label_studio_sdk.converter")
     photos = tmp_path / "photos"

@@ -13,11 +13,11 @@ import numpy as np
 
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.folders import files_of, text_head
-from maskwright.data.label_studio import image_names
 from maskwright.data.names import spelled
 from maskwright.data.readers.annotated import PARTS, Export, anew, annotated_set, as_they_are
 from maskwright.data.readers.coco_annotations import given_runs, image_sides, items, polygon_problem
 from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners
+from maskwright.data.tables.label_studio import image_names
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 

@@ -1,4 +1,4 @@
-"""Label Studio's exports as JSON and JSON-MIN: brush, polygons, rectangles, ellipses, key points, choices as tags."""
+"""Label Studio's exports as JSON, JSON-MIN and CSV: brush, polygons, rectangles, ellipses, key points, choices."""
 
 from __future__ import annotations
 
@@ -13,13 +13,13 @@ from typing import Any
 import numpy as np
 
 from maskwright.data.brush import decode_brush
-from maskwright.data.finding import Complain, Finding, refuse
+from maskwright.data.finding import ASSUMED, Complain, Finding, refuse
 from maskwright.data.folders import files_of
-from maskwright.data.label_studio import Task, image_tags, is_tasks, read_tasks, region_labels
 from maskwright.data.plain_xml import parse_xml
 from maskwright.data.provenance import changed_since_export
 from maskwright.data.readers.annotated import Export, annotated_set
 from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet, box_corners, ellipse_corners, turned
+from maskwright.data.tables.label_studio import Task, image_tags, is_tasks, read_tasks, region_labels
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
@@ -39,18 +39,22 @@ class _Drawn:
 
 
 def task_files(root: Path) -> list[Path]:
-    """JSON files in a folder that begin as exports of tasks do; where the first few do not, none is expected to."""
-    found: list[Path] = []
-    for number, path in enumerate(files_of(root, ".json")):
-        if is_tasks(path):
-            found.append(path)
-        elif number >= TRIED and not found:
-            break
-    return found
+    """JSON files in a folder that begin as exports of tasks do, where there is none, tables; where the first few do
+    not, none is expected to."""
+    for suffixes in ((".json",), (".csv", ".tsv")):
+        found: list[Path] = []
+        for number, path in enumerate(files_of(root, *suffixes)):
+            if is_tasks(path):
+                found.append(path)
+            elif number >= TRIED and not found:
+                break
+        if found:
+            return found
+    return []
 
 
 def open_label_studio(settings: DataSettings, split: str, complain: Complain = refuse) -> ShapeSet:
-    """One split of a project of Label Studio, exported as JSON or JSON-MIN.
+    """One split of a project of Label Studio, exported as JSON, JSON-MIN, CSV or TSV.
 
     The file lies in the root, whatever its name; so may the labelling configuration, as XML, which then gives the order
     of the classes; without it that is the alphabet's. Images lie in `images/` or where `data.options.images` says. They
@@ -75,14 +79,17 @@ def open_label_studio(settings: DataSettings, split: str, complain: Complain = r
     if changed is not None:
         files = [path for path in files if path.name in changed] or files
     if not files:
-        raise DataError(f"{root} has no list of tasks in JSON. Expected an export of Label Studio, JSON or JSON-MIN")
+        raise DataError(f"{root} has no list of tasks. Expected an export of Label Studio, JSON, JSON-MIN or CSV")
     export = Export("label_studio", files)
     drawn: list[_Drawn] = []
     for path in files:
         facts = path.stat()
-        found, wrong = _read(str(path), facts.st_mtime_ns, facts.st_size)
+        found, wrong, unused = _read(str(path), facts.st_mtime_ns, facts.st_size)
         drawn += found
         export.damaged += wrong
+        if unused:
+            what = f"columns left out: {', '.join(unused)}"
+            export.notes.append(Finding("info", what, [str(path)], kind=ASSUMED))
     tasks = [one.task for one in drawn]
     tags, wrong, left = image_tags(tasks, all_controls=settings.classes is not None)
     export.damaged += wrong
@@ -132,17 +139,17 @@ def _configured(root: Path, export: Export, used: set[str]) -> list[str]:
 
 
 @lru_cache(maxsize=4)
-def _read(path: str, changed: int, length: int) -> tuple[list[_Drawn], list[str]]:
-    """The tasks of a file with their regions, and what is wrong with others; `changed` and `length` make the cache
-    forget a file that was replaced."""
-    tasks, wrong = read_tasks(Path(path))
+def _read(path: str, changed: int, length: int) -> tuple[list[_Drawn], list[str], list[str]]:
+    """The tasks of a file with their regions, what is wrong with others, and columns that were left out; `changed` and
+    `length` make the cache forget a file that was replaced."""
+    tasks, wrong, unused = read_tasks(Path(path))
     drawn = []
     for task in tasks:
         drawn.append(_drawn(task))
         for result in task.results or []:
             if isinstance(result.get("value"), dict) and "rle" in result["value"]:
                 result["value"]["rle"] = ()  # a list of numbers takes much more memory than the runs
-    return drawn, wrong
+    return drawn, wrong, unused
 
 
 def _drawn(task: Task) -> _Drawn:

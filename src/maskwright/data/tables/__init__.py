@@ -8,16 +8,15 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.images import list_images
-from maskwright.data.label_studio import is_tasks, task_tags
 from maskwright.data.names import normal, plain
 from maskwright.data.spelling import MARKS
 from maskwright.data.tables.cells import flag
 from maskwright.data.tables.columns import IMAGE_HEADINGS, SPLIT_WORDS, is_image, read_columns
-from maskwright.data.tables.grid import Grid, read_csv, read_excel, read_objects, read_text
+from maskwright.data.tables.grid import TEXT_SUFFIXES, Grid, read_csv, read_excel, read_objects, read_text
+from maskwright.data.tables.label_studio import is_tasks, task_tags
 from maskwright.data.tags import TagTable, image_key
 from maskwright.errors import DataError
 
-TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 SUFFIXES = (*TEXT_SUFFIXES, ".json", ".jsonl", ".xlsx", ".xlsm")
 EXPECTED = "a CSV, TSV, Excel or JSON file, or a folder with one folder per tag"
 LISTS = ("images", "data", "items", "samples", "rows", "annotations", "records")  # keys whose value holds the rows
@@ -53,7 +52,7 @@ def read_tags(path: str | Path, images: Collection[str] = (), between: str | Non
             f"tags {path} end in {path.suffix or 'no suffix'!r}. Expected .csv, .tsv, .xlsx, .json, .jsonl, or a "
             "folder. Fix: save the table as CSV in UTF-8"
         )
-    if suffix == ".json" and is_tasks(path):
+    if is_tasks(path):
         return task_tags(path, images)
     if suffix == ".json":
         return _read_json(path, _json(path, read_text(path)[0]), images, between)

@@ -67,7 +67,7 @@ def listed(cell: Any) -> list[Any] | None:
         text = cell.strip()
         if len(text) < 2 or text[0] + text[-1] not in ("[]", "()", "{}"):
             return None
-        cell = _literal(text)
+        cell = literal(text)
         if cell is None:
             return [part.strip().strip("'\"") for part in re.split(f"[{STRONG}{WEAK}]", text[1:-1])]
     if isinstance(cell, dict):
@@ -79,7 +79,7 @@ def listed(cell: Any) -> list[Any] | None:
     return list(cell) if isinstance(cell, (list, tuple, set, frozenset)) else None
 
 
-def _literal(text: str) -> Any:
+def literal(text: str) -> Any:
     quoted = re.findall(r"'[^']*'|\"[^\"]*\"", text)
     # Python reads two strings without a comma between them, as NumPy prints them, as one.
     if len(quoted) > 1 and re.fullmatch(r"[\[({]\s*" + r"\s+".join(map(re.escape, quoted)) + r"\s*[\])}]", text):

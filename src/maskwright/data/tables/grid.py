@@ -14,6 +14,7 @@ from zipfile import BadZipFile
 
 from maskwright.errors import DataError
 
+TEXT_SUFFIXES = (".csv", ".tsv", ".tab", ".txt")
 SEPARATORS = {",": "commas", ";": "semicolons", "\t": "tabs", "|": "bars", " ": "blanks"}
 BYTE_MARKS = (
     (codecs.BOM_UTF8, "utf-8-sig"),

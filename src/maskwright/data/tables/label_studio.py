@@ -1,4 +1,4 @@
-"""Tasks of Label Studio, as it exports them in JSON and in JSON-MIN: images, regions, and choices as tags."""
+"""Tasks of Label Studio, as it exports them in JSON, JSON-MIN and CSV: images, regions, and choices as tags."""
 
 from __future__ import annotations
 
@@ -11,15 +11,13 @@ from typing import Any
 from urllib.parse import parse_qs, unquote, urlsplit
 
 from maskwright.data.names import normal
+from maskwright.data.tables.task_table import BEHIND, DRAWN, IMAGES, PICTURE, is_task_table, table_entries
 from maskwright.data.tags import UPLOAD, TagTable, image_key
 from maskwright.errors import DataError
 from maskwright.files import read_json
 
 HEAD = 4096  # characters in which an export shows what it is
 _TASKS = re.compile(r'"(was_cancelled|completed_by|annotation_id)"\s*:|"data"\s*:\s*\{|"result"\s*:\s*\[')
-# Keys of JSON-MIN behind the results.
-_BEHIND = ("annotator", "annotation_id", "created_at", "updated_at", "lead_time", "agreement")
-_PICTURE = re.compile(r"\.(jpe?g|png|bmp|gif|tiff?|webp|heic)$", re.IGNORECASE)
 
 
 @dataclass
@@ -43,7 +41,9 @@ class Task:
 
 
 def is_tasks(path: Path) -> bool:
-    """Whether a JSON file begins as an export of tasks does."""
+    """Whether a file, JSON or a text table, begins as an export of tasks does."""
+    if path.suffix.lower() != ".json":
+        return is_task_table(path)
     try:
         with open(path, encoding="utf-8-sig") as stream:
             head = stream.read(HEAD)
@@ -52,21 +52,27 @@ def is_tasks(path: Path) -> bool:
     return re.match(r"\s*\[\s*\{", head) is not None and _TASKS.search(head) is not None
 
 
-def read_tasks(path: Path) -> tuple[list[Task], list[str]]:
-    """Tasks of an export, JSON or JSON-MIN, and what is wrong with entries that were passed over.
+def read_tasks(path: Path) -> tuple[list[Task], list[str], list[str]]:
+    """Tasks of an export, JSON, JSON-MIN, CSV or TSV, what is wrong with entries that were passed over, and which
+    columns of a table were left out.
 
-    Of several annotations of a task the last one counts that is not cancelled; predictions do not. In JSON-MIN, which
-    has an entry for each annotation, it is the last entry of the task.
+    Of several annotations of a task the last one counts that is not cancelled; predictions do not. In JSON-MIN and
+    tables, which have an entry for each annotation, it is the last entry of the task.
 
     Raises:
-        DataError: missing, not JSON, or not a list of tasks.
+        DataError: missing, not JSON, not a list of tasks, or as `task_table.table_entries`.
     """
-    content = read_json(path)
+    wrong: list[str] = []
+    left: list[str] = []
+    content = None
+    if path.suffix.lower() == ".json":
+        content = read_json(path)
+    elif is_task_table(path):
+        content, wrong, left = table_entries(path)
     if not isinstance(content, list):
-        raise DataError(f"{path} is not a list of tasks. Expected Label Studio's export as JSON or JSON-MIN")
+        raise DataError(f"{path} is not a list of tasks. Expected Label Studio's export as JSON, JSON-MIN or CSV")
     tasks: list[Task] = []
     last: dict[str, int] = {}
-    wrong = []
     for index, entry in enumerate(content):
         where = f"{path}: task {entry.get('id', index + 1) if isinstance(entry, dict) else index + 1}"
         if not isinstance(entry, dict):
@@ -83,7 +89,7 @@ def read_tasks(path: Path) -> tuple[list[Task], list[str]]:
             continue
         last[where] = len(tasks)
         tasks.append(task)
-    return tasks, wrong
+    return tasks, wrong, left
 
 
 def _task(entry: Mapping[str, Any], where: str) -> Task:
@@ -106,10 +112,10 @@ def _short_task(entry: Mapping[str, Any], where: str) -> Task:
     if "annotation_id" not in entry:
         raise DataError(f"{where} has neither data nor annotation_id, as tasks of JSON and JSON-MIN do")
     start = keys.index("id") + 1 if "id" in keys else 0
-    data = {key: value for key, value in entry.items() if key not in _BEHIND}
+    data = {key: value for key, value in entry.items() if key not in BEHIND}
     results: list[dict[str, Any]] = []
     for key in keys[start:]:
-        if key in _BEHIND:
+        if key in BEHIND:
             break
         values = entry[key] if isinstance(entry[key], list) else [entry[key]]
         for value in values:
@@ -124,8 +130,8 @@ def _short_task(entry: Mapping[str, Any], where: str) -> Task:
 def _image(data: Mapping[str, Any], results: Iterable[Mapping[str, Any]], where: str) -> str:
     """The image of a task: the one value of its data that names one, else the value under a usual key."""
     texts = {key: value for key, value in data.items() if isinstance(value, str) and value}
-    usual = [key for key in ("image", "img", "photo", "picture", "url", "file") if key in texts]
-    pictures = [key for key, value in texts.items() if _PICTURE.search(image_names(value)[0])]
+    usual = [key for key in IMAGES if key in texts]
+    pictures = [key for key, value in texts.items() if PICTURE.search(image_names(value)[0])]
     for key in (*(key for key in usual if key in pictures), *pictures, *usual):
         return texts[key]
     raise DataError(f"{where} names no image in its data: {', '.join(data) or 'nothing'}")
@@ -155,7 +161,7 @@ def choices_of(results: Iterable[Mapping[str, Any]]) -> list[tuple[str, list[str
     found: list[tuple[str, list[str]]] = []
     for result in results:
         value = result.get("value")
-        if not isinstance(value, dict) or {"x", "points", "rle"} & set(value):
+        if not isinstance(value, dict) or DRAWN & set(value):
             continue
         choices = value.get("choices", [])
         choices = [choices] if isinstance(choices, str) else choices
@@ -227,16 +233,18 @@ def task_tags(path: Path, images: Collection[str]) -> TagTable:
     Raises:
         DataError: not an export of tasks, or a task that is damaged.
     """
-    tasks, wrong = read_tasks(path)
+    tasks, wrong, unused = read_tasks(path)
     finished = [task for task in tasks if task.results is not None]
     tags, damaged, left = image_tags(finished)
     if wrong or damaged:
         entries = [*wrong, *damaged]
         raise DataError(
-            f"{entries[0]}; {len(entries)} such entries. Expected Label Studio's export as JSON or JSON-MIN"
+            f"{entries[0]}; {len(entries)} such entries. Expected Label Studio's export as JSON, JSON-MIN or CSV"
         )
     said = ["choices and labels of Label Studio as tags"]
-    table = TagTable(str(path), said=[*said, f"but not those of {', '.join(left)}"] if left else said)
+    said += [f"but not those of {', '.join(left)}"] if left else []
+    said += [f"left out: {', '.join(unused)}"] if unused else []
+    table = TagTable(str(path), said=said)
     files = {normal(image.rpartition("/")[2]) for image in images}
     for task, chosen in zip(finished, tags):
         image = next((name for name in task.names if image_key(name).rpartition("/")[2] in files), task.names[-1])
