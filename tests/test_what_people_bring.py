@@ -923,11 +923,36 @@ def cvat(shape: str, name: str = "a.jpg") -> str:
     return f"<annotations><version>1.1</version><meta/>{image}</annotations>"
 
 
+def labelme_xml(*objects: dict[str, str], image: str, size: tuple[int, int] = SIZE) -> str:
+    """The XML of one image, as LabelMe's web tool writes it."""
+    drawn = "".join(
+        "<object>" + "".join(f"<{key}>{value}</{key}>" for key, value in {**LEFT_POLYGON, **one}.items()) + "</object>"
+        for one in objects
+    )
+    sides = f"<imagesize><nrows>{size[0]}</nrows><ncols>{size[1]}</ncols></imagesize>"
+    return f"<annotation><filename>{image}</filename><folder>shop</folder>{drawn}{sides}</annotation>"
+
+
+def voc_xml(*names: str, size: tuple[int, int] = SIZE, difficult: int = 0) -> str:
+    """The XML of one image with a box for each name, the left half, as Pascal VOC's."""
+    box = "<bndbox><xmin>1</xmin><ymin>1</ymin><xmax>24</xmax><ymax>40</ymax></bndbox>"
+    drawn = "".join(f"<object><name>{name}</name><difficult>{difficult}</difficult>{box}</object>" for name in names)
+    sides = f"<size><width>{size[1]}</width><height>{size[0]}</height><depth>3</depth></size>"
+    return f"<annotation><filename>x.jpg</filename>{sides}<segmented>0</segmented>{drawn}</annotation>"
+
+
 def labelme(*shapes: dict[str, Any], image: str) -> str:
     """labelme's JSON of one image."""
     return json.dumps({"version": "5.5.0", "flags": {}, "shapes": list(shapes), "imagePath": image, "imageData": None})
 
 
+LEFT_POLYGON = {
+    "name": "cup\n",
+    "deleted": "0",
+    "polygon": "".join(f"<pt><x>{x}</x><y>{y}</y></pt>" for x, y in BOX),
+}
+ROBOFLOW_POLYGON = "".join(f"<x{place}>{x}</x{place}><y{place}>{y}</y{place}>" for place, (x, y) in enumerate(BOX, 1))
+ROBOFLOW_POLYGON = f"<polygon>{ROBOFLOW_POLYGON}</polygon>"
 FLAT = [side for point in BOX for side in point]
 YOLO_ROW = "0 0 0 0.5 0 0.5 1 0 1\n"
 YOLO_PHOTOS = ("images/train/a.jpg", "images/val/b.jpg")
@@ -1262,6 +1287,75 @@ TOOLS = {
         {"classes": "background cup lid", "tags": {"a": "cup", "b": "lid"}, "masks": {"a": [0, 1], "b": None}},
         said=(r"t\.csv: choices and labels of Label Studio as tags; left out: title",),
         settings={"tags": "t.csv", "classes": ["background", "cup", "lid"]},
+    ),
+    "LabelMe's XML": Variant(
+        both(
+            pictures(*inside("Images/shop", *AB)),
+            text("Annotations/shop/a.xml", labelme_xml(LEFT_POLYGON, {"deleted": "1"}, image="a.jpg")),
+            text("Annotations/shop/b.xml", labelme_xml(image="b.jpg")),
+        ),
+        {"names": ["shop/a", "shop/b"], "classes": "background cup", "masks": {"shop/a": [0, 1], "shop/b": [0]}},
+    ),
+    "LabelMe's XML, a box beside the image": Variant(
+        both(
+            pictures(*AB),
+            text("a.xml", labelme_xml(LEFT_POLYGON, image="a.jpg")),
+            text("b.xml", labelme_xml({**LEFT_POLYGON, "type": "bounding_box"}, image="b.jpg")),
+        ),
+        {"masks": {"a": [0, 1], "b": None}, "tags": {"a": "cup", "b": "cup"}},
+    ),
+    "LabelMe's XML of a folder's masks": Variant(
+        both(pictures("images/a.jpg"), text("drawn/a.xml", labelme_xml(LEFT_POLYGON, image="a.jpg"))),
+        ONE_MASKED,
+        settings={"masks": "drawn", "classes": ["background", "cup"]},
+    ),
+    "LabelMe's XML, swapped sizes": Variant(
+        both(pictures("a.jpg"), text("a.xml", labelme_xml(LEFT_POLYGON, image="a.jpg", size=(48, 40)))),
+        refused=r"a\.xml: 40x48, .*a\.jpg is 48x40: 1 image of another size",
+    ),
+    "LabelMe's XML, a bomb": Variant(
+        both(
+            pictures(*AB),
+            text("a.xml", labelme_xml(LEFT_POLYGON, image="a.jpg")),
+            text("b.xml", '<!DOCTYPE a [<!ENTITY a "aaaa"><!ENTITY b "&a;&a;">]>' + labelme_xml(image="&b;.jpg")),
+        ),
+        refused=r"b\.xml cannot be read \(declares a document type",
+    ),
+    "Pascal VOC's boxes": Variant(
+        both(
+            pictures(*inside("JPEGImages", *AB, "c.jpg")),
+            text("Annotations/a.xml", voc_xml("cup", "lid", difficult=1)),
+            text("Annotations/b.xml", voc_xml()),
+            text("Annotations/c.xml", voc_xml("cup")),
+            text("ImageSets/Main/all.txt", "a\nb\n"),
+        ),
+        {"classes": "background cup lid", "tags": {"a": "cup lid", "b": ""}, "masks": {"a": None, "b": None}},
+    ),
+    "Pascal VOC's boxes, painted": Variant(
+        both(pictures(*AB), text("a.xml", voc_xml("cup")), text("b.xml", voc_xml())),
+        {"masks": LEFT_HALF, "tags": {"a": "cup", "b": ""}},
+        settings={"options": {"boxes": True}},
+    ),
+    "Pascal VOC's XML, polygons of Roboflow": Variant(
+        both(
+            pictures("train/a.jpg", "valid/b.jpg"),
+            text("train/a.xml", voc_xml("cup").replace("</bndbox>", f"</bndbox>{ROBOFLOW_POLYGON}")),
+            text("valid/b.xml", voc_xml()),
+        ),
+        {"names": ["train/a", "valid/b"], "masks": {"train/a": [0, 1], "valid/b": [0]}},
+    ),
+    "Pascal VOC's XML beside masks": Variant(
+        both(pictures("images/a.jpg"), masks("annotations/a.png"), text("xmls/a.xml", voc_xml("x"))),
+        {"masks": {"a": [0, 1]}, "classes": "class_0 class_1"},
+    ),
+    "Pascal VOC's XML beside a table of tags": Variant(
+        both(pictures(*inside("JPEGImages", *AB)), text("Annotations/a.xml", voc_xml("x")), text("tags.csv", TWO_TAGS)),
+        BOTH_TAGGED,
+        settings={"tags": "tags.csv"},
+    ),
+    "Pascal VOC's XML, swapped sizes": Variant(
+        both(pictures("a.jpg"), text("a.xml", voc_xml("cup", size=(48, 40)))),
+        refused=r"a\.xml: 40x48, .*a\.jpg is 48x40: 1 image of another size",
     ),
     "CVAT, capitals": Variant(both(pictures("a.JPG"), text("Annotations.XML", cvat(POLYGON))), ONE_MASKED),
     "CVAT, a file for each split": Variant(

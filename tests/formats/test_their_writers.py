@@ -40,7 +40,7 @@ def read(root, split, errors=()):
 
 
 @pytest.mark.filterwarnings("ignore")
-@pytest.mark.parametrize("written_as", ["coco", "coco_instances", "voc_segmentation", "cvat"])
+@pytest.mark.parametrize("written_as", ["coco", "coco_instances", "voc_segmentation", "cvat", "label_me"])
 def test_datumaro(written_as, tmp_path):
     pytest.importorskip("datumaro")
     from datumaro.components import annotation as drawn
@@ -64,9 +64,42 @@ def test_datumaro(written_as, tmp_path):
     Dataset.from_iterable(items, categories=categories).export(str(tmp_path / "set"), written_as, save_media=True)
     for split, expected in (("train", {"my cup.v1", "ä b"}), ("val", {"c"})):
         dataset, masks = read(tmp_path / "set", split)
-        assert dataset.labels.names == ("background", "cup", "Tür zu")
+        names = ("cup", "Tür zu") if written_as != "label_me" else ("Tür zu", "cup")  # which has no list of classes
+        assert dataset.labels.names == ("background", *names)
         assert set(masks) == expected
-        assert all(np.array_equal(found, wanted(1, 2)) for found in masks.values())
+        values = [dataset.labels.value(name) for name in ("cup", "Tür zu")]
+        assert all(np.array_equal(found, wanted(*values)) for found in masks.values())
+
+
+def test_boxes_of_datumaro(tmp_path):
+    pytest.importorskip("datumaro")
+    from datumaro.components import annotation as drawn
+    from datumaro.components.dataset import Dataset
+    from datumaro.components.dataset_base import DatasetItem
+    from datumaro.components.media import Image as Photograph
+
+    labels = drawn.LabelCategories.from_iterable(["background", "cup", "Tür zu"])
+    items = [
+        DatasetItem(
+            name,
+            subset="train",
+            media=Photograph.from_numpy(data=photograph(number)),
+            annotations=[drawn.Bbox(4, 2, 10, 8, label=label, id=label, attributes={"difficult": label == 2})
+                         for label in (1, 2)[: number]],
+        )
+        for number, name in enumerate("abc")
+    ]  # fmt: skip
+    categories = {drawn.AnnotationType.label: labels}
+    Dataset.from_iterable(items, categories=categories).export(str(tmp_path), "voc_detection", save_media=True)
+    dataset, masks = read(tmp_path, "train")
+    assert dataset.labels.names == ("background", "Tür zu", "cup")
+    assert list(dataset.names) == ["b", "c"]  # it writes no file for an image without boxes
+    assert [dataset.tags(index) for index in range(2)] == [(2,), (1, 2)]
+    assert set(masks.values()) == {None}
+    boxes = open_dataset(DataSettings(root=str(tmp_path), options={"boxes": True}), "train")
+    expected = np.zeros(SIZE, np.uint8)
+    expected[1:10, 3:14] = 2  # as VOC counts, from 1; datumaro counts from 0, so that a box is a pixel larger
+    assert np.array_equal(boxes.mask(0), expected)
 
 
 @pytest.mark.parametrize("written_as", ["JSON", "JSON_MIN", "CSV", "TSV", "COCO", "YOLO"])

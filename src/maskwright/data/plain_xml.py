@@ -11,9 +11,9 @@ from maskwright.errors import DataError
 
 def parse_xml(
     path: Path,
-    start: Callable[[str, dict[str, str]], None],
-    end: Callable[[str], None] | None = None,
-    characters: Callable[[str], None] | None = None,
+    start: Callable[[str, dict[str, str]], object],
+    end: Callable[[str], object] | None = None,
+    characters: Callable[[str], object] | None = None,
 ) -> None:
     """Read a file element by element; what was told before an error stays told.
 

@@ -10,6 +10,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.decode import OPTIONS as READING_OPTIONS
 from maskwright.data.decode import Reading
 from maskwright.data.finding import Complain, refuse
+from maskwright.data.folders import find_masks, has_image
 from maskwright.data.images import ImageSet
 from maskwright.data.names import spelled
 from maskwright.data.readers.ade20k import open_ade20k
@@ -24,8 +25,11 @@ from maskwright.data.readers.folder import open_folder, open_voc
 from maskwright.data.readers.huggingface import metadata_files, open_huggingface
 from maskwright.data.readers.label_studio import open_label_studio, task_files
 from maskwright.data.readers.labelme import has_labelme, open_labelme
+from maskwright.data.readers.labelme_xml import open_labelme_xml
 from maskwright.data.readers.nyu_depth import open_nyu_depth
+from maskwright.data.readers.objects_xml import has_objects
 from maskwright.data.readers.pascal_context import open_pascal_context
+from maskwright.data.readers.voc_xml import open_voc_xml
 from maskwright.data.readers.yolo import open_yolo, yolo_file
 from maskwright.data.shards.reader import ShardSet, is_shards, open_shards
 from maskwright.data.shards.stores import is_remote
@@ -81,11 +85,14 @@ READERS: dict[str, Callable[..., Dataset]] = {
     "coco_json": open_coco_json,
     "yolo": open_yolo,
     "labelme": open_labelme,
+    "labelme_xml": open_labelme_xml,
+    "voc_xml": open_voc_xml,
     "huggingface": open_huggingface,
     "shards": open_shards,
 }
 BUILT_IN = ("scenes",)
-BESIDE_IMAGES = ("labelme", "coco_json", "yolo", "huggingface")  # whose annotations may lie beside any images
+# Whose annotations may lie beside any images.
+BESIDE_IMAGES = ("labelme", "labelme_xml", "voc_xml", "coco_json", "yolo", "huggingface")
 
 
 def open_split(settings: DataSettings, split: str, complain: Complain = refuse, *, shard: str | None = None) -> Dataset:
@@ -187,7 +194,8 @@ def reader_name(settings: DataSettings) -> str:
 def _exported(root: Path) -> str | None:
     """The layout of what an annotation tool exported into a folder; None where it is no such export."""
     if (root / LABELMAP).is_file() and (root / MASKS).is_dir():
-        return "cvat_masks"
+        # Beside boxes alone, the folder of masks is empty.
+        return "cvat_masks" if has_image(root / MASKS) or not has_objects(root, "voc_xml") else "voc_xml"
     if yolo_file(root) is not None:
         return "yolo"
     if metadata_files(root):
@@ -200,4 +208,10 @@ def _exported(root: Path) -> str | None:
         return "label_studio"
     if has_labelme(root):
         return "labelme"
-    return "coco_json" if coco_files(root) else None
+    if has_objects(root, "labelme_xml"):
+        return "labelme_xml"
+    if coco_files(root):
+        return "coco_json"
+    # Boxes often lie beside masks of the same images, which say more.
+    boxes = find_masks(root, root / "masks", any_name=True) is None and has_objects(root, "voc_xml")
+    return "voc_xml" if boxes else None

@@ -101,6 +101,7 @@ def annotated_set(settings: DataSettings, split: str, export: Export, complain: 
     painting = Painting({name: value for value, name in enumerate(labels.names)}, kinds, outside, labels.ignore_index)
     parts = {name: split_of(row.part) for name, row in rows.items() if row.part}
     listing = Listing({name: images[name] for name in rows}, None, {"images": str(folder)}, sorted(set(parts.values())))
+    listing.others = {name: path for name, path in images.items() if name not in rows}
     if split in parts.values():
         names, split_source = [name for name in rows if parts.get(name) == split], f"{export.layout}'s own"
     else:

@@ -32,12 +32,14 @@ class Listing:
         masks: name -> path of every mask; None where the set has no mask folder.
         folders: folder of images and folder of masks, for the record and for messages.
         prefixes: first parts of names that are splits.
+        others: images that are there and left out, which a list may name.
     """
 
     images: dict[str, str]
     masks: dict[str, str] | None
     folders: dict[str, str] = field(default_factory=dict)
     prefixes: list[str] = field(default_factory=list)
+    others: dict[str, str] = field(default_factory=dict)
 
 
 def split_names(root: Path, split: str, listing: Listing, complain: Complain) -> tuple[list[str], str]:
@@ -112,8 +114,10 @@ def _read_list(path: Path, listing: Listing, complain: Complain) -> list[str]:
             continue
         count += 1
         name = _listed_name(text, listing.images)
-        if name is None:
+        if name is None and _listed_name(text, listing.others) is None:
             missing.append(text)
+        elif name is None:
+            continue  # whoever left it out has said so
         elif name in names:
             twice.append(name)
         else:
