@@ -6,13 +6,16 @@ import contextlib
 import multiprocessing
 import os
 import signal
+import socket
 import sys
 import time
 from collections.abc import Callable, Sequence
-from dataclasses import dataclass
+from dataclasses import dataclass, field
 from multiprocessing.process import BaseProcess
 from multiprocessing.synchronize import Event
 from pathlib import Path
+
+from benchmarks.reliability.family import descendants, group_of
 
 # What the server imports, so that none of its children has to; the guard comes before timm.
 PRELOADED = [
@@ -31,10 +34,12 @@ class Child:
     Args:
         process: that does; the first of a group of its own.
         log: gets all that it says.
+        elsewhere: processes that it has started in other groups, when it was last sent a signal.
     """
 
     process: BaseProcess
     log: Path
+    elsewhere: set[int] = field(default_factory=set)
 
     def wait(self, seconds: float) -> int | None:
         """The exit code, negative where a signal ended it; None where it still works after so many seconds."""
@@ -43,11 +48,17 @@ class Child:
 
     def send(self, number: int, *, group: bool = False) -> None:
         """Send a signal to the process, or to all that it has started too."""
+        first = self.process.pid or 0
+        if self.process.exitcode is None:
+            self.elsewhere |= {pid for pid in descendants(first) if group_of(pid) not in (first, None)}
+        for pid in self.elsewhere if group else ():
+            with contextlib.suppress(ProcessLookupError):
+                os.kill(pid, number)
         with contextlib.suppress(ProcessLookupError):
-            (os.killpg if group else os.kill)(self.process.pid or 0, number)
+            (os.killpg if group else os.kill)(first, number)
 
     def end(self) -> None:
-        """Kill all of the group that is left, and wait until it is gone."""
+        """Kill all that is left of it and of what it started, and wait until it is gone."""
         self.send(signal.SIGKILL, group=True)
         self.process.join()
 
@@ -100,9 +111,9 @@ def _work(words: list[str], folder: str, log: str, before: Callable[[], None] | 
     from maskwright.cli.endings import main
 
     torch.set_num_threads(1)
+    begun.set()
     if before is not None:
         before()
-    begun.set()
     main()
 
 
@@ -116,3 +127,12 @@ def wait_for(path: Path, child: Child, seconds: float = 300) -> bool:
             return path.exists()
         time.sleep(0.01)
     raise TimeoutError(f"{path} is not there after {seconds} seconds: {child.said()[-2000:]}")
+
+
+def launched(count: int) -> list[str]:
+    """The words before those of `maskwright` that start it in so many processes of this machine, by torchrun."""
+    with socket.socket() as free:
+        free.bind(("127.0.0.1", 0))
+        port = free.getsockname()[1]
+    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(port)]
+    return [sys.executable, *launcher, "-m", "maskwright"]

@@ -2,6 +2,8 @@
 
 from __future__ import annotations
 
+import contextlib
+import os
 import random
 import re
 import shutil
@@ -28,6 +30,8 @@ STAGE_LINE = re.compile(r"^\[\d+/\d+\] .+", re.MULTILINE)
 IN_A_STAGE = 0.8  # of the kills come when a run has begun to make something
 STAGE = re.compile(r"^\[\d+/\d+\] ([^:\n]+)", re.MULTILINE)
 EACH = 8  # kills of one run, at most
+OF_A_WORKER = 0.5  # of the starts of a run that has workers lose one of them first
+WORKER = "SIGKILL of a worker"
 LEAVES = 60.0  # seconds after which a process that was told to stop counts as one that hangs
 
 
@@ -108,21 +112,48 @@ def _kill(victim: Victim, place: Path, most: int, takes: float, generator: rando
         number, group = generator.choice(SIGNALS)
         if victim.stages and generator.random() < IN_A_STAGE:
             _wait_for_a_stage(child)
-        if child.wait(generator.uniform(0, 2 * takes / most)) is None:
+        moment = generator.uniform(0, 2 * takes / most)
+        told: tuple[int, ...] = ()  # exit codes that are right, beside 0 and those of signals
+        if victim.workers is not None and generator.random() < OF_A_WORKER:
+            killed = _kill_a_worker(victim.workers, child, generator.uniform(0, moment), generator, outcome)
+            told = victim.told if killed else ()
+        stopped = child.wait(moment) is None
+        if stopped:
+            told = victim.told
             child.send(number, group=group)
             if child.wait(LEAVES) is None:
                 outcome.problems.append(f"{place}: works {LEAVES:.0f} s after signal {number}: {child.said()[-300:]}")
         child.end()  # those that it started outlive a kill for some seconds
         code, said = child.process.exitcode, child.said()
-        if code in KILLED:
-            outcome.kills[signal.Signals(number).name] += 1
-            outcome.stages[next(reversed(STAGE.findall(said)), "before the first stage")] += 1
-        # What a loader process says when its parent was killed is no word of ours.
-        if code not in (*KILLED, 0) or (code != -signal.SIGKILL and "Traceback" in said):
+        if code in KILLED or (stopped and code in told):
+            _count(signal.Signals(number).name, said, outcome)
+        # What a loader process says when its parent was killed is no word of ours, nor what launches it.
+        ours = code != -signal.SIGKILL and not told
+        if code not in (*KILLED, *told, 0) or (ours and "Traceback" in said):
             outcome.problems.append(f"{place}: exit code {code}: {said[-600:]}")
         if code == 0:
             break
     _end(victim, place)
+
+
+def _kill_a_worker(
+    workers: Callable[[int], list[int]], child: Child, moment: float, generator: random.Random, outcome: Outcome
+) -> bool:
+    """Kill one of the processes that work for a run, so long after they began; false where it has ended before."""
+    while child.process.exitcode is None and not workers(child.process.pid or 0):
+        time.sleep(0.01)
+    working = workers(child.process.pid or 0) if child.wait(moment) is None else []
+    if not working:
+        return False
+    with contextlib.suppress(ProcessLookupError):
+        os.kill(generator.choice(working), signal.SIGKILL)
+        _count(WORKER, child.said(), outcome)
+    return True
+
+
+def _count(kind: str, said: str, outcome: Outcome) -> None:
+    outcome.kills[kind] += 1
+    outcome.stages[next(reversed(STAGE.findall(said)), "before the first stage")] += 1
 
 
 def _wait_for_a_stage(child: Child) -> None:

@@ -7,7 +7,7 @@ from collections.abc import Callable, Iterable, Sequence
 from typing import Any
 
 from benchmarks.facts import as_lines
-from benchmarks.reliability.kills import EACH
+from benchmarks.reliability.kills import EACH, WORKER
 
 SIGNALS = ("SIGKILL", "SIGTERM", "SIGINT")
 
@@ -16,6 +16,13 @@ KILLED = f"""\
 
 One process or its whole group; {", ".join(SIGNALS)}; up to {EACH} times a run. Equal: every map, mask, model, score and
 log line has the bits of a run that nobody disturbed.
+"""
+LABELLED = f"""\
+## Labelling part by part, killed and started again
+
+By each engine of [docs/scale.md](../../docs/scale.md), with two processes that label. One of these (workers, ranks,
+tasks), the main process or all; up to {EACH} starts of a run. A worker or task that dies does not end the run, a rank
+does. Equal: every mask, tar file, index and receipt has the bytes of a run that nobody disturbed.
 """
 HARMED = """\
 ## Starved, damaged, shared
@@ -54,19 +61,26 @@ def rows(head: Sequence[str], cells: Iterable[Sequence[Any]]) -> list[str]:
     return [f"| {' | '.join(map(str, row))} |" for row in (head, ["---"] * len(head), *cells)]
 
 
-def killed(part: dict[str, Any]) -> list[str]:
-    stages, table, total = Counter[str](), [], [0] * 7
+def killed(part: dict[str, Any], title: str = KILLED, signals: Sequence[str] = SIGNALS) -> list[str]:
+    stages, table, total = Counter[str](), [], [0] * (len(signals) + 4)
     for name, row in part.items():
-        by = [row["kills"].get(signal, 0) for signal in SIGNALS]
+        if row is None:
+            table.append([name, "not run, as it is not installed", *[""] * (len(total))])
+            continue
+        by = [row["kills"].get(signal, 0) for signal in signals]
         cells = [sum(by), *by, row["runs"], row["equal"], len(row["problems"])]
         total = [one + more for one, more in zip(total, cells)]
         table.append([name, *cells, f"{row['seconds']:.0f}"])
         stages.update(row["stages"])
     table.append(["**all**", *(f"**{cell}**" for cell in total), ""])
     places = ", ".join(f"{name} {count}" for name, count in stages.most_common())
-    problems = [f"- {text}" for row in part.values() for text in row["problems"]]
-    head = ["run", "kills", *SIGNALS, "runs", "equal", "lost or wrong", "seconds"]
-    return [KILLED, *rows(head, table), "", f"Where they came: {places}.", *problems]
+    problems = [f"- {text}" for row in part.values() if row for text in row["problems"]]
+    head = ["run", "kills", *signals, "runs", "equal", "lost or wrong", "seconds"]
+    return [title, *rows(head, table), "", f"Where they came: {places}.", *problems]
+
+
+def labelled(part: dict[str, Any]) -> list[str]:
+    return killed(part, LABELLED, (*SIGNALS, WORKER))
 
 
 def harmed(part: dict[str, Any]) -> list[str]:
@@ -123,6 +137,7 @@ def long(part: dict[str, Any]) -> list[str]:
 
 PARTS: dict[str, Callable[[dict[str, Any]], list[str]]] = {
     "kills": killed,
+    "labels": labelled,
     "harms": harmed,
     "files": bad,
     "ranks": several,

@@ -6,9 +6,7 @@ import contextlib
 import os
 import shutil
 import signal
-import socket
 import subprocess
-import sys
 import time
 from collections.abc import Sequence
 from dataclasses import dataclass
@@ -17,6 +15,8 @@ from typing import Any
 
 import torch
 
+from benchmarks.reliability.children import launched
+from benchmarks.reliability.family import children_of, runs
 from benchmarks.reliability.victims import DATA, NETWORK, digest, tagged_and_masked
 from maskwright.engine.checkpoint import load_weights
 
@@ -49,13 +49,9 @@ class Ranks:
 
 def torchrun(count: int, words: Sequence[str], folder: Path) -> subprocess.Popen[str]:
     """Begin `maskwright WORDS` in so many processes on this machine."""
-    with socket.socket() as free:
-        free.bind(("127.0.0.1", 0))
-        port = free.getsockname()[1]
-    launcher = ["-m", "torch.distributed.run", "--nproc-per-node", str(count), "--master-port", str(port)]
     environment = {**os.environ, "OMP_NUM_THREADS": "1", "CUDA_VISIBLE_DEVICES": ""}
     return subprocess.Popen(
-        [sys.executable, *launcher, "-m", "maskwright", *words],
+        [*launched(count), *words],
         cwd=folder, env=environment, text=True, start_new_session=True,
         stdout=subprocess.PIPE, stderr=subprocess.STDOUT,
     )  # fmt: skip
@@ -123,16 +119,3 @@ def dead(folder: Path, count: int = 2, number: int = signal.SIGKILL) -> dict[str
         with contextlib.suppress(ProcessLookupError):
             os.killpg(process.pid, signal.SIGKILL)
     return {"seconds": took, "code": process.returncode, "said": said, "left": [pid for pid in ranks if runs(pid)]}
-
-
-def children_of(process: int) -> list[int]:
-    """Processes that one started, and that were not started by another of them."""
-    with open(f"/proc/{process}/task/{process}/children") as stream:
-        return [int(word) for word in stream.read().split()]
-
-
-def runs(process: int) -> bool:
-    try:
-        return Path(f"/proc/{process}/stat").read_text().rpartition(")")[2].split()[0] != "Z"
-    except FileNotFoundError:
-        return False

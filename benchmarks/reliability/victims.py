@@ -32,7 +32,7 @@ TIMED = {
     "started",
     "date",
 }
-COMPARED = (".npz", ".png", ".safetensors", ".txt", ".jpg")
+COMPARED = (".npz", ".png", ".safetensors", ".txt", ".jpg", ".tar", ".receipt.json")
 UNCOMPARED = {"run.json", "stage.json", ".digests.json", "report.html", "preview.html"}
 
 
@@ -50,6 +50,9 @@ class Victim:
         results: the folder in it whose files are compared.
         stages: it says which stage it is in, as `maskwright run` does.
         start: begins it, or goes on with it.
+        workers: of the process that was started, those that may be killed beside it; the run goes on.
+        told: exit codes of a program that starts it or works for it, as torchrun and Ray do, when it is told to
+            stop or a process has died.
         digest: of that folder; equal where two runs have the same results.
     """
 
@@ -58,6 +61,8 @@ class Victim:
     results: str = "run"
     stages: bool = True
     start: Start = children.start
+    workers: Callable[[int], list[int]] | None = None
+    told: tuple[int, ...] = ()
     digest: Callable[[Path], dict[str, str]] = lambda folder: digest(folder)
 
 
@@ -69,8 +74,8 @@ def digest(folder: Path) -> dict[str, str]:
         passing = ".stale-" in inside or inside.startswith(("after/", "features/"))
         if passing or path.is_dir() or path.name in UNCOMPARED:
             continue
-        held = path.read_bytes() if path.suffix in COMPARED else b""
-        if path.suffix in (".json", ".jsonl"):
+        held = path.read_bytes() if path.name.endswith(COMPARED) else b""
+        if not held and path.suffix in (".json", ".jsonl"):
             held = path.read_bytes()
             text = path.read_text(errors="replace")
             lines = text.splitlines() if path.suffix == ".jsonl" else [text]

@@ -19,6 +19,7 @@ from collections import Counter
 from pathlib import Path
 
 from benchmarks.facts import as_lines, facts
+from benchmarks.reliability.family import workers_of
 from benchmarks.scale.tiny import ENVIRONMENT, command, digests, prepare, write_shards
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
@@ -71,7 +72,7 @@ def _disturbed(words: list[str], given: dict[str, str]) -> tuple[Counter[str], i
                 code = process.wait(timeout=dice.uniform(0.2, 2 * float(given["pause"])))
             except subprocess.TimeoutExpired:
                 victim = dice.choice(["worker", "worker", "worker", "main"])
-                workers = children(process.pid)
+                workers = workers_of(process.pid)
                 if victim == "worker" and workers:
                     os.kill(dice.choice(workers), signal.SIGKILL)
                     kills["worker SIGKILL"] += 1
@@ -84,20 +85,6 @@ def _disturbed(words: list[str], given: dict[str, str]) -> tuple[Counter[str], i
             if code == 0:
                 return kills, starts
             break
-
-
-def children(parent: int) -> list[int]:
-    """Workers of a process: those of the engine `local`, or Ray's actors anywhere below it."""
-    found = []
-    for path in Path("/proc").glob("[0-9]*/stat"):
-        try:
-            fields = path.read_text().rpartition(")")[2].split()
-        except OSError:
-            continue
-        line = Path(path.parent, "cmdline").read_bytes()
-        if (int(fields[1]) == parent and b"spawn_main" in line) or b"ray::_Worker" in line:
-            found.append(int(path.parent.name))
-    return found
 
 
 def _undisturbed(folder: Path, side: int, found: dict[str, str], every: int) -> tuple[int, int]:

@@ -18,7 +18,8 @@ import time
 from pathlib import Path
 
 from benchmarks.facts import as_lines, facts
-from benchmarks.scale.kills import RESULTS, children
+from benchmarks.reliability.family import workers_of
+from benchmarks.scale.kills import RESULTS
 from benchmarks.scale.tiny import command, prepare, write_shards
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
@@ -112,7 +113,7 @@ def _timed(job: LabelJob, sharing: Sharing, kill: bool = False) -> _Times:
     def killer() -> None:
         while len(times.moments) < len(job.parts) // 3:
             time.sleep(0.05)
-        for worker in children(os.getpid())[:1]:
+        for worker in workers_of(os.getpid())[:1]:
             os.kill(worker, signal.SIGKILL)
             times.deaths += 1
 

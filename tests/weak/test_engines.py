@@ -10,6 +10,7 @@ import subprocess
 import sys
 import time
 from pathlib import Path
+from types import SimpleNamespace
 
 import pytest
 
@@ -260,3 +261,53 @@ def test_ray_that_is_missing_is_named(toy, monkeypatch):
     monkeypatch.setitem(sys.modules, "ray", None)
     with pytest.raises(RecipeError, match=r"maskwright\[ray\]"):
         ENGINES["ray"](toy(), ["a"], Sharing(engine="ray"), lambda: None)
+
+
+class Stopped(Exception):
+    """What SIGTERM raised before there was Ray."""
+
+
+@pytest.fixture
+def ray_alone(monkeypatch):
+    """In the place of Ray: it takes SIGTERM for itself, as Ray does, and can do no more than begin."""
+
+    def told(number, frame):
+        sys.exit(number)
+
+    def init(**options):
+        signal.signal(signal.SIGTERM, told)
+        ray.options = options
+        if ray.told_to_stop:
+            signal.raise_signal(signal.SIGTERM)
+
+    def stop(number, frame):
+        raise Stopped
+
+    util = SimpleNamespace(get_node_ip_address=lambda: "127.0.0.1")
+    ray = SimpleNamespace(
+        init=init, util=util, shutdown=lambda: None, told_to_stop=False
+    )  # no `remote`: it cannot work
+    monkeypatch.setitem(sys.modules, "ray", ray)
+    monkeypatch.setenv("RAY_ENABLE_WINDOWS_OR_OSX_CLUSTER", "0")
+    before = signal.signal(signal.SIGTERM, stop)
+    yield ray
+    signal.signal(signal.SIGTERM, before)
+
+
+def test_a_stop_is_still_a_stop_beside_ray(toy, ray_alone):
+    with pytest.raises(AttributeError, match="remote"):
+        shared("ray", toy(), ["a"])
+    with pytest.raises(Stopped):
+        signal.raise_signal(signal.SIGTERM)
+
+
+def test_a_stop_while_ray_begins_is_one(toy, ray_alone):
+    ray_alone.told_to_stop = True
+    with pytest.raises(Stopped):
+        shared("ray", toy(), ["a"])
+
+
+def test_ray_without_an_address_joins_no_cluster_that_is_there(toy, ray_alone):
+    with pytest.raises(AttributeError, match="remote"):
+        shared("ray", toy(), ["a"])
+    assert ray_alone.options["address"] == "local"

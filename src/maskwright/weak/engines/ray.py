@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import os
+import signal
 import warnings
 from collections.abc import Callable, Sequence
 from typing import Any
@@ -36,18 +37,34 @@ def run_ray(job: Job, parts: Sequence[str], sharing: Sharing, tell: Callable[[],
         raise RecipeError("engine=ray needs Ray: pip install 'maskwright[ray]'; engine=local needs nothing") from None
     kinds = devices(sharing)[: len(parts)]
     if sharing.address is None:
-        ray.init(include_dashboard=False, _node_ip_address=LOOPBACK, num_cpus=len(kinds), log_to_driver=False)
+        # Without "local" it would join a cluster that RAY_ADDRESS or a `ray start` on this machine names.
+        _begin(ray, address="local", include_dashboard=False, _node_ip_address=LOOPBACK, num_cpus=len(kinds))
         if (address := ray.util.get_node_ip_address()) != LOOPBACK:  # Ray was imported before
             warnings.warn(f"Ray listens on {address}; set {CLUSTERS}=0 to keep it on {LOOPBACK}", stacklevel=2)
     else:
         try:
-            ray.init(address=sharing.address, log_to_driver=False)
+            _begin(ray, address=sharing.address)
         except ConnectionError as error:
             raise MaskwrightError(f"address={sharing.address}: no cluster answers ({in_one_line(error)})") from None
     try:
         _share(ray, job, kinds, Schedule(parts, job, tell))
     finally:
         ray.shutdown()
+
+
+def _begin(ray: Any, **options: Any) -> None:
+    """`ray.init`, after which SIGTERM does what it did before: Ray's own handler ends a process as if it had failed."""
+    stop = signal.getsignal(signal.SIGTERM)
+    told = False
+    try:
+        ray.init(log_to_driver=False, **options)
+    except SystemExit:  # of that handler
+        told = True
+    finally:
+        if signal.getsignal(signal.SIGTERM) is not stop:
+            signal.signal(signal.SIGTERM, stop)
+    if told:
+        signal.raise_signal(signal.SIGTERM)
 
 
 def _share(ray: Any, job: Job, kinds: Sequence[str], schedule: Schedule) -> None:
