@@ -27,6 +27,12 @@ def test_csv_with_tags_between_semicolons(tmp_path):
     assert table(tmp_path, text).rows == {"a": ("cat", "dog"), "sub/b": ("potted plant",), "c": (), "v1.2": ("cat",)}
 
 
+def test_tags_that_are_alike_are_held_once(tmp_path):
+    rows = table(tmp_path, "image,tags\na.jpg,dog;cat\nb.jpg,cat;dog\nc.jpg,dog\n").rows
+    assert rows["a"] is rows["b"]
+    assert rows["a"][1] is rows["c"][0]
+
+
 def test_csv_with_one_column_per_tag(tmp_path):
     text = 'image,dog,cat,"potted, plant"\na.jpg,0,1,1\nb.jpg,0,0,0\n'
     assert table(tmp_path, text).rows == {"a": ("cat", "potted, plant"), "b": ()}

@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import re
+import sys
 from collections.abc import Collection, Iterable, Mapping
 from dataclasses import dataclass, field
 from difflib import get_close_matches
@@ -37,18 +38,20 @@ class TagTable:
     where: dict[str, str] = field(default_factory=dict)
     repeated: list[str] = field(default_factory=list)
     said: list[str] = field(default_factory=list)
+    _alike: dict[tuple[str, ...], tuple[str, ...]] = field(default_factory=dict, repr=False)  # a million rows have few
     _spelled: dict[str, str] = field(default_factory=dict, repr=False)
     _uneven: bool = field(default=False, repr=False)
 
     def add(self, image: str, tags: Iterable[str], where: str) -> None:
         key = image_key(image)
-        named = {normal(tag.strip()) for tag in tags} - {""}
+        named = {sys.intern(normal(tag.strip())) for tag in tags} - {""}
         if key in self.rows:
             self._uneven |= len(named) != 1 or len(self.rows[key]) < 1 or self._spelled[key] != image
             self._uneven |= len(self.rows[key]) > 1 and key not in self.repeated
             self.repeated.append(key)
             named.update(self.rows[key])
-        self.rows[key] = tuple(sorted(named))
+        held = tuple(sorted(named))
+        self.rows[key] = self._alike.setdefault(held, held)
         self.where.setdefault(key, where)
         self._spelled.setdefault(key, image)
 

@@ -31,6 +31,7 @@ def run_ray(job: Job, parts: Sequence[str], sharing: Sharing, tell: Callable[[],
     """
     if sharing.address is None:
         os.environ.setdefault(CLUSTERS, "0")
+        os.environ.setdefault("RAY_USAGE_STATS_ENABLED", "0")  # nothing is told to anybody
     try:
         import ray
     except ImportError:
