@@ -9,6 +9,7 @@ import sys
 import time
 
 import pytest
+from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
@@ -174,6 +175,33 @@ def test_label_takes_a_folder_and_its_tags_in_place_of_a_recipe(labelled):
         "recam-irn", "photos", "tags.csv", "runs/photos-recam-irn",
     )  # fmt: skip
     assert labelled("recam", "data=photos")[:2] == ("recam", "photos")
+
+
+@pytest.mark.parametrize(
+    ("files", "words", "splits"),
+    [
+        ((), (), ("all", "all")),
+        ((), ("data.val=all",), ("train", "all")),
+        (("train.txt", "val.txt"), (), ("train", "val")),
+        (("masks/0.png", "masks/1.png", "masks/2.png"), (), ("train", "val")),
+    ],
+)
+def test_label_takes_every_image_where_nothing_could_judge_the_rest(tmp_path, files, words, splits):
+    from maskwright.cli.photographs import all_of_a_folder
+    from maskwright.recipe.load import load_recipe
+
+    photos = tmp_path / "photos"
+    for name in (*(f"images/{number}.png" for number in range(9)), *files):
+        (photos / name).parent.mkdir(parents=True, exist_ok=True)
+        if name.endswith(".png"):
+            Image.new("L" if "masks" in name else "RGB", (8, 8)).save(photos / name)
+        else:
+            (photos / name).write_text("0\n1\n")
+    (photos / "classes.txt").write_text("background\ncat\n")
+    (photos / "tags.csv").write_text("image,tags\n" + "".join(f"{number},cat\n" for number in range(9)))
+    given = [f"data={photos}", f"tags={photos / 'tags.csv'}", *words]
+    data = load_recipe("cam", [*all_of_a_folder("cam", given), *given]).data
+    assert (data.train, data.val) == splits
 
 
 @pytest.mark.parametrize(

@@ -117,12 +117,12 @@ def test_every_line_in_order_and_what_comes_after(folder):
     assert made("runs/photos/pseudo_masks/Confidence")[0] == "pseudo-masks"
     assert read_json("runs/recam/ir_labels/labels/provenance.json")["which"] == "IR labels"
 
-    train = small(typed(next(line for line in lines() if " run instant " in line and "out=" in line)))
+    train = small(typed(next(line for line in lines() if " run runs/photos" in line)))
     again = succeed(*train)
     assert again.count("done already") == len(list(Path("runs/photos").glob("*/stage.json"))) == 6
     assert re.search(r"^verdict +(bad|doubtful) \(0\.\d\d of 1\): ", again, re.M)
     agreement = read_json("runs/photos/evaluation/tags.json")
-    assert (agreement["split"], agreement["trained_on"], agreement["tag_source"]) == ("val", False, "tags.csv")
+    assert (agreement["split"], agreement["trained_on"], agreement["tag_source"]) == ("all", True, "tags.csv")
     succeed("report", "runs/photos")
     page = Path("runs/photos/report.html").read_text(encoding="utf-8")
     assert 'class="verdict ' in page
@@ -138,7 +138,7 @@ def test_every_line_in_order_and_what_comes_after(folder):
 
 
 def test_predictions_written_anywhere_are_never_scored_against_themselves(folder):
-    train = small(typed(next(line for line in lines() if " run instant " in line and "out=" in line)))
+    train = small(["run", "instant", "data=photos/", "tags=tags.csv", "out=runs/photos"])
     succeed(*train)
     images = len(list(Path("photos").iterdir()))
     for out in (".", "photos", "photos/new", "drawn/x"):
@@ -179,7 +179,7 @@ def test_predictions_written_anywhere_are_never_scored_against_themselves(folder
 
 
 def test_pseudo_masks_of_another_run_teach_but_are_never_called_truth(folder):
-    train = small(typed(next(line for line in lines() if " run instant " in line and "out=" in line)))
+    train = small(["run", "instant", "data=photos/", "tags=tags.csv", "out=runs/photos"])
     succeed(*train)
     masks = "masks=runs/photos/pseudo_masks/SegmentationClass"
     # Pseudo-masks are of the training split: judging on it is what scores against them.

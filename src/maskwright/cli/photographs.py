@@ -6,7 +6,7 @@ import json
 from pathlib import Path
 
 from maskwright.cli.words import QUICKEST, VERBS, Given
-from maskwright.errors import RecipeError, unknown_name
+from maskwright.errors import DataError, RecipeError, unknown_name
 
 
 def recipe_and_settings(name: str, given: Given) -> tuple[str, list[str]]:
@@ -55,3 +55,25 @@ def recipe_and_settings(name: str, given: Given) -> tuple[str, list[str]]:
     # Written as YAML, in which a folder called 2024 would be a number.
     words = [f"{key}={json.dumps(text, ensure_ascii=False)}" for key, text in fields.items()]
     return chosen or QUICKEST, [*words, *given.settings]
+
+
+def all_of_a_folder(recipe: str, settings: list[str]) -> list[str]:
+    """The settings that label every image, where no list and no folder makes splits and no mask could judge the rest.
+
+    Args:
+        recipe: name or file.
+        settings: of it; where they choose a split, nothing is added.
+    """
+    from maskwright.data import open_dataset
+    from maskwright.data.readers.splits import BY_HASH
+    from maskwright.recipe.load import load_recipe
+
+    data = load_recipe(recipe, settings).data
+    if (data.train, data.val) != ("train", "val") or not Path(data.root).is_dir():
+        return []
+    try:
+        splits = [open_dataset(data, split).source for split in (data.train, data.val)]
+    except DataError:  # which the run says
+        return []
+    judged = any(split.get("mask_count", 1) or split.get("split_source") != BY_HASH for split in splits)
+    return [] if judged else ["data.train=all", "data.val=all"]

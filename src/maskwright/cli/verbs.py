@@ -50,12 +50,15 @@ def run(given: Given) -> None:
 def label(given: Given) -> None:
     """Make pseudo-masks from image tags, without a segmenter.
 
-    DATA is a folder of images or a built-in set, TAGS a CSV or JSON file. A page shows the first images while it works;
-    at the end, a report takes its place. The same command again resumes where it stopped.
+    DATA is a folder of images or a built-in set, TAGS a CSV or JSON file. All images of a folder are labelled, unless
+    its lists make splits or it has masks to judge by. A page shows the first images while it works, then a report takes
+    its place. The same command again resumes where it stopped.
     """
-    from maskwright.cli.photographs import recipe_and_settings
+    from maskwright.cli.photographs import all_of_a_folder, recipe_and_settings
 
     recipe, settings = recipe_and_settings("label", given)
+    if recipe != given.names[0]:
+        settings = [*all_of_a_folder(recipe, settings), *settings]
     _run(Given([recipe], settings, given.options), until="pseudo_masks")
 
 

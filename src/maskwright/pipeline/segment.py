@@ -192,7 +192,8 @@ def evaluate_to_folder(
     agreement = None
     if known := known_tags(dataset):
         if distributed.is_main():
-            agreement = write_tag_agreement(subset(dataset, known), folder, trained_on=False)
+            same = trained_on is not None and dict(trained_on.source).get("split") == dict(dataset.source).get("split")
+            agreement = write_tag_agreement(subset(dataset, known), folder, trained_on=same)
     elif trained_on is not None:
         sample = without_masks(spread_over_tagged(trained_on))
         evaluate(predictor.model, sample, settings, predictor.device, folder=folder / TRAINING, made_by=made_by)

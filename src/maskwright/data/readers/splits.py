@@ -18,6 +18,7 @@ from maskwright.errors import DataError
 
 LIST_FOLDERS = ("ImageSets/Segmentation", "ImageSets", "splits", ".", "ImageSets/Main")
 TRAIN_SHARE = 0.8
+BY_HASH = f"no list: {TRAIN_SHARE:.0%} train, the rest val, by hash of the name"
 # What others call a split, by what it is called here.
 OTHER_NAMES = {"train": ("training",), "val": ("valid", "validation", "dev")}
 SPLITS = frozenset(("train", "training", "val", "valid", "validation", "dev", "test", "testing"))
@@ -78,7 +79,7 @@ def split_names(root: Path, split: str, listing: Listing, complain: Complain) ->
             f"Fix: choose one, or write {split}.txt with one image name per line"
         )
     train, val = hash_split(list(listing.images))
-    return (train if split == "train" else val), f"no list: {TRAIN_SHARE:.0%} train, the rest val, by hash of the name"
+    return (train if split == "train" else val), BY_HASH
 
 
 def hash_split(names: list[str]) -> tuple[list[str], list[str]]:
