@@ -252,10 +252,12 @@ def test_plan_tells_time_memory_and_disk_and_writes_nothing(tmp_path):
     result = CliRunner().invoke(app, ["run", "demo", *SMALL, f"out={out}", "plan=true"])
     assert result.exit_code == 0, result.output
     head, *lines = result.output.splitlines()
-    assert head.split() == ["stage", "state", "time", "memory", "disk", "what"]
+    assert head.split() == ["stage", "state", "time", "memory", "disk", "per", "image", "what"]
     names = ["classifier", "seeds", "pseudo_masks", "segmenter", "evaluation", "oracle", "oracle_evaluation"]
     assert [line.split()[0] for line in lines[:7]] == names
     assert lines[3].split()[2:8] == lines[5].split()[2:8]
+    trained = [line for line in lines[:7] if " G  " in line]
+    assert [line.split()[0] for line in trained] == ["classifier", "segmenter", "oracle"]
     assert lines[7].startswith("left to do")
     assert "estimated on cpu, 1 thread" in lines[8]
     assert list(tmp_path.iterdir()) == []

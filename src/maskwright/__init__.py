@@ -15,6 +15,7 @@ _WHERE = {
     "create_backbone": "maskwright.models",
     "create_classifier": "maskwright.models",
     "list_models": "maskwright.models",
+    "multiply_adds": "maskwright.models",
     "open_dataset": "maskwright.data",
     "LabelSpace": "maskwright.data.sample",
     "Sample": "maskwright.data.sample",
@@ -52,7 +53,7 @@ if TYPE_CHECKING:
     from maskwright.data.scenes import scenes
     from maskwright.inference.finished import load
     from maskwright.metrics import ConfusionMatrix
-    from maskwright.models import create_backbone, create_classifier, create_model, list_models
+    from maskwright.models import create_backbone, create_classifier, create_model, list_models, multiply_adds
     from maskwright.pipeline.run import run
     from maskwright.recipe import load_recipe
     from maskwright.settings import Recipe

@@ -8,11 +8,13 @@ from typing import ClassVar
 import pytest
 import torch
 import torch.nn.functional as F
+from torch.nn.attention import SDPBackend, sdpa_kernel
+from torch.utils.flop_counter import FlopCounterMode
 
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
 from maskwright.inference.load import load
-from maskwright.models import create_model
+from maskwright.models import create_model, multiply_adds
 
 torch.set_num_threads(1)
 
@@ -73,6 +75,15 @@ class ModelContract:
                 model.backbone(images), model.backbone.channels, model.backbone.strides, strict=True
             ):
                 assert feature.shape == (1, channels, -(-height // stride), -(-width // stride))
+
+    @torch.no_grad()
+    def test_operations_are_those_of_a_forward_pass(self, backbone):
+        model = self.make(backbone).eval()
+        # The CPU's own attention is not counted.
+        with sdpa_kernel(SDPBackend.MATH), FlopCounterMode(display=False) as counter:
+            model(self.images(1, 64, 96))
+        assert multiply_adds(model, (64, 96)) == counter.get_total_flops() // 2 > 0
+        assert next(model.parameters()).device.type == "cpu"
 
     def test_backward_reaches_every_parameter(self, backbone):
         model = self.make(backbone).train()

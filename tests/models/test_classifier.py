@@ -2,7 +2,7 @@ import pytest
 import torch
 
 from maskwright.errors import DataError, RecipeError
-from maskwright.models import create_backbone, create_classifier
+from maskwright.models import create_backbone, create_classifier, multiply_adds
 from maskwright.models.classifier import load_classifier
 
 torch.set_num_threads(1)
@@ -114,3 +114,8 @@ def test_load_classifier(tmp_path, classifier):
     save_model(tmp_path / "other.safetensors", classifier, described)
     with pytest.raises(DataError, match="holds a segmenter, expected a classifier"):
         load_classifier(tmp_path / "other.safetensors")
+
+
+def test_operations_of_a_convolution():
+    network = torch.nn.Conv2d(3, 8, 3, padding=1)
+    assert multiply_adds(network, (16, 20)) == 3 * 8 * 9 * 16 * 20

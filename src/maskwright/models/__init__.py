@@ -19,6 +19,7 @@ from maskwright.models.fcn import FCN
 from maskwright.models.light import Light, Linear
 from maskwright.models.multiscale_attention import HierarchicalAttention
 from maskwright.models.ocr import OCRNet
+from maskwright.models.operations import multiply_adds
 from maskwright.models.pretrained import refuse_sources
 from maskwright.models.pspnet import PSPNet
 from maskwright.models.resnet38 import resnet38
@@ -36,6 +37,7 @@ __all__ = [
     "create_classifier",
     "create_model",
     "list_models",
+    "multiply_adds",
 ]
 
 BACKBONES.update(resnet38=resnet38, vgg16=vgg16)

@@ -19,6 +19,7 @@ import torch
 from torch import Tensor, nn
 from torch.autograd.graph import saved_tensors_hooks
 from torch.nn.modules.batchnorm import _BatchNorm
+from torch.utils.flop_counter import FlopCounterMode
 
 from maskwright.data.augment import Augment, collate
 from maskwright.data.dataset import channels_of
@@ -35,6 +36,7 @@ from maskwright.models import MODELS, ImageTagClassifier, create_classifier
 from maskwright.models.backbone import Backbone
 from maskwright.models.backbones import check_name, check_weights
 from maskwright.models.classifier import PARTS, load_classifier
+from maskwright.models.operations import multiply_adds
 from maskwright.pipeline.frozen import check_frozen, frozen_size
 from maskwright.pipeline.segment import build_segmenter, for_channels
 from maskwright.pipeline.stages import oracle_images, with_mask_only
@@ -64,10 +66,13 @@ class Need:
         weights: bytes of the network.
         memory: bytes in all, for one process: weights, gradients, what the optimiser keeps, and what is kept for the
             backward pass of one batch in float32; 0 for the last where nobody can tell.
+        operations: multiply-adds of one forward pass of one image at the size it is trained at, of a frozen network at
+            that of its maps; 0 where nobody can tell.
     """
 
     weights: int
     memory: int
+    operations: int
 
 
 def check_networks(context: RunContext, left: set[str]) -> dict[str, Need]:
@@ -190,7 +195,9 @@ def _check_network(context: RunContext, word: str, parts: dict[str, Any]) -> Nee
         network.check(settings, found)
     if settings.train.frozen:
         weights = sum(tensor.nbytes for tensor in [*found.parameters(), *found.buffers()])
-        return Need(weights, 2 * weights)  # itself, and the copy that maps are made by
+        size = seen_size(recipe.seeds.size, context.train.size(0))
+        # Memory for itself, and for the copy that maps are made by.
+        return Need(weights, 2 * weights, multiply_adds(found, size, channels_of(context.train)))
     return step_forward(context, found, settings.train, f"{word}.train")[0]
 
 
@@ -304,10 +311,11 @@ def step_forward(
             kept[tensor.untyped_storage()._cdata] = tensor
         return tensor
 
-    outputs = None
+    outputs, operations = None, 0
     try:
-        with saved_tensors_hooks(keep, lambda tensor: tensor):
+        with saved_tensors_hooks(keep, lambda tensor: tensor), FlopCounterMode(display=False) as counter:
             outputs = network(images, **arguments)
+        operations = counter.get_total_flops() // 2 // len(images)
     except ValueError as error:
         if "more than 1 value per channel" not in str(error):
             raise
@@ -322,7 +330,7 @@ def step_forward(
     trained = sum(tensor.nbytes for tensor in network.parameters() if tensor.requires_grad)
     copies = 1 + (2 if settings.optimizer == "adamw" else int(settings.momentum > 0))
     memory = size_of + copies * trained + (size_of if settings.ema else 0) + saved
-    return Need(size_of, memory), outputs if isinstance(outputs, dict) else None
+    return Need(size_of, memory, operations), outputs if isinstance(outputs, dict) else None
 
 
 def check_training(context: RunContext, where: str, settings: TrainSettings) -> None:

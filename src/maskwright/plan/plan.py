@@ -21,14 +21,14 @@ from maskwright.data.finding import number_of
 from maskwright.data.sizes import Size, seen_size
 from maskwright.engine.device import choose_device
 from maskwright.inference.features import BATCH_PIXELS, LIMIT
-from maskwright.pipeline.check_networks import check_words
+from maskwright.pipeline.check_networks import check_networks, check_words
 from maskwright.pipeline.frozen import frozen_size
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.plan.cut import Budget, Cut, cut_down
 from maskwright.plan.images import cropped_samples
 from maskwright.plan.parts import in_parts
 from maskwright.plan.trial import Trial, try_stages
-from maskwright.plan.words import size_words, words
+from maskwright.plan.words import operation_words, size_words, words
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS, RunFolder
 from maskwright.runs.stages import states
@@ -75,6 +75,7 @@ class Row:
         seconds: that it will take; None where it is finished.
         memory: bytes at most.
         disk: bytes of its files.
+        operations: multiply-adds of the network that it trains, for one image; 0 where there is none, or unknown.
     """
 
     name: str
@@ -83,6 +84,7 @@ class Row:
     seconds: float | None = None
     memory: float | None = None
     disk: float | None = None
+    operations: int = 0
 
 
 def plan(recipe: Recipe, until: str | None = None, sharing: Mapping[str, Any] | None = None) -> list[Row]:
@@ -106,8 +108,18 @@ def plan(recipe: Recipe, until: str | None = None, sharing: Mapping[str, Any] | 
         return rows
     last = next(row.name for row in reversed(rows) if row.name in wanted)
     found = in_parts(estimates(recipe, context.train, context.val, context.device, last), stages, context)
+    needs = check_networks(context, {name.partition("-")[0] for name in wanted})
     return [
-        row if row.state == "finished" else Row(row.name, row.title, row.state, *found[tried[row.name]]) for row in rows
+        row
+        if row.state == "finished"
+        else Row(
+            row.name,
+            row.title,
+            row.state,
+            *found[tried[row.name]],
+            operations=needs[tried[row.name]].operations if tried[row.name] in needs else 0,
+        )
+        for row in rows
     ]
 
 
@@ -278,12 +290,14 @@ def table(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     device = choose_device(recipe.device)
     left = [row for row in rows if row.seconds is not None]
     width = max(len(row.name) for row in rows) + 2
-    lines = [f"{'stage':<{width}}{'state':<12}{'time':>12}{'memory':>10}{'disk':>10}  what"]
+    lines = [f"{'stage':<{width}}{'state':<12}{'time':>12}{'memory':>10}{'disk':>10}{'per image':>11}  what"]
     for row in rows:
         cells = ["-"] * 3
         if row.seconds is not None:
             cells = [words(row.seconds), size_words(row.memory or 0), size_words(row.disk or 0)]
-        lines.append(f"{row.name:<{width}}{row.state:<12}{cells[0]:>12}{cells[1]:>10}{cells[2]:>10}  {row.title}")
+        amount = operation_words(row.operations) if row.operations else ""
+        what = f"{cells[0]:>12}{cells[1]:>10}{cells[2]:>10}{amount:>11}  {row.title}"
+        lines.append(f"{row.name:<{width}}{row.state:<12}{what}")
     if not left:
         return [*lines, "nothing is left to do"]
     needed = sum(row.disk or 0 for row in left)
@@ -293,7 +307,7 @@ def table(rows: Sequence[Row], recipe: Recipe) -> list[str]:
     threads = f", {number_of(torch.get_num_threads(), 'thread')}" if device.type == "cpu" else ""
     lines.append(
         f"estimated on {device}{threads}, from two steps of each training and a few crops for all other stages; memory "
-        "is on top of the program's own"
+        "is on top of the program's own; per image: multiply-adds of the network, forward, at the size it is trained at"
     )
     if first_frozen(recipe):
         lines.append("the maps of the frozen backbone are made once, and deleted when the run is finished")

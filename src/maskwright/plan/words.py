@@ -12,6 +12,11 @@ def words(seconds: float) -> str:
     return in_words(seconds) if seconds < 3 * 86400 else f"{seconds / 86400:.0f} days"
 
 
+def operation_words(count: float) -> str:
+    """An amount of multiply-adds, in billions."""
+    return f"{count / 1e9:.3g} G"
+
+
 def size_words(count: float) -> str:
     """An amount of bytes."""
     if count < 2**20:
