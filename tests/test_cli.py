@@ -333,8 +333,10 @@ def test_completion_of_recipes_runs_and_keys(tmp_path, monkeypatch):
     assert "classifier.train.lr=" in complete("run", ["recam-irn"], "classifier.train.l")
     assert complete("predict", ["runs/mine", "a.jpg"], "inference.f") == ["inference.flip="]
     assert complete("predict", ["runs/mine"], "prob") == ["probabilities="]
+    assert complete("run", ["cam"], "segm") == ["segmenter="]
+    assert complete("evaluate", ["runs/mine"], "segm") == []
     for key in complete("run", ["recam-irn"], ""):
-        if key.rstrip("=") not in VERBS["run"].options:
+        if key.rstrip("=") not in (*VERBS["run"].options, "segmenter"):
             apply_override({}, f"{key}none")
 
 

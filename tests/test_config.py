@@ -115,6 +115,18 @@ def test_the_segmenter_of_another_recipe_comes_whole(tmp_path):
     assert (recipe.networks, recipe.irn, recipe.data) == (masks.networks, masks.irn, masks.data)
 
 
+def test_the_segmenter_of_another_recipe_may_be_typed():
+    recipe = load_recipe("voc-recam", ["train.steps=10", "segmenter=voc-upernet-swin", "model.backbone=resnet18"])
+    masks, segmenter = load_recipe("voc-recam"), load_recipe("voc-upernet-swin")
+    assert recipe.model == segmenter.model.model_copy(update={"backbone": "resnet18"})
+    assert (recipe.loss, recipe.inference) == (segmenter.loss, segmenter.inference)
+    assert recipe.train == segmenter.train.model_copy(update={"steps": 10})
+    assert (recipe.networks, recipe.recam, recipe.data) == (masks.networks, masks.recam, masks.data)
+    assert load_recipe("voc-recam-irn", ["segmenter=voc-upernet-swin"]).expected == {"seeds": 0.548, "irn": 0.709}
+    with pytest.raises(RecipeError, match="Did you mean 'voc-upernet-swin'"):
+        load_recipe("voc-recam", ["segmenter=voc-upernet-swim"])
+
+
 def test_a_recipe_that_rests_on_others_is_shown_written_out(tmp_path):
     text = recipe_text("voc-recam-irn-upernet-swin")
     assert text.startswith("# ReCAM and IRN with UperNet-Swin")

@@ -12,7 +12,7 @@ from typing import Any
 from pydantic import BaseModel
 from pydantic.fields import FieldInfo
 
-from maskwright.recipe.load import SHORT_KEYS, build_recipe, file_fields, recipe_file, recipe_names
+from maskwright.recipe.load import SEGMENTER, SHORT_KEYS, build_recipe, file_fields, recipe_file, recipe_names
 from maskwright.settings import Recipe
 
 # What a recipe reads only where something is learned from tags.
@@ -123,7 +123,7 @@ def _words(annotation: Any) -> str:
 
 def known_keys() -> list[str]:
     """Every key that can be typed, short ones first."""
-    return [*SHORT_KEYS, *(setting.key for setting in settings_of(build_recipe({}), every=True))]
+    return [*SHORT_KEYS, SEGMENTER, *(setting.key for setting in settings_of(build_recipe({}), every=True))]
 
 
 def quick_keys(name: str | None = None) -> list[str]:
@@ -133,7 +133,8 @@ def quick_keys(name: str | None = None) -> list[str]:
         RecipeError: no such recipe, or its file cannot be read.
     """
     said = [key for fields in _files(name) for key in _dotted(fields)] if name else []
-    return list(dict.fromkeys([*SHORT_KEYS, *(setting.key for setting in settings_of(Recipe(), every=True)), *said]))
+    everywhere = [setting.key for setting in settings_of(Recipe(), every=True)]
+    return list(dict.fromkeys([*SHORT_KEYS, SEGMENTER, *everywhere, *said]))
 
 
 def _files(name: str) -> list[dict[str, Any]]:

@@ -28,7 +28,8 @@ SHORT = reprlib.Repr()  # values in messages are cut: a small YAML file can hold
 SHORT.maxlevel, SHORT.maxlist, SHORT.maxdict, SHORT.maxstring, SHORT.maxother = 2, 6, 6, 80, 80
 
 # What a file may say beside a recipe's own keys, and what the second takes from the recipe that it names.
-FILE_KEYS = ("extends", "segmenter")
+SEGMENTER = "segmenter"
+FILE_KEYS = ("extends", SEGMENTER)
 SEGMENTER_BLOCKS = ("model", "loss", "train", "inference")
 
 
@@ -79,6 +80,8 @@ def _tell(old: str, new: str) -> None:
 def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recipe:
     """A recipe by name or file, with overrides such as `data=photos/` or `train.lr=0.02` applied.
 
+    `segmenter=RECIPE` takes the model, its loss, training and inference of another recipe; other overrides win over it.
+
     The recipe that a run folder holds resumes in that folder, wherever it was moved to.
 
     Raises:
@@ -93,6 +96,12 @@ def load_recipe(name: str, overrides: list[str] | tuple[str, ...] = ()) -> Recip
     run = RunFolder(path.parent)
     if path == run.recipe and run.facts.is_file():
         fields["out"] = str(run)
+    keys = [override.partition("=")[0].strip() for override in overrides]
+    for key, override in zip(keys, overrides, strict=True):
+        if key == SEGMENTER and "=" in override:
+            fields = with_segmenter(fields, recipe_fields(recipe_file(override.partition("=")[2].strip())))
+            fields["expected"] = {name: score for name, score in fields.get("expected", {}).items() if name != "miou"}
+    overrides = [override for key, override in zip(keys, overrides, strict=True) if key != SEGMENTER]
     known = copy.deepcopy(fields)
     for override in overrides:
         apply_override(known, override)  # all of them say what kind of recipe it is, before any is understood
@@ -135,12 +144,16 @@ def recipe_fields(path: Path, extended_by: tuple[Path, ...] = ()) -> dict[str, A
             raise RecipeError(f"{path}: {key}: {error}") from None
         return recipe_fields(found, (*extended_by, path))
 
-    base, segmenter = other("extends"), other("segmenter")
-    segmenter = {key: segmenter[key] for key in SEGMENTER_BLOCKS if key in segmenter}
-    if segmenter:
-        base = {key: value for key, value in base.items() if key not in SEGMENTER_BLOCKS}
+    base = with_segmenter(other("extends"), other(SEGMENTER))
     base.pop("name", None)
-    return _merged(_merged(base, segmenter), fields)
+    return _merged(base, fields)
+
+
+def with_segmenter(fields: Mapping[str, Any], other: Mapping[str, Any]) -> dict[str, Any]:
+    """Fields of a recipe with the model, loss, training and inference of another one, where that says any."""
+    taken = {key: other[key] for key in SEGMENTER_BLOCKS if key in other}
+    kept = {key: value for key, value in fields.items() if not taken or key not in SEGMENTER_BLOCKS}
+    return {**kept, **taken}
 
 
 def file_fields(path: Path) -> dict[str, Any]:
