@@ -1,4 +1,4 @@
-"""Focal, Dice and Lovasz-softmax losses against their definitions."""
+"""Balanced, focal, Dice and Lovasz-softmax losses against their definitions."""
 
 from __future__ import annotations
 
@@ -7,7 +7,8 @@ from itertools import pairwise
 import pytest
 import torch
 
-from maskwright.errors import RecipeError
+from maskwright.errors import DataError, RecipeError
+from maskwright.losses.balanced import BalancedCrossEntropy, balanced_cross_entropy
 from maskwright.losses.cross_entropy import cross_entropy, cross_entropy_map
 from maskwright.losses.dice import Dice, dice_loss
 from maskwright.losses.focal import Focal, focal_loss
@@ -24,6 +25,11 @@ class TestFocal(LossContract):
 class TestFocalBelowOne(LossContract):
     def make(self, **arguments):
         return Focal(gamma=0.5, **arguments)
+
+
+class TestBalancedCrossEntropy(LossContract):
+    def make(self, **arguments):
+        return BalancedCrossEntropy(**arguments)
 
 
 class TestDice(LossContract):
@@ -53,6 +59,18 @@ def test_focal_is_its_formula():
     for gamma in (0.5, 1.0, 2.0, 5.0):
         expected = ((1 - (-losses).exp()) ** gamma * losses).mean()
         torch.testing.assert_close(focal_loss(logits, labels, gamma=gamma), expected)
+
+
+def test_background_and_objects_weigh_alike():
+    logits, labels = example(1, dtype=torch.float64)
+    losses, valid = cross_entropy_map(logits, labels)
+    for background in (0, 3):
+        expected = (losses[valid & (labels == background)].mean() + losses[valid & (labels != background)].mean()) / 2
+        torch.testing.assert_close(balanced_cross_entropy(logits, labels, background=background), expected)
+    alone = labels.where((labels == 0) | ~valid, torch.full_like(labels, 255))
+    torch.testing.assert_close(balanced_cross_entropy(logits, alone), losses[labels == 0].mean())
+    with pytest.raises(DataError, match="one of the 4 classes, found 4"):
+        balanced_cross_entropy(logits, labels, background=4)
 
 
 @pytest.mark.parametrize("weights", [None, [1.0, 0.0, 2.0, 5.0]])

@@ -16,6 +16,7 @@ from torch import Tensor, nn
 
 from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError, unknown_name
+from maskwright.losses.balanced import BalancedCrossEntropy, balanced_cross_entropy
 from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss, pool_labels, pool_to
 from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
 from maskwright.losses.dice import Dice, dice_loss
@@ -29,6 +30,7 @@ from maskwright.losses.rmi import RMI, rmi_loss
 from maskwright.settings import LossSettings
 
 LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "balanced_cross_entropy": BalancedCrossEntropy,
     "cross_entropy": CrossEntropy,
     "dice": Dice,
     "focal": Focal,
@@ -43,6 +45,7 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 # own size and the labels at full size. Every other auxiliary output is resized to the labels and gets the main loss, or
 # what the main loss has as `auxiliary_loss(logits, labels)` for this.
 AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
+    "balanced_cross_entropy": BalancedCrossEntropy,
     "cpp": CPPLoss,
 }
 
@@ -51,6 +54,7 @@ __all__ = [
     "LOSSES",
     "OHEM",
     "RMI",
+    "BalancedCrossEntropy",
     "CPPLoss",
     "CrossEntropy",
     "Dice",
@@ -58,6 +62,7 @@ __all__ = [
     "LossMaxPooling",
     "LovaszSoftmax",
     "SegmentationLoss",
+    "balanced_cross_entropy",
     "cell_counts",
     "class_weights_from",
     "count_pyramid",
