@@ -87,13 +87,21 @@ L2G_RECIPES = {
 
 
 def test_l2gs_published_recipes_are_the_released_code():
-    assert L2G_RECIPES.keys() == {name for name in recipe_names() if "-l2g" in name}
+    assert L2G_RECIPES.keys() == {name for name in recipe_names() if "-l2g" in name} - {"voc-l2g-cam"}
     for name, apart in L2G_RECIPES.items():
         recipe = load_recipe(name)
         expected = {**CODE, "transfer": "attention", **apart, "view_size": (320, 320)}
         assert {key: getattr(recipe.l2g, key) for key in expected} == expected, name
         assert recipe.classifier.backbone == "resnet38"
         assert recipe.seeds.options == {}
+
+
+def test_the_control_of_l2g_is_a_classifier_trained_as_it_is():
+    control, l2g = load_recipe("voc-l2g-cam"), load_recipe("voc-l2g")
+    assert (control.networks, control.seeds.method) == (["classifier"], "cam")
+    assert control.classifier.train == l2g.l2g.train
+    changed = {key for key in type(l2g).model_fields if getattr(control, key, None) != getattr(l2g, key)}
+    assert changed == {"name", "source", "expected", "networks", "classifier", "l2g", "seeds"}
 
 
 @pytest.mark.parametrize("word", ["seam", "eps", "edam", "recam", "l2g"])
