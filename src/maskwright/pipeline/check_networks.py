@@ -43,7 +43,7 @@ from maskwright.pipeline.stages import oracle_images, with_mask_only
 from maskwright.runs.context import RunContext
 from maskwright.settings import InferenceSettings, Recipe, Settings, TrainSettings
 from maskwright.settings.options import check_values
-from maskwright.weak.methods import check_methods, seed_method
+from maskwright.weak.methods import check_methods, seed_method, trained_blocks
 from maskwright.weak.networks import NETWORKS, Network
 from maskwright.weak.networks.classifier import check_saliency, check_tags
 from maskwright.weak.pseudo_masks import check_thresholds
@@ -117,6 +117,11 @@ def check_words(recipe: Recipe) -> None:
         for word in recipe.refine:
             if REFINEMENTS[word].network:
                 backbones[f"{word}.backbone"] = getattr(recipe, word).backbone
+    strange = [word for word, settings in trained_blocks(recipe).items() if settings.train.snapshots]
+    if strange:
+        raise RecipeError(f"{strange[0]}.train.snapshots: they are of the segmenter; write train.snapshots")
+    if recipe.train.snapshots and not recipe.train.validate_every:
+        raise RecipeError("train.snapshots are kept at each validation; give train.validate_every=1, too")
     for key, word, known in words:
         if word not in known:
             raise RecipeError(unknown_name(key, word, known))

@@ -20,7 +20,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine import distributed
 from maskwright.engine.checkpoint import describe
 from maskwright.engine.fit import Step, fit
-from maskwright.engine.progress import track
+from maskwright.engine.progress import LOG, track
 from maskwright.errors import RecipeError
 from maskwright.files import write_json
 from maskwright.inference.predict import Predictor
@@ -30,7 +30,8 @@ from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.base import SegmentationModel, parameter_groups
 from maskwright.pipeline.frozen import frozen_set, frozen_step
-from maskwright.runs.folder import METRICS, TRAINING
+from maskwright.runs.contents import read_log
+from maskwright.runs.folder import METRICS, SNAPSHOTS, TRAINING
 from maskwright.settings import InferenceSettings, Recipe
 
 GLANCED = 16  # validation images that are predicted at the end of a training
@@ -96,8 +97,9 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
         recipe: `model`, `loss`, `train` and `inference` are read.
         train: dataset of examples with masks.
         val: dataset for validation between epochs, where `train.validate_every` is set and it has masks. Where it is
-            not, `GLANCED` of its images tell at the end whether the model predicts more than one class.
-        folder: gets `log.jsonl`, `state.pt` and `model.safetensors`.
+            not, `GLANCED` of its images tell at the end whether the model predicts more than one class. Predictions of
+            `train.snapshots` of its images are kept each time.
+        folder: gets `log.jsonl`, `state.pt`, `model.safetensors` and `snapshots/`.
         device: where to train.
 
     Returns:
@@ -114,7 +116,15 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
     judged = [index for index in range(len(val)) if val.has_mask(index)]
     seen = val if settings.validate_every else subset(val, judged[:: math.ceil(len(judged) / GLANCED) or 1])
 
+    places = np.linspace(0, len(val) - 1, min(settings.snapshots, len(val))).round().astype(int)
+    shown = without_masks(subset(val, sorted(set(places.tolist()))))
+
     def validate(network: torch.nn.Module) -> dict[str, Any]:
+        if len(shown):
+            before = sum(line["event"] == "validate" for line in read_log(folder / LOG))
+            evaluate(network, shown, recipe.inference, device, folder=folder / SNAPSHOTS / f"{before + 1:03d}")
+        if not judged:
+            return {}
         confusion, _ = evaluate(network, seen, recipe.inference, device)
         scores = confusion.scores() if settings.validate_every else {}
         return {
@@ -137,7 +147,7 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
         settings,
         folder,
         parameter_groups=parameter_groups(model, settings),
-        validate=validate if judged else None,
+        validate=validate if judged or len(shown) else None,
         metadata=describe("segmenter", made, model, train.labels, recipe),
         device=device,
         title=folder.name,

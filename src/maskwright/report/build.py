@@ -18,6 +18,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
 from maskwright.report import content, results
 from maskwright.report.explanations import explanation_gallery
+from maskwright.report.film_strip import film_strip
 from maskwright.report.gallery import (
     Ranked,
     Row,
@@ -148,7 +149,7 @@ def _galleries(
     validation = rank_predictions(run, dataset_val)
     for_training = min(len(training), max(images - len(validation), (images + 1) // 2))
     for_validation = min(len(validation), images - for_training)
-    found = [
+    found: list[dict[str, Any]] = [
         _gallery(
             "training",
             f"From tags to masks: {run.setting('data.train', 'train')}",
@@ -162,8 +163,9 @@ def _galleries(
             validation_rows(run, dataset_val, labels, select(validation, for_validation), side),
         ),
     ]
+    film = film_strip(run, dataset_val, labels, side)
     explained = explanation_gallery(run.folder, labels, side, Reading.of(run.setting("data.options") or {}))
-    return [gallery for gallery in found if gallery["rows"]] + ([explained] if explained else [])
+    return [gallery for gallery in (*found, film, explained) if gallery and gallery["rows"]]
 
 
 def _gallery(key: str, title: str, ranked: list[Ranked], rows: list[Row]) -> dict[str, Any]:

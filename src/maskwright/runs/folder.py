@@ -3,6 +3,7 @@
 recipe.yaml, run.json              what was asked for; when, where and by which command
 STAGE/stage.json                   each stage's folder; STAGE.stale-N is one that was set aside
 STAGE/model.safetensors, log.jsonl, state.pt                                       of a stage that trains
+segmenter/snapshots/001/predictions/NAME.png                                       after each validation
 STAGE/maps/NAME.npz                                                                of a stage that makes maps
 pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
 evaluation/predictions/NAME.png, metrics.json, images.json, tags.json
@@ -44,6 +45,7 @@ METRICS = "metrics.json"
 IMAGES = "images.json"
 TAG_AGREEMENT = "tags.json"
 TRAINING = "training"
+SNAPSHOTS = "snapshots"
 
 SEED_EVALUATION = "seed_evaluation.json"
 EXPLANATIONS = "explanations.json"  # in the folder `explanations`
@@ -163,6 +165,10 @@ class RunFolder(os.PathLike[str]):
 
     def predictions(self, name: str = "evaluation") -> Path:
         return self.path / name / PREDICTIONS
+
+    def snapshots(self, name: str = "segmenter") -> list[Path]:
+        """Folders of the masks that a network predicted at each validation of its training, in order."""
+        return sorted((self.path / name / SNAPSHOTS).glob(f"*/{PREDICTIONS}"))
 
     def evaluation(self, name: str = "evaluation") -> Path:
         """The scores of a model."""

@@ -138,6 +138,12 @@ class TrainSettings(Settings):
     seed: int = Field(0, description="added to random_seed for this training")
     workers: int = Field(2, ge=0, description="data-loading processes per training process")
     validate_every: int = Field(0, ge=0, description="epochs between validations; 0: at the end only")
+    snapshots: int = Field(
+        0,
+        ge=0,
+        description="of a segmenter: images of the evaluation split whose predictions are kept at each validation, "
+        "as a film strip in the report",
+    )
     checkpoint_seconds: float = Field(
         60.0, ge=0, description="least seconds between points that a stopped training resumes from"
     )
