@@ -47,5 +47,5 @@ def test_commands_exist():
     help_text = CliRunner().invoke(app, ["--help"]).output
     for verb in re.findall(r"^maskwright (\w+)", README, re.M):
         assert re.search(rf"^\s+{verb}\b", help_text, re.M), verb
-    for recipe in re.findall(r"^maskwright run ([\w-]+)", README, re.M):
+    for recipe in re.findall(r"^maskwright run ([\w-]+)[ \n]", README, re.M):
         assert recipe in recipe_names()

@@ -379,6 +379,18 @@ def study_bce_sce(given: Given) -> None:
         distributed.shutdown()
 
 
+@verb(study_app, "study pooling")
+def study_pooling(given: Given) -> None:
+    """Show what masks lose on a coarse grid: nearest pixel against CPP pooling (SeeThroughNet).
+
+    DATA is a data folder or a built-in set.
+    """
+    from maskwright.studies.pooling import pooling
+
+    for line in pooling(_data("study pooling", given), **given.options):
+        typer.echo(line)
+
+
 @verb(app, "settings")
 def settings(given: Given) -> None:
     """List the settings of a recipe: value, default, meaning.

@@ -209,6 +209,15 @@ VERBS = {
         resumes=True,
     ),
     "data check": Verb(("[DATA]", "[TAGS]"), {}, DATA),
+    "study pooling": Verb(
+        ("[DATA]",),
+        {
+            "ratio": Option("8,16,32", "sides of a cell in pixels, separated by commas"),
+            "images": Option(4, "how many are shown", _whole),
+            "out": Option(None, "folder to write to; default runs/pooling-DATA"),
+        },
+        DATA,
+    ),
     "study bce-sce": Verb(
         (),
         {

@@ -104,7 +104,7 @@ def ceiling(
         DataError: masks that cannot be used, or none.
         RecipeError: ratios, dimensions or a count of patches that cannot be.
     """
-    ratios = _ratios(ratio)
+    ratios = ratios_of(ratio)
     if dim < 1:
         raise RecipeError(f"dim must be at least 1, found {dim}")
     fitted, judged = open_dataset(data, data.train), open_dataset(data, data.val)
@@ -208,7 +208,7 @@ def _by_loss(scores: dict[int, dict[str, Any]], labels: LabelSpace) -> list[str]
     return sorted(present, key=lambda name: per_class[name]["iou"])
 
 
-def _ratios(given: int | str | Sequence[int]) -> list[int]:
+def ratios_of(given: int | str | Sequence[int]) -> list[int]:
     """Ratios from `16`, `[8, 16]` or `8,16`, ascending.
 
     Raises:
