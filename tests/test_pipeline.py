@@ -4,29 +4,33 @@ import json
 import os
 import re
 import shutil
-import signal
 import subprocess
 import sys
 import time
 from pathlib import Path
 
 import pytest
+from tests.forks import Forks
+from typer.testing import CliRunner
 
+from maskwright.cli import app
 from maskwright.engine.checkpoint import weights_hash
+from maskwright.errors import DataError
 from maskwright.files import read_json
 
+COUNT = 12
 TINY = [
-    "data.options={count: 24, size: [64, 64]}",
+    f"data.options={{count: {COUNT}, size: [64, 64]}}",
     "classifier.backbone=resnet10t",
     "classifier.train.epochs=2",
-    "classifier.train.batch_size=8",
+    "classifier.train.batch_size=4",
     "classifier.train.checkpoint_seconds=0",
     "classifier.train.augment.crop=[64, 64]",
     "seeds.scales=[1.0]",
     "pseudo_masks.threshold=0.05",
     "backbone=resnet10t",
     "train.epochs=2",
-    "train.batch_size=8",
+    "train.batch_size=4",
     "train.checkpoint_seconds=0",
     "train.augment.crop=[64, 64]",
 ]
@@ -34,14 +38,26 @@ ENVIRONMENT = {**os.environ, "OMP_NUM_THREADS": "1", "HF_HUB_OFFLINE": "1"}
 STAGES = ("classifier", "seeds", "pseudo_masks", "segmenter", "evaluation", "oracle", "oracle_evaluation")
 
 
-def command(out: Path, *extra: str, recipe: str = "demo") -> list[str]:
-    return [sys.executable, "-m", "maskwright", "run", recipe, f"out={out}", *TINY, *extra]
+pytestmark = pytest.mark.usefixtures("one_thread")
 
 
-def finish(arguments: list[str]) -> str:
-    done = subprocess.run(arguments, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
+def command(out: Path, *extra: str) -> list[str]:
+    return ["run", "demo", f"out={out}", *TINY, *extra]
+
+
+def finish(words: list[str], *launcher: str) -> str:
+    """The command in a process of its own, or in several."""
+    start = [sys.executable, "-m", *launcher, *(["-m"] if launcher else []), "maskwright", *words]
+    done = subprocess.run(start, capture_output=True, text=True, env=ENVIRONMENT, timeout=300)
     assert done.returncode == 0, done.stdout + done.stderr
     return done.stdout
+
+
+def here(*words: str, code: int = 0) -> str:
+    """What the command prints in this process."""
+    done = CliRunner().invoke(app, list(words))
+    assert done.exit_code == code, done.output + str(done.exception)
+    return done.output
 
 
 @pytest.fixture(scope="module")
@@ -61,7 +77,7 @@ def test_one_command_gives_masks_model_scores_and_report(uninterrupted):
     assert 0 < found["segmenter"]["miou"] < 1
     assert found["segmenter"]["split"] == "val"
     assert found["segmenter"]["tags_read"] is False
-    assert len(list((out / "pseudo_masks" / "SegmentationClass").rglob("*.png"))) == 24
+    assert len(list((out / "pseudo_masks" / "SegmentationClass").rglob("*.png"))) == COUNT
     assert (out / "report.html").stat().st_size > 10_000
     assert (out / "segmenter" / "model.safetensors").is_file()
     assert f"{found['segmenter']['miou']:.3f}" in printed
@@ -72,7 +88,7 @@ def test_one_command_gives_masks_model_scores_and_report(uninterrupted):
     # The tags of the scenes follow from their masks: only those that the model learned from may be asked.
     assert not (out / "evaluation" / "tags.json").exists()
     agreement = read_json(out / "evaluation" / "training" / "tags.json")
-    assert (agreement["split"], agreement["images"], agreement["trained_on"]) == ("train", 24, True)
+    assert (agreement["split"], agreement["images"], agreement["trained_on"]) == ("train", COUNT, True)
     assert not (out / "oracle_evaluation" / "training").exists()
 
 
@@ -80,27 +96,24 @@ def test_same_command_again_does_nothing_and_says_so(uninterrupted):
     out, _ = uninterrupted
     kept = [*out.rglob("*.safetensors"), out / "seed_evaluation.json"]
     before = {path: path.stat().st_mtime_ns for path in kept}
-    printed = finish(command(out))
+    printed = here(*command(out))
     assert printed.count("done already") == len(STAGES)
     assert before == {path: path.stat().st_mtime_ns for path in kept}
 
 
 def test_evaluate_scores_another_split_and_refuses_other_classes(uninterrupted, tmp_path):
     out, _ = uninterrupted
-    cli = [sys.executable, "-m", "maskwright"]
-    printed = finish([*cli, "evaluate", str(out), "split=test", f"out={tmp_path / 'scores'}"])
-    assert "24 images of split test" in printed
+    printed = here("evaluate", str(out), "split=test", f"out={tmp_path / 'scores'}")
+    assert f"{COUNT} images of split test" in printed
     assert read_json(tmp_path / "scores" / "metrics.json")["split"] == "test"
     (tmp_path / "other" / "images").mkdir(parents=True)
     (tmp_path / "other" / "masks").mkdir()
     _picture(tmp_path / "other" / "images" / "a.png", 3)
     _picture(tmp_path / "other" / "masks" / "a.png", 0)
     arguments = [f"data={tmp_path / 'other'}", "split=all", "classes=[sky, road]", "data.options={}"]
-    refused = subprocess.run(
-        [*cli, "evaluate", str(out), *arguments], capture_output=True, text=True, env=ENVIRONMENT, timeout=120
-    )
-    assert refused.returncode == 2
-    assert "sky, road" in refused.stderr
+    refused = CliRunner().invoke(app, ["evaluate", str(out), *arguments])
+    assert isinstance(refused.exception, DataError)
+    assert "sky, road" in str(refused.exception)
 
 
 def _picture(path: Path, channels: int) -> None:
@@ -114,23 +127,16 @@ def test_predict_goes_on_past_a_broken_image(uninterrupted, tmp_path):
     out, _ = uninterrupted
     _picture(tmp_path / "good.png", 3)
     (tmp_path / "bad.png").write_bytes(b"not an image")
-    done = subprocess.run(
-        [sys.executable, "-m", "maskwright", "predict", str(out), str(tmp_path), f"out={tmp_path / 'made'}"],
-        capture_output=True,
-        text=True,
-        env=ENVIRONMENT,
-        timeout=120,
-    )
-    assert done.returncode == 1
-    assert "bad.png" in done.stderr
-    assert "1 predicted, 1 failed" in done.stdout
+    printed = here("predict", str(out), str(tmp_path), f"out={tmp_path / 'made'}", code=1)
+    assert "bad.png" in printed
+    assert "1 predicted, 1 failed" in printed
     assert (tmp_path / "made" / "masks" / "good.png").is_file()
 
 
 def test_report_is_written_anew(uninterrupted):
     out, _ = uninterrupted
     (out / "report.html").unlink()
-    printed = finish([sys.executable, "-m", "maskwright", "report", str(out)])
+    printed = here("report", str(out))
     assert (out / "report.html").is_file()
     assert "report.html" in printed
 
@@ -140,19 +146,17 @@ def test_killed_in_every_stage_ends_with_the_same_numbers(uninterrupted, tmp_pat
     whole, _ = uninterrupted
     out = tmp_path / "killed"
     killed_in = []
-    for stage in STAGES:
-        process = subprocess.Popen(
-            command(out), stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL, env=ENVIRONMENT, start_new_session=True
-        )
-        deadline = time.monotonic() + 240
-        while time.monotonic() < deadline and process.poll() is None:
-            if _in_the_middle(out / stage):
-                killed_in.append(stage)
-                os.killpg(process.pid, signal.SIGKILL)
-                break
-            time.sleep(0.005)
-        process.wait(timeout=60)
-    finish(command(out))
+    with Forks(ENVIRONMENT) as forks:
+        for stage in STAGES:
+            forks.start(command(out))
+            deadline = time.monotonic() + 240
+            while time.monotonic() < deadline and forks.ended(0.005) is None:
+                if _in_the_middle(out / stage):
+                    killed_in.append(stage)
+                    forks.kill()
+                    break
+        forks.start(command(out))
+        assert forks.ended(240) == 0
     assert {"classifier", "segmenter", "oracle"} <= set(killed_in), killed_in
     assert numbers(out) == numbers(whole)
     for model in ("classifier", "segmenter", "oracle"):
@@ -170,10 +174,10 @@ def _in_the_middle(folder: Path) -> bool:
 
 def test_changed_setting_redoes_only_what_depends_on_it(uninterrupted, tmp_path):
     out, _ = uninterrupted
-    printed = finish(command(out, "inference.flip=true"))
+    printed = here(*command(out, "inference.flip=true"))
     assert printed.count("done already") == 5
     assert "inference.flip absent -> true" in printed
-    finish(command(out))
+    here(*command(out))
 
 
 def test_mixed_labels_train_on_the_real_masks_named(tmp_path):
@@ -182,7 +186,7 @@ def test_mixed_labels_train_on_the_real_masks_named(tmp_path):
 
     (tmp_path / "real.txt").write_text("")
     recipe = load_recipe("demo", [*TINY, f"out={tmp_path / 'run'}", "supervision=mixed"])
-    assert len(RunContext(recipe, tmp_path / "run", print).real) == 24
+    assert len(RunContext(recipe, tmp_path / "run", print).real) == COUNT
     listed = load_recipe("demo", [*TINY, "supervision=mixed", f"mixed_list={tmp_path / 'real.txt'}"])
     assert RunContext(listed, tmp_path / "run", print).real == []
 
@@ -198,11 +202,11 @@ def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninte
     whole, _ = uninterrupted
     out = tmp_path / "irn"
     shutil.copytree(whole, out)
-    label = [sys.executable, "-m", "maskwright", "label", "demo", f"out={out}", *TINY, *IRN]
-    printed = finish(label)
+    label = ["label", "demo", f"out={out}", *TINY, *IRN]
+    printed = here(*label)
     assert printed.count("done already") == 2  # classifier and seeds are those of the run without IRN
     for stage in ("irn", "crf"):
-        assert len(list((out / stage / "maps").rglob("*.npz"))) == 24
+        assert len(list((out / stage / "maps").rglob("*.npz"))) == COUNT
     record = read_json(out / "pseudo_masks" / "provenance.json")
     assert record["crf"] == "IR labels: irn, maps: seam"
     assert record["refinement"]["irn"]["beta"] == 10
@@ -216,7 +220,7 @@ def test_irn_refines_the_maps_and_a_changed_walk_leaves_the_network_alone(uninte
     assert f"preview: {(out / 'preview.html').as_uri()}" in printed
     assert re.search(r"^verdict +(bad|doubtful|good) ", printed, re.M)
     assert "url=report.html" in (out / "preview.html").read_text()
-    again = finish([*label, "irn.beta=5"])
+    again = here(*label, "irn.beta=5")
     assert again.count("done already") == 5
     assert "beta absent -> 5" in again
 
@@ -246,12 +250,12 @@ def test_float16_on_a_cpu_is_refused_before_anything_runs(tmp_path, block):
 @pytest.mark.distributed
 def test_two_processes_run_the_whole_path(tmp_path):
     out = tmp_path / "two"
-    launcher = [sys.executable, "-m", "torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611"]
-    printed = finish([*launcher, *command(out, "fully_supervised=false")[1:]])
+    launcher = ("torch.distributed.run", "--nproc-per-node", "2", "--master-port", "29611")
+    printed = finish(command(out, "fully_supervised=false"), *launcher)
     found = numbers(out)
-    assert found["segmenter"]["images"] == 24
+    assert found["segmenter"]["images"] == COUNT
     assert sum(map(sum, found["segmenter"]["confusion"])) == found["segmenter"]["pixels"]
-    assert len(read_json(out / "evaluation" / "images.json")) == 24
-    single = finish([sys.executable, "-m", "maskwright", "evaluate", str(out)])
+    assert len(read_json(out / "evaluation" / "images.json")) == COUNT
+    single = here("evaluate", str(out))
     assert f"mIoU {found['segmenter']['miou']:.4f}" in single
     assert printed.count("train the segmenter") == 1
