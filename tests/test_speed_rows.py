@@ -23,9 +23,13 @@ finally:
 
 
 def cases():
-    """Row and case; what starts processes or compiles is slow."""
+    """Row and case, once where the tiny size makes several the same; what starts processes or compiles is slow."""
     for name, module in MODULES.items():
+        tried = []
         for case, settings in module.ROW.cases.items():
+            if (small := module.ROW.small(case)) in tried:
+                continue
+            tried.append(small)
             slow = settings.get("apart") or name in ("deeplab_compiled", "startup") or "cityscapes" in case
             yield pytest.param(name, case, marks=[pytest.mark.slow] if slow else [])
 

@@ -94,6 +94,12 @@ def label(data, out, sharing=None, *changes):
     return said
 
 
+def label_here(data, out, **sharing):
+    """Every part in this process, then what the last task of an array does."""
+    label(data, out, HERE | sharing)
+    return label(data, out, HERE | sharing | dict(task="last"))
+
+
 @pytest.fixture(scope="module")
 def by_files(photographs, tmp_path_factory):
     out = tmp_path_factory.mktemp("run") / "files"
@@ -222,7 +228,7 @@ def test_receipts_are_summed_and_parts_become_files(run, photographs):
 
 
 def test_the_same_command_again_and_one_that_says_nothing_of_parts_find_it_done(run, photographs):
-    label(photographs, run, HERE | dict(task="last", sample=COUNT))
+    label_here(photographs, run, sample=COUNT)
     for sharing in ({"engine": "local"}, None):
         said = label(photographs, run, sharing)
         assert sum("done already" in line for line in said) == sum("[" in line for line in said) > 5
@@ -326,7 +332,7 @@ def test_training_reads_masks_of_parts(on_shards, shards):
 
 
 def test_what_vanished_is_made_again_before_it_is_trained_on(run, photographs):
-    label(photographs, run, HERE | dict(task="last", sample=COUNT))
+    label_here(photographs, run, sample=COUNT)
     before = masks(run)
     folder = run / "pseudo_masks"
     (folder / "part-000001.tar").unlink()
@@ -397,7 +403,7 @@ def test_a_receipt_of_other_classes_is_refused():
 
 
 def test_what_follows_knows_where_masks_and_maps_are(on_shards, shards, tmp_path):
-    label(shards, on_shards, HERE | dict(task="last"))
+    label_here(shards, on_shards)
     table = judge_seeds(on_shards, [])
     assert any("irn" in line for line in table)
     said = export_run(on_shards, [], "yolo-semantic", str(tmp_path / "out"))
