@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: setup demo test test-avx2 lint docs bench clean
+.PHONY: setup demo test test-avx2 test-oldest lint docs bench clean
 
 setup: $(READY)
 
@@ -26,6 +26,10 @@ test: $(READY)
 test-avx2: $(READY)
 	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test ARGS="-m 'bit_equal and not slow' $(ARGS)"
 
+# The tests marked `versions` with the oldest versions that pyproject.toml allows, in .venv-oldest.
+test-oldest:
+	PYTHON=$(PYTHON) .ci/oldest $(ARGS)
+
 lint: $(READY)
 	$(BIN)/ruff check .
 	$(BIN)/ruff format --check .
@@ -42,4 +46,4 @@ bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
 
 clean:
-	rm -rf $(VENV) demo build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis
+	rm -rf $(VENV) .venv-oldest demo build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

@@ -58,6 +58,7 @@ def test_import_help_and_lists_do_not_import_torch():
         subprocess.run([sys.executable, "-c", code], check=True, timeout=60)
 
 
+@pytest.mark.versions
 def test_alone_it_prints_the_three_commands():
     lines = printed().splitlines()
     assert [line.split()[1] for line in lines if line.startswith("  maskwright")] == ["label", "run", "predict"]
@@ -65,12 +66,14 @@ def test_alone_it_prints_the_three_commands():
     assert "maskwright --help" in lines[-1]
 
 
+@pytest.mark.versions
 def test_every_line_of_the_help_stands_alone():
     lines = printed("--help").partition("Commands:")[2].strip().splitlines()
     assert len(lines) == len({name.split()[0] for name in VERBS})
     assert all(line.endswith(".") and "..." not in line for line in lines)
 
 
+@pytest.mark.versions
 def test_help_of_a_verb_shows_its_words_with_defaults_and_meaning():
     text = printed("predict", "--help")
     assert "RUN IMAGES... [KEY=VALUE]..." in text
@@ -260,6 +263,7 @@ def test_one_spelling_of_dry_run_and_the_old_one_with_a_line(monkeypatch, verb, 
 # Recipes and settings.
 
 
+@pytest.mark.versions
 def test_recipes_ls_show_cp(tmp_path):
     target = tmp_path / "mine.yaml"
     assert str(target) in printed("recipes", "cp", "demo", str(target))
@@ -288,6 +292,7 @@ def test_recipes_are_grouped_by_their_data_and_filtered_by_words():
     assert "no recipe has 'nothing'" in refused("recipes", "ls", "nothing")
 
 
+@pytest.mark.versions
 def test_settings_show_value_type_default_and_meaning():
     line = next(
         line for line in printed("settings", "cam-scratch").splitlines() if line.startswith("classifier.train.lr ")
@@ -321,6 +326,7 @@ def test_json_schema_has_the_keys_of_a_file_and_no_others():
     assert schema["$defs"]["TrainSettings"]["properties"]["optimizer"]["enum"] == ["sgd", "adamw"]
 
 
+@pytest.mark.versions
 def test_completion_of_recipes_runs_and_keys(tmp_path, monkeypatch):
     (tmp_path / "runs" / "mine").mkdir(parents=True)
     (tmp_path / "runs" / "mine" / "recipe.yaml").write_text("name: mine\n")
@@ -340,6 +346,7 @@ def test_completion_of_recipes_runs_and_keys(tmp_path, monkeypatch):
             apply_override({}, f"{key}none")
 
 
+@pytest.mark.versions
 def test_a_shell_gets_its_completions():
     """Without PyTorch, which would take seconds."""
     environment = {"_MASKWRIGHT_COMPLETE": "complete_bash", "COMP_WORDS": "maskwright run voc-rec", "COMP_CWORD": "2"}
@@ -371,6 +378,7 @@ def test_a_shell_gets_its_completions():
         (["run", "file.yaml"], "file.yaml is not valid YAML"),
     ],
 )
+@pytest.mark.versions
 def test_mistakes_are_one_line_and_exit_code_two(tmp_path, arguments, words):
     (tmp_path / "file").write_text("")
     (tmp_path / "file.yaml").write_bytes(b"\xff\xfe\xff")

@@ -4,6 +4,8 @@ import yaml
 from maskwright.errors import RecipeError
 from maskwright.recipe.load import apply_override, build_recipe, dump_recipe, load_recipe, recipe_names, recipe_text
 
+pytestmark = pytest.mark.versions
+
 
 @pytest.mark.parametrize("name", recipe_names())
 def test_every_recipe_resolves_and_round_trips(name):

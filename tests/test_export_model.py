@@ -35,6 +35,11 @@ from maskwright.models.backbones import import_timm
 from maskwright.models.layers import _shares, grid_means
 from maskwright.settings import InferenceSettings
 
+pytestmark = [
+    pytest.mark.versions,
+    pytest.mark.skipif(torch.__version__ < export.FORMATS["onnx"].torch, reason="this torch exports in no such form"),
+]
+
 torch.set_num_threads(1)
 
 NAMES = LabelSpace(("background", "car", "tree"), palette=((0, 0, 0), (200, 10, 10), (10, 200, 10)))

@@ -25,6 +25,8 @@ from maskwright.models import create_model
 from maskwright.pipeline.export_model import push_run
 from maskwright.runs.folder import RunFolder
 
+pytestmark = pytest.mark.versions
+
 torch.set_num_threads(1)
 
 NAMES = LabelSpace(("background", "café"), palette=((0, 0, 0), (200, 10, 10)))

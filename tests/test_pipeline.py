@@ -70,6 +70,7 @@ def numbers(out: Path) -> dict:
     return read_json(out / "metrics.json")
 
 
+@pytest.mark.versions
 def test_one_command_gives_masks_model_scores_and_report(uninterrupted):
     out, printed = uninterrupted
     found = numbers(out)
@@ -92,6 +93,7 @@ def test_one_command_gives_masks_model_scores_and_report(uninterrupted):
     assert not (out / "oracle_evaluation" / "training").exists()
 
 
+@pytest.mark.versions
 def test_same_command_again_does_nothing_and_says_so(uninterrupted):
     out, _ = uninterrupted
     kept = [*out.rglob("*.safetensors"), out / "seed_evaluation.json"]
@@ -123,6 +125,7 @@ def _picture(path: Path, channels: int) -> None:
     Image.fromarray(np.zeros((40, 56, 3) if channels else (40, 56), np.uint8)).save(path)
 
 
+@pytest.mark.versions
 def test_predict_goes_on_past_a_broken_image(uninterrupted, tmp_path):
     out, _ = uninterrupted
     _picture(tmp_path / "good.png", 3)

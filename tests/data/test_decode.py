@@ -14,6 +14,8 @@ from maskwright.data.images import image_size, list_images, orientation, read_im
 from maskwright.data.tiff import read_header, read_numbers
 from maskwright.errors import DataError
 
+pytestmark = pytest.mark.versions
+
 RNG = np.random.default_rng(0)
 
 

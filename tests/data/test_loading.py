@@ -12,6 +12,8 @@ from maskwright.data.sample import LabelSpace, Sample
 from maskwright.errors import DataError
 from maskwright.settings import AugmentSettings
 
+pytestmark = pytest.mark.versions
+
 LABELS = LabelSpace(("background", "cat", "dog"))
 
 

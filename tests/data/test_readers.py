@@ -18,6 +18,8 @@ from maskwright.data.scenes import scenes
 from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
+pytestmark = pytest.mark.versions
+
 LABELS = LabelSpace(("background", "cat", "dog"))
 RNG = np.random.default_rng(0)
 

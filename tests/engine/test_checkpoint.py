@@ -16,6 +16,8 @@ from maskwright.errors import DataError
 from maskwright.files import file_hash, write_json
 from maskwright.models.pretrained import _read
 
+pytestmark = pytest.mark.versions
+
 METADATA = {
     "kind": "segmenter",
     "model": {"name": "deeplabv3plus", "backbone": "resnet18", "output_stride": 16, "options": {}, "num_classes": 3},

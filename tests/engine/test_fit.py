@@ -14,6 +14,8 @@ from maskwright.engine.fit import check_same_parts, fit, total_steps
 from maskwright.engine.guards import check_collapse
 from maskwright.errors import DataError, RecipeError, TrainingStopped
 
+pytestmark = pytest.mark.versions
+
 
 def lines(folder, event=None):
     found = [json.loads(line) for line in (folder / "log.jsonl").read_text().splitlines()]

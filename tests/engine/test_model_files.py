@@ -23,6 +23,8 @@ from maskwright.models import create_model
 from maskwright.models.classifier import load_classifier
 from maskwright.settings import Recipe
 
+pytestmark = pytest.mark.versions
+
 BUILT = {"name": "fcn", "backbone": "resnet10t", "output_stride": None, "options": {}, "num_classes": 3}
 LABELS = LabelSpace(("background", "cat", "dog"))
 

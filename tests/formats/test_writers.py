@@ -12,6 +12,8 @@ from maskwright.data.readers.polygons import paint_polygon, to_grid
 from maskwright.formats import write
 from maskwright.formats.yolo import beside_image
 
+pytestmark = pytest.mark.versions
+
 CLASSES = {"cat": 1, "Übung": 2, "a b": 3, "__ignore__": 255}
 
 

@@ -8,6 +8,8 @@ from maskwright.errors import RecipeError
 from maskwright.models import backbones
 from maskwright.models.backbones import Backbone, create_backbone
 
+pytestmark = pytest.mark.versions
+
 torch.set_num_threads(1)
 SMALL_SWIN = {"depths": (1, 1, 1, 1), "embed_dim": 16, "num_heads": (1, 2, 4, 8)}
 SMALL_VIT = {"depth": 8, "embed_dim": 32, "num_heads": 2}

@@ -26,6 +26,8 @@ from maskwright.recipe import load_recipe
 from maskwright.runs.contents import read_run
 from maskwright.weak.networks.classifier import next_network
 
+pytestmark = pytest.mark.versions
+
 torch.set_num_threads(1)
 NETWORK, TAG = "test_efficientnet", "r160_in1k"
 NAME = "some-network-pytorch-model"

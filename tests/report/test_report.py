@@ -15,6 +15,8 @@ from maskwright.errors import DataError
 from maskwright.report import build_report
 from maskwright.report.content import duration, inference_words, percent
 
+pytestmark = pytest.mark.versions
+
 VOID = {"meta", "img", "input", "link", "br", "hr"}
 SVG_LEAVES = {"line", "polyline"}
 

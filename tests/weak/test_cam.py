@@ -26,6 +26,8 @@ from maskwright.weak.seeds.cam import (
 )
 from maskwright.weak.seeds.extract import load_maps, weights_digest
 
+pytestmark = pytest.mark.versions
+
 SCALES = (1.0, 0.5, 1.5)
 
 

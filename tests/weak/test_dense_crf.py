@@ -19,6 +19,8 @@ from maskwright.crf.permutohedral import NEGLIGIBLE, key_layout
 from maskwright.errors import DataError
 from maskwright.weak.refine.ir_labels import ir_labels
 
+pytestmark = pytest.mark.versions
+
 SETTINGS = {"gaussian": (2, 2), "bilateral": (20, 8, 5)}
 
 

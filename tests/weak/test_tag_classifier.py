@@ -12,6 +12,8 @@ from maskwright.models.classifier import load_classifier
 from maskwright.recipe.load import build_recipe
 from maskwright.weak.networks.classifier import average_precision, tag_average_precision, train_classifier
 
+pytestmark = pytest.mark.versions
+
 
 def test_average_precision_by_hand():
     truth = np.array([1, 0, 1, 0])

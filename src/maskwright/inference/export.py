@@ -32,10 +32,11 @@ LABELS_APART = 1e-3  # share of pixels whose labels may differ though two classe
 
 
 class Format(NamedTuple):
-    """A form that a model is written in: what writes it, and what applies it again."""
+    """A form that a model is written in: what writes it, what applies it again, and the oldest torch that can."""
 
     write: Callable[[Predictor, Path], None]
     read: Callable[[Path], Applied]
+    torch: str = "2.6"
 
 
 def described(predictor: Predictor) -> dict[str, Any]:
@@ -150,8 +151,8 @@ def _read_weights(path: Path) -> Applied:
 
 
 FORMATS = {
-    "onnx": Format(_write_onnx, _read_onnx),
-    "torch-export": Format(_write_program, _read_program),
+    "onnx": Format(_write_onnx, _read_onnx, "2.11"),
+    "torch-export": Format(_write_program, _read_program, "2.9"),
     "safetensors": Format(_write_weights, _read_weights),
 }
 
@@ -169,8 +170,8 @@ def export_model(predictor: Predictor, name: str, out: str | Path, images: Seque
         For each size a line with what was found.
 
     Raises:
-        RecipeError: an unknown form, a file of another suffix, a package that is missing, or a model that cannot be
-            written in this form.
+        RecipeError: an unknown form, a file of another suffix, a package that is missing, a torch that is too old for
+            it, or a model that cannot be written in this form.
         DataError: the file gives something else than the model.
     """
     if name not in FORMATS:
@@ -178,6 +179,10 @@ def export_model(predictor: Predictor, name: str, out: str | Path, images: Seque
     form, suffix = FORMATS[name], MODEL_FORMATS[name]
     if Path(out).suffix != suffix:
         raise RecipeError(f"out={out}: a model of format={name} is a file that ends in {suffix}")
+    if torch.__version__ < form.torch:  # which compares as versions do
+        raise RecipeError(
+            f"format={name} needs torch {form.torch} or newer, found {torch.__version__}: pip install --upgrade torch"
+        )
     predictor.settings = predictor.settings.model_copy(update={"autocast": "none"})
     with atomic_write(out) as temporary:
         form.write(predictor, temporary)

@@ -67,9 +67,14 @@ def keys_at(path: str) -> list[str]:
     """Field names of the settings at a dotted path; empty where anything goes (`options`)."""
     model: Any = recipe_type()
     for part in filter(None, path.split(".")):
-        if not (isinstance(model, type) and issubclass(model, BaseModel)) or part not in model.model_fields:
+        if not _has_fields(model) or part not in model.model_fields:
             return []
         model = model.model_fields[part].annotation
         if typing.get_origin(model) in (typing.Union, types.UnionType):
-            model = next((a for a in typing.get_args(model) if isinstance(a, type) and issubclass(a, BaseModel)), None)
-    return list(model.model_fields) if isinstance(model, type) and issubclass(model, BaseModel) else []
+            model = next(filter(_has_fields, typing.get_args(model)), None)
+    return list(model.model_fields) if _has_fields(model) else []
+
+
+def _has_fields(kind: Any) -> bool:
+    """Whether a type is that of settings; to Python 3.10 `list[str]` is a class, too, which `issubclass` refuses."""
+    return isinstance(kind, type) and typing.get_origin(kind) is None and issubclass(kind, BaseModel)
