@@ -1,9 +1,11 @@
 """What a second worker brings, what a worker that dies costs, and what ten million images would take.
 
-    python -m benchmarks.scale.workers shards=40 images=20 side=224 folder=/tmp/workers
+    python -m benchmarks.scale.workers shards=12 images=50 side=224 folder=/tmp/workers
 
-Rates are of the time between the first and the last part, without the start of the workers; a dead worker's cost is
-counted in the seconds that one part takes. Run it on a quiet machine.
+Rates are of the time between the first and the last part, without the start of the workers. A dead worker's cost is
+what the same work takes longer when one is killed after a third of it, in seconds and in those of a part: that part
+is done again, and somebody starts anew. Of the engines `task` and `torchrun` a process is killed, and the command given
+again. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -12,22 +14,23 @@ import os
 import shutil
 import signal
 import statistics
+import subprocess
 import sys
 import threading
 import time
 from pathlib import Path
 
 from benchmarks.facts import as_lines, facts
-from benchmarks.reliability.family import workers_of
+from benchmarks.reliability.family import called, descendants, workers_of
 from benchmarks.scale.kills import RESULTS
-from benchmarks.scale.tiny import command, prepare, write_shards
+from benchmarks.scale.tiny import ENVIRONMENT, command, prepare, write_shards
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.sharing import Sharing
 from maskwright.weak.engines import ENGINES
 from maskwright.weak.one_pass.stage import LabelJob, label_job
 
-DEFAULTS = {"shards": "40", "images": "20", "side": "224", "backbone": "resnet18", "folder": "rates-of-labels"}
+DEFAULTS = {"shards": "12", "images": "50", "side": "224", "backbone": "resnet18", "folder": "rates-of-labels"}
 MANY = 10**7
 
 
@@ -51,13 +54,11 @@ def main(words: list[str]) -> None:
             continue
         rates[engine, workers] = found.rate
         killed = _timed(_anew(context, folder), Sharing(engine=engine, workers=workers, device="cpu"), kill=True)
-        one = 1 / found.rate * workers
-        cost = (killed.parts_seconds - found.parts_seconds) / one
-        ratio = f"{found.rate / rates[engine, 1] / workers:.2f}"
-        rows.append(
-            f"| {engine}, {workers} | {found.rate * images:.1f} | {ratio} | {found.start:.1f} | {cost:.1f} parts "
-            f"({killed.deaths} killed) |"
-        )
+        rows.append(_row(engine, workers, found, killed, images, rates[engine, 1]))
+    for engine, workers in (("task", 1), ("torchrun", 2)):
+        words = _words(engine, workers, folder, side, given["backbone"])
+        found, killed = (_by_command(words, folder, int(given["shards"]), kill) for kill in (False, True))
+        rows.append(_row(engine, workers, found, killed, images, rates["local", 1]))
     rate = rates["local", 1] * images
     hours = MANY / rate / 3600
     size = statistics.mean(path.stat().st_size for path in (folder / "labels").glob("*.tar")) / images
@@ -83,6 +84,44 @@ def main(words: list[str]) -> None:
     print(text)
     RESULTS.mkdir(exist_ok=True)
     (RESULTS / "workers.md").write_text(text)
+
+
+def _row(engine: str, workers: int, found: _Times, killed: _Times, images: int, alone: float) -> str:
+    longer = killed.parts_seconds - found.parts_seconds
+    return (
+        f"| {engine}, {workers} | {found.rate * images:.1f} | {found.rate / alone / workers:.2f} | {found.start:.1f} | "
+        f"{longer:.1f} s, {longer * found.rate / workers:.1f} parts ({killed.deaths} killed) |"
+    )
+
+
+def _words(engine: str, workers: int, folder: Path, side: int, backbone: str) -> list[str]:
+    """The command of an engine whose workers are commands themselves."""
+    label = command(folder / "data", folder / "run", side, f"engine={engine}", backbone=backbone)
+    if engine == "task":
+        return [*label, "task=0/1"]
+    return [*label[:1], "-m", "torch.distributed.run", "--nproc-per-node", str(workers), *label[1:]]
+
+
+def _by_command(words: list[str], folder: Path, parts: int, kill: bool) -> _Times:
+    """Label all parts by a command that is given again when it ends too early."""
+    place = folder / "run" / "pseudo_masks"
+    for path in place.glob("train-*"):
+        path.unlink()
+    times = _Times()
+    process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    while len(times.moments) < parts:
+        time.sleep(0.02)
+        for _ in range(sum(1 for _ in place.glob("*.receipt.json")) - len(times.moments)):
+            times.tell()
+        if kill and not times.deaths and len(times.moments) >= parts // 3:
+            ranks = [pid for pid in descendants(process.pid) if b"maskwright" in called(pid)]
+            os.kill(ranks[0] if ranks else process.pid, signal.SIGKILL)
+            times.deaths += 1
+        if process.poll() is not None and len(times.moments) < parts:
+            process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
+    process.send_signal(signal.SIGTERM)  # what is left is sums and a page
+    process.wait()
+    return times
 
 
 class _Times:
