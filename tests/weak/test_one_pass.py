@@ -8,6 +8,7 @@ import shutil
 import subprocess
 import sys
 from dataclasses import replace
+from importlib.util import find_spec
 from pathlib import Path
 
 import numpy as np
@@ -190,10 +191,12 @@ def parts_files(out):
     return {path.name: path.read_bytes() for path in sorted((out / "pseudo_masks").glob("all-*"))}
 
 
-@pytest.mark.parametrize(("engine", "workers"), [("local", 1), ("local", 2), ("ray", 2)])
+FOUR = pytest.param("local", 4, marks=pytest.mark.long)  # each loads PyTorch
+RAY = pytest.param("ray", 2, marks=pytest.mark.skipif(find_spec("ray") is None, reason="Ray is not installed"))
+
+
+@pytest.mark.parametrize(("engine", "workers"), [("local", 1), ("local", 2), FOUR, RAY])
 def test_workers_give_the_bytes_that_one_process_gives(engine, workers, undisturbed, on_shards, shards):
-    if engine == "ray":
-        pytest.importorskip("ray")
     label(shards, on_shards, dict(engine=engine, workers=workers, sample=6))
     found = parts_files(on_shards)
     assert len(found) == 9
