@@ -24,7 +24,7 @@ test: $(READY)
 
 # The tests that compare bits, with the kernels that a processor without AVX-512 takes.
 test-avx2: $(READY)
-	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test ARGS="-m 'bit_equal and not slow' $(ARGS)"
+	ONEDNN_MAX_CPU_ISA=AVX2 ATEN_CPU_CAPABILITY=avx2 $(MAKE) test ARGS="-m 'bit_equal and not slow and not long' $(ARGS)"
 
 # The tests marked `versions` with the oldest versions that pyproject.toml allows, in .venv-oldest.
 test-oldest:
