@@ -220,6 +220,10 @@ def test_what_a_recipe_does_before_and_after_the_network_is_inside(settings, tmp
 def test_a_batch_is_predicted_at_once_and_metadata_say_what_it_is(tmp_path):
     predictor = built(flip=True)
     exported = onnx_of(predictor, tmp_path / "model.onnx")
+    assert any(isinstance(layer, nn.BatchNorm2d) for layer in predictor.model.modules())
+    operations = {node.op_type for node in pytest.importorskip("onnx").load(tmp_path / "model.onnx").graph.node}
+    assert "Conv" in operations
+    assert "BatchNormalization" not in operations  # it is part of the weights
     images = np.stack([picture(75, 101, seed) for seed in range(3)])
     labels, probabilities = exported.run(images)
     assert labels.shape == (3, 75, 101)

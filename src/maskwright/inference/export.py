@@ -20,6 +20,7 @@ from maskwright.inference.graph import INPUT, OUTPUTS, WholeGraph, followed, fol
 from maskwright.inference.load import load
 from maskwright.inference.onnx_predictor import METADATA, OnnxPredictor
 from maskwright.inference.predict import Predictor
+from maskwright.models.folding import inference_copy
 
 # Images `(B, H, W, 3)` uint8 -> labels `(B, H, W)` and probabilities `(B, C, H, W)`.
 Applied = Callable[[np.ndarray], tuple[np.ndarray, np.ndarray]]
@@ -82,6 +83,9 @@ def _write_onnx(predictor: Predictor, path: Path) -> None:
     except ImportError as error:
         raise RecipeError(f"{error.name} is not installed; pip install 'maskwright[export]'") from error
     graph = WholeGraph(predictor)
+    # Normalisations in the convolutions' weights are operations less to follow, twice: a fifth of the time.
+    graph.model = inference_copy(predictor.model)
+    graph.model.to(memory_format=torch.contiguous_format)
     if graph.open_sizes:
         before, network = followed_in_parts(graph)
         between = [f"seen {number}" for number, _ in enumerate(before.graph_signature.user_outputs)]
