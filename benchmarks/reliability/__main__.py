@@ -3,7 +3,8 @@
     python -m benchmarks.reliability [kills=240] [PART ...]
 
 Without a part all are run, in about an hour on one thread. What a part found is kept in `reliability.json` beside
-the page, so that parts can be run one after the other.
+the page, so that parts can be run one after the other. `kills` are those of the part of that name; `labels` has a
+fourth as many, shared by the engines.
 """
 
 from __future__ import annotations
