@@ -64,6 +64,20 @@ def test_order_and_count_do_not_matter() -> None:
         np.testing.assert_array_equal(sample.mask, again.mask)
 
 
+def test_pictures_that_are_kept_stay_as_they_were_drawn() -> None:
+    data = scenes("val", count=3)
+    data._room = 2
+    fresh = [scenes("val", count=3)[i] for i in range(3)]
+    for i in (0, 1, 2, 0, 1, 2):
+        seen = data[i]
+        assert (seen.image == fresh[i].image).all()
+        assert (seen.mask == fresh[i].mask).all()
+        assert seen.tags == fresh[i].tags
+        seen.image[:] = seen.mask[:] = 7
+        data.mask(i)[:] = 9
+    assert len(data._drawn) == 2
+
+
 def test_process_does_not_matter() -> None:
     with ProcessPoolExecutor(1, mp_context=get_context("spawn")) as pool:
         elsewhere = list(pool.map(_draw, (2, 7)))

@@ -59,6 +59,7 @@ KINDS = {
 LABELS = LabelSpace(("background", *KINDS))
 _NAMES = tuple(KINDS)
 _ENDS = np.cumsum([kind.share for kind in KINDS.values()])
+KEPT = 2**26  # bytes of pictures and masks that a set keeps, since drawing one takes milliseconds
 _EMPTY = 0.04  # share of pictures in which nothing is placed
 _COUNTS = (0.36, 0.36, 0.2, 0.08)  # of one, two, three, four things
 
@@ -103,6 +104,8 @@ class Scenes:
         self.shape = (int(size[0]), int(size[1]))
         self.names = [f"{split}_{i:05d}" for i in range(self.count)]
         self._tags: dict[int, tuple[int, ...]] = {}
+        self._drawn: dict[int, tuple[np.ndarray, np.ndarray]] = {}
+        self._room = KEPT // (4 * self.shape[0] * self.shape[1])
 
     @property
     def source(self) -> dict[str, Any]:
@@ -120,9 +123,15 @@ class Scenes:
 
     def get(self, i: int, with_mask: bool = True) -> Sample:
         """Picture i, its mask if asked for, and its tags."""
-        place, things, mask, rng = self._compose(i)
-        tags = self._tags[i] = LABELS.tags_in(mask)
-        return Sample(self.names[i], render(place, things, self.shape, rng), mask if with_mask else None, tags)
+        drawn = self._drawn.get(i)
+        if drawn is None:
+            place, things, mask, rng = self._compose(i)
+            self._tags[i] = LABELS.tags_in(mask)
+            drawn = render(place, things, self.shape, rng), mask
+            if len(self._drawn) < self._room:
+                self._drawn[i] = drawn
+        image, mask = (array.copy() for array in drawn)
+        return Sample(self.names[i], image, mask if with_mask else None, self._tags[i])
 
     def tags(self, i: int) -> tuple[int, ...]:
         """Label values in picture i; only its outlines are drawn for this."""
@@ -132,7 +141,7 @@ class Scenes:
 
     def mask(self, i: int) -> np.ndarray:
         """The mask `(H, W)` uint8 of picture i, which is not rendered for this."""
-        return self._compose(i)[2]
+        return self._drawn[i][1].copy() if i in self._drawn else self._compose(i)[2]
 
     def has_mask(self, i: int) -> bool:
         return True

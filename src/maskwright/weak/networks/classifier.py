@@ -24,6 +24,7 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.models import ImageTagClassifier, create_classifier, layers
 from maskwright.models.base import parameter_groups
 from maskwright.models.classifier import PARTS, map_of
+from maskwright.models.folding import inference_copy
 from maskwright.settings import ClassifierSettings, Recipe, TrainSettings
 from maskwright.weak.networks.frozen import fit_tag_head, save_fitted
 from maskwright.weak.networks.network import Network
@@ -143,7 +144,7 @@ def known_precision(network: nn.Module, recipe: Recipe, val: Dataset, device: to
     known = [index for index in range(len(val)) if val.tags(index) is not None]
     if not known:
         return None
-    return {"tag_map": tag_average_precision(network, subset(val, known), recipe.seeds.size, device)}
+    return {"tag_map": tag_average_precision(inference_copy(network), subset(val, known), recipe.seeds.size, device)}
 
 
 def next_network(recipe: Recipe, start: str | Path | None, num_tags: int, **parts: Any) -> ImageTagClassifier:
