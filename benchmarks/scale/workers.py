@@ -2,10 +2,10 @@
 
     python -m benchmarks.scale.workers shards=12 images=50 side=224 folder=/tmp/workers
 
-Rates are of the time between the first and the last part, without the start of the workers. A dead worker's cost is
-what the same work takes longer when one is killed after a third of it, in seconds and in those of a part: that part
-is done again, and somebody starts anew. Of the engines `task` and `torchrun` a process is killed, and the command given
-again. Run it on a quiet machine.
+Rates are of the time from when each worker may have done its first part to the last, without the start of the workers.
+A dead worker's cost is what the same work takes longer when one is killed after a third of it, in seconds and in those
+of a part: that part is done again, and somebody starts anew. Of the engines `task` and `torchrun` a process is killed,
+and the command given again. Run it on a quiet machine.
 """
 
 from __future__ import annotations
@@ -57,7 +57,7 @@ def main(words: list[str]) -> None:
         rows.append(_row(engine, workers, found, killed, images, rates[engine, 1]))
     for engine, workers in (("task", 1), ("torchrun", 2)):
         words = _words(engine, workers, folder, side, given["backbone"])
-        found, killed = (_by_command(words, folder, int(given["shards"]), kill) for kill in (False, True))
+        found, killed = (_by_command(words, folder, int(given["shards"]), workers, kill) for kill in (False, True))
         rows.append(_row(engine, workers, found, killed, images, rates["local", 1]))
     rate = rates["local", 1] * images
     hours = MANY / rate / 3600
@@ -102,12 +102,12 @@ def _words(engine: str, workers: int, folder: Path, side: int, backbone: str) ->
     return [*label[:1], "-m", "torch.distributed.run", "--nproc-per-node", str(workers), *label[1:]]
 
 
-def _by_command(words: list[str], folder: Path, parts: int, kill: bool) -> _Times:
+def _by_command(words: list[str], folder: Path, parts: int, workers: int, kill: bool) -> _Times:
     """Label all parts by a command that is given again when it ends too early."""
     place = folder / "run" / "pseudo_masks"
     for path in place.glob("train-*"):
         path.unlink()
-    times = _Times()
+    times = _Times(workers)
     process = subprocess.Popen(words, env=ENVIRONMENT, stdout=subprocess.DEVNULL, stderr=subprocess.DEVNULL)
     while len(times.moments) < parts:
         time.sleep(0.02)
@@ -127,8 +127,9 @@ def _by_command(words: list[str], folder: Path, parts: int, kill: bool) -> _Time
 class _Times:
     """When parts were done, and how many workers were killed."""
 
-    def __init__(self) -> None:
-        self.began, self.moments, self.deaths = time.monotonic(), [], 0
+    def __init__(self, workers: int) -> None:
+        self.began, self.workers, self.deaths = time.monotonic(), workers, 0
+        self.moments: list[float] = []
 
     def tell(self) -> None:
         self.moments.append(time.monotonic())
@@ -143,11 +144,12 @@ class _Times:
 
     @property
     def rate(self) -> float:
-        return (len(self.moments) - 1) / self.parts_seconds
+        # Of two workers the first parts are done together, and count for none.
+        return (len(self.moments) - self.workers) / (self.moments[-1] - self.moments[self.workers - 1])
 
 
 def _timed(job: LabelJob, sharing: Sharing, kill: bool = False) -> _Times:
-    times = _Times()
+    times = _Times(sharing.workers)
 
     def killer() -> None:
         while len(times.moments) < len(job.parts) // 3:
