@@ -18,4 +18,4 @@ def on_files(files, config):
 
 def on_page_markdown(markdown, **_):
     # In the repository the folder lies beside docs/; on the site it lies among the pages.
-    return markdown.replace("](../benchmarks/", "](benchmarks/")
+    return markdown.replace("](../benchmarks/", "](benchmarks/").replace("../docs/", "../")
