@@ -20,6 +20,7 @@ from maskwright.files import read_json
 from maskwright.models import create_classifier
 from maskwright.models.backbones import create_backbone
 from maskwright.pipeline import check as checks
+from maskwright.pipeline import check_networks as checking
 from maskwright.pipeline import run as pipeline
 from maskwright.pipeline.check import check_run
 from maskwright.pipeline.check_networks import check_networks
@@ -265,6 +266,17 @@ def weights(tmp_path_factory):
     state = create_backbone("tf_efficientnet_lite0", pooled=True).state_dict()
     torch.save({key.removeprefix("network."): value for key, value in state.items()}, path)
     return f"pretrained={path}"
+
+
+def test_a_frozen_network_whose_work_nobody_can_tell_is_not_refused(weights, tmp_path, monkeypatch):
+    def lacking(*_):
+        raise NotImplementedError("aten::odd on the meta device")
+
+    recipe = load_recipe("cam", ["data=scenes", "data.options={count: 4}", "device=cpu", weights])
+    context = RunContext(recipe, tmp_path, print)
+    assert check_networks(context, {"classifier"})["classifier"].operations > 1e8
+    monkeypatch.setattr(checking, "multiply_adds", lacking)
+    assert check_networks(context, {"classifier"})["classifier"].operations == 0
 
 
 @pytest.mark.parametrize("name", ["cam", "instant", "recam"])

@@ -2,13 +2,21 @@
 
 from __future__ import annotations
 
+import shutil
+from pathlib import Path
+
 import pytest
 
+from maskwright.data.scenes import Scenes
 from maskwright.errors import RecipeError
 from maskwright.files import read_json
 from maskwright.pipeline.check_networks import check_words
 from maskwright.pipeline.run import run
 from maskwright.recipe.load import load_recipe
+from maskwright.report.film_strip import film_strip
+from maskwright.runs.contents import read_run
+
+LABELS = Scenes.labels
 
 TINY = (
     *("data=scenes", "data.options={count: 6, size: [48, 48]}", "supervision=masks", "device=cpu"),
@@ -50,6 +58,17 @@ def test_the_report_shows_them(runs):
     for word in ("While it learned", "epoch 1", "epoch 2", "ground truth", "val_00000", "val_00005"):
         assert word in section
     assert 'id="film"' not in (runs / "plain" / "report.html").read_text()
+
+
+def test_images_in_folders_have_their_row(runs, tmp_path):
+    film = Path(shutil.copytree(runs / "film", tmp_path / "film"))
+    for frame in film.glob("segmenter/snapshots/*/predictions"):
+        (frame / "photos").mkdir()
+        (frame / "val_00000.png").rename(frame / "photos" / "a.b.png")
+    kept = read_run(film)
+    strip = film_strip(kept, None, LABELS, side=64)
+    assert [row.name for row in strip["rows"]] == ["photos/a.b", "val_00005"]
+    assert all(set(row.cells) == {"epoch 1", "epoch 2"} for row in strip["rows"])
 
 
 @pytest.mark.parametrize(

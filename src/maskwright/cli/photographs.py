@@ -72,8 +72,8 @@ def all_of_a_folder(recipe: str, settings: list[str]) -> list[str]:
     if (data.train, data.val) != ("train", "val") or not Path(data.root).is_dir():
         return []
     try:
-        splits = [open_dataset(data, split).source for split in (data.train, data.val)]
+        sources = (open_dataset(data, split).source for split in (data.train, data.val))
+        judged = any(source.get("mask_count", 1) or source.get("split_source") != BY_HASH for source in sources)
     except DataError:  # which the run says
         return []
-    judged = any(split.get("mask_count", 1) or split.get("split_source") != BY_HASH for split in splits)
     return [] if judged else ["data.train=all", "data.val=all"]

@@ -201,8 +201,11 @@ def _check_network(context: RunContext, word: str, parts: dict[str, Any]) -> Nee
     if settings.train.frozen:
         weights = sum(tensor.nbytes for tensor in [*found.parameters(), *found.buffers()])
         size = seen_size(recipe.seeds.size, context.train.size(0))
-        # Memory for itself, and for the copy that maps are made by.
-        return Need(weights, 2 * weights, multiply_adds(found, size, channels_of(context.train)))
+        try:
+            operations = multiply_adds(found.to("meta"), size, channels_of(context.train))
+        except RuntimeError:  # also that the `meta` device lacks an operation: no run fails for a figure of the plan
+            operations = 0
+        return Need(weights, 2 * weights, operations)  # memory for itself, and the copy that maps are made by
     return step_forward(context, found, settings.train, f"{word}.train")[0]
 
 

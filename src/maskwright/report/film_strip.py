@@ -30,7 +30,7 @@ def film_strip(run: RunContents, dataset: Dataset | None, labels: LabelSpace, si
     shown = spread(len(frames), MOST_FRAMES)
     titles = {place: f"epoch {validations[place]['epoch']:g}" for place in shown}
     places = {} if dataset is None else {name: index for index, name in enumerate(dataset.names)}
-    names = [path.stem for path in sorted(frames[-1].glob("*.png"))]
+    names = [path.relative_to(frames[-1]).as_posix()[: -len(".png")] for path in sorted(frames[-1].rglob("*.png"))]
     rows = []
     for name in names:
         masks = {titles[place]: stored_mask(frames[place], name) for place in shown}

@@ -12,6 +12,7 @@ from typing import Any
 
 import numpy as np
 import torch
+from PIL import Image
 from torch import Tensor
 
 from maskwright.data import Dataset, open_dataset
@@ -126,11 +127,12 @@ def table(result: dict[str, Any]) -> list[str]:
     return lines
 
 
-def picture(dataset: Dataset, indices: Sequence[int], ratios: Sequence[int]) -> Any:
+def picture(dataset: Dataset, indices: Sequence[int], ratios: Sequence[int]) -> Image.Image:
     """Photograph, mask, and the grid of each way but the majority at each ratio; one row an image."""
     labels, rows = dataset.labels, []
     for index in indices:
-        image, drawn = dataset[index].image, np.ascontiguousarray(dataset.mask(index))
+        sample = dataset[index]
+        image, drawn = sample.image, np.ascontiguousarray(sample.mask)
         mask = torch.from_numpy(drawn)
         cells = [image, overlay(image, drawn, labels)]
         for side in ratios:

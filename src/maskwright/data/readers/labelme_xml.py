@@ -10,11 +10,9 @@ from PIL import Image
 
 from maskwright.data.finding import Complain, refuse
 from maskwright.data.masks import DECODE_ERRORS
-from maskwright.data.readers.annotated import anew, annotated_set, as_they_are
-from maskwright.data.readers.objects_xml import file_beside, number_of_text, object_files, read_objects, text_of
+from maskwright.data.readers.objects_xml import file_beside, number_of_text, open_objects, text_of
 from maskwright.data.readers.shapes import Shape, ShapeSet
 from maskwright.data.runs import runs_of
-from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
 IMAGES, MASKS = "Images", "Masks"
@@ -36,15 +34,10 @@ def open_labelme_xml(settings: DataSettings, split: str, complain: Complain = re
     Raises:
         DataError: no such file, a damaged one, or as `annotated_set`.
     """
-    root = Path(settings.root)
-    files = object_files(root) if root.is_dir() else []
-    if not files:
-        raise DataError(f"{root} has no XML of LabelMe. Expected a file with objects for each image")
-    if (root / IMAGES).is_dir():
+    if Path(settings.root, IMAGES).is_dir():
         settings = settings.model_copy(update={"options": {"images": IMAGES, **settings.options}})
     sides = ("imagesize/nrows", "imagesize/ncols")
-    export = read_objects("labelme_xml", str(root), as_they_are(files), sides, _shape)
-    return annotated_set(settings, split, anew(export), complain)
+    return open_objects(settings, split, "labelme_xml", sides, _shape, complain)
 
 
 def _shape(given: Element, name: str, where: str, path: Path) -> Shape | None:

@@ -10,12 +10,14 @@ from functools import lru_cache
 from pathlib import Path
 from xml.etree.ElementTree import Element, TreeBuilder
 
+from maskwright.data.finding import Complain
 from maskwright.data.folders import files_of, text_head
 from maskwright.data.names import odd_letters, refuse_odd_names
 from maskwright.data.plain_xml import parse_xml
-from maskwright.data.readers.annotated import Export
-from maskwright.data.readers.shapes import Annotated, Shape
+from maskwright.data.readers.annotated import Export, anew, annotated_set, as_they_are
+from maskwright.data.readers.shapes import Annotated, Shape, ShapeSet
 from maskwright.errors import DataError
+from maskwright.settings import DataSettings
 
 LOOKED_AT = 1 << 13  # bytes at the beginning of a file
 ANNOTATIONS = "annotations"
@@ -25,6 +27,7 @@ MARKS = {
     "labelme_xml": (b"<pt>", b"<imagesize>", b"<deleted>", b"<segm>"),
     "voc_xml": (b"<bndbox>", b"<size>", b"<segmented>"),
 }
+CALLED = {"labelme_xml": "LabelMe", "voc_xml": "Pascal VOC"}
 # An object, and the file that it stands in -> what is drawn, or None where it was deleted; ValueError where it is
 # damaged.
 ShapeOf = Callable[[Element, str, str, Path], Shape | None]
@@ -60,6 +63,30 @@ def _folders(root: Path, deep: int = 2) -> Iterator[Path]:
 def _first_element(path: Path) -> bytes:
     found = re.search(rb"<([A-Za-z_][^\s/>]*)", text_head(path, LOOKED_AT))
     return found[1] if found else b""
+
+
+def open_objects(
+    settings: DataSettings, split: str, layout: str, sides: tuple[str, str], shape_of: ShapeOf, complain: Complain
+) -> ShapeSet:
+    """One split of a folder with such files.
+
+    Args:
+        settings: as for `annotated_set`.
+        split: which images.
+        layout: name of the reader.
+        sides: as for `read_objects`.
+        shape_of: as for `read_objects`.
+        complain: what to do with findings.
+
+    Raises:
+        DataError: no such file, a damaged one, or as `annotated_set`.
+    """
+    root = Path(settings.root)
+    files = object_files(root) if root.is_dir() else []
+    if not files:
+        raise DataError(f"{root} has no XML of {CALLED[layout]}. Expected a file with objects for each image")
+    export = read_objects(layout, str(root), as_they_are(files), sides, shape_of)
+    return annotated_set(settings, split, anew(export), complain)
 
 
 @lru_cache(maxsize=2)

@@ -8,10 +8,8 @@ from xml.etree.ElementTree import Element
 import numpy as np
 
 from maskwright.data.finding import Complain, refuse
-from maskwright.data.readers.annotated import anew, annotated_set, as_they_are
-from maskwright.data.readers.objects_xml import number_of_text, object_files, read_objects
+from maskwright.data.readers.objects_xml import number_of_text, open_objects
 from maskwright.data.readers.shapes import Shape, ShapeSet, box_corners
-from maskwright.errors import DataError
 from maskwright.settings import DataSettings
 
 
@@ -30,12 +28,7 @@ def open_voc_xml(settings: DataSettings, split: str, complain: Complain = refuse
     Raises:
         DataError: no such file, a damaged one, or as `annotated_set`.
     """
-    root = Path(settings.root)
-    files = object_files(root) if root.is_dir() else []
-    if not files:
-        raise DataError(f"{root} has no XML of Pascal VOC. Expected a file with objects for each image")
-    export = read_objects("voc_xml", str(root), as_they_are(files), ("size/height", "size/width"), _shape)
-    return annotated_set(settings, split, anew(export), complain)
+    return open_objects(settings, split, "voc_xml", ("size/height", "size/width"), _shape, complain)
 
 
 def _shape(given: Element, name: str, where: str, path: Path) -> Shape:
