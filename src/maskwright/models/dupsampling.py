@@ -10,7 +10,8 @@ modules one orders them (dx, dy, k) and one is wrong for maps that are not squar
 
 from __future__ import annotations
 
-from collections.abc import Sequence
+from collections.abc import Iterator, Sequence
+from contextlib import contextmanager
 from pathlib import Path
 from typing import TYPE_CHECKING, Literal
 
@@ -209,9 +210,12 @@ class DUpsampling(SegmentationModel):
         freeze_basis: keep the fitted basis as it is; otherwise it is trained on.
         temperature: divide the logits by a learned temperature. The basis fixes the scale of the logits, which without
             it are too flat. Labels do not depend on it.
+        compressed_epochs: passes over the training images in which the network first learns the coordinates of labels,
+            by `compressed_label_loss`, before it learns the labels; the paper leaves it open whether this is done.
 
     Raises:
-        RecipeError: an unknown kind of upsampling, feature maps that do not exist, or more coordinates than a cell has.
+        RecipeError: an unknown kind of upsampling, feature maps that do not exist, more coordinates than a cell has, or
+            a number of epochs that cannot be.
     """
 
     def __init__(
@@ -227,6 +231,7 @@ class DUpsampling(SegmentationModel):
         label_basis: str = "fit",
         freeze_basis: bool = False,
         temperature: bool = True,
+        compressed_epochs: float = 0.0,
     ) -> None:
         super().__init__(backbone, num_classes)
         self.ratio, self.dim = backbone.strides[-1], dim
@@ -235,7 +240,13 @@ class DUpsampling(SegmentationModel):
             raise RecipeError(f"upsampling must be dupsampling or bilinear, found {upsampling!r}")
         if not 1 <= dim <= rows:
             raise RecipeError(f"dim must be 1..{rows} at output stride {self.ratio}, found {dim}")
+        if compressed_epochs < 0 or (compressed_epochs and upsampling == "bilinear"):
+            raise RecipeError(
+                f"compressed_epochs must be at least 0, and 0 with upsampling=bilinear, which has no coordinates to "
+                f"learn; found {compressed_epochs}"
+            )
         self.upsampling, self.label_basis = upsampling, label_basis
+        self.compressed_epochs, self.compressed = compressed_epochs, False
         maps = len(backbone.channels)
         chosen = range(max(0, maps - 3), maps - 1) if low_level is None else low_level
         if any(not -maps <= number < maps or number % maps == maps - 1 for number in chosen):
@@ -284,12 +295,34 @@ class DUpsampling(SegmentationModel):
         return self.project(self.decode(features))
 
     def head(self, features: list[Tensor], size: tuple[int, int]) -> dict[str, Tensor]:
-        """Logits `(B, num_classes, H, W)` at image size, or at that of the coarsest map with bilinear upsampling."""
+        """Logits `(B, num_classes, H, W)` at image size, or at that of the coarsest map with bilinear upsampling.
+
+        Within `only_coordinates` the coordinates of every cell stand in their place.
+        """
         if self.upsampling == "bilinear":
             return {"logits": self.classifier(self.decode(features))}
+        if self.compressed:
+            return {"logits": self.coordinates(features)}
         logits = dupsample(self.coordinates(features), self.basis, self.num_classes, self.ratio)
         logits = logits[:, :, : size[0], : size[1]]
         return {"logits": logits if self.log_temperature is None else logits / self.log_temperature.exp()}
+
+    @contextmanager
+    def only_coordinates(self) -> Iterator[None]:
+        """Inside, `forward(..., upsample=False)` gives coordinates `(B, dim, h, w)`, and what does not make them keeps
+        its values."""
+        unused = [self.basis, *([] if self.log_temperature is None else [self.log_temperature])]
+        unused += [] if self.auxiliary_heads is None else self.auxiliary_heads.parameters()
+        trained = [parameter for parameter in unused if parameter.requires_grad]
+        self.compressed = True
+        for parameter in trained:
+            parameter.requires_grad_(False)
+        try:
+            yield
+        finally:
+            self.compressed = False
+            for parameter in trained:
+                parameter.requires_grad_(True)
 
     @torch.no_grad()
     def predict(self, images: Tensor) -> Tensor:

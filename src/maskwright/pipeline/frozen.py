@@ -139,19 +139,22 @@ def frozen_step(model: SegmentationModel, criterion: Any, resize: str) -> Step:
         resize: as `loss.resize`.
     """
     model.backbone.requires_grad_(False)
-    strides = model.backbone.strides
-    levels = kept_levels(model.backbone)
 
     def step(network: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
-        maps = [batch[f"map.{level}"].float() if level in levels else None for level in range(len(strides))]
-        size = (batch["image"].shape[-2], batch["image"].shape[-1])
-        outputs = network(maps, size=size, auxiliary=True, upsample=False)
+        outputs = network(**kept_maps(model, batch), auxiliary=True, upsample=False)
         labels = batch["mask"].long()
         if resize == "logits":
             outputs["logits"] = layers.resize(outputs["logits"], labels.shape[-2:])
         return criterion(outputs, labels)
 
     return step
+
+
+def kept_maps(model: SegmentationModel, batch: dict[str, Tensor]) -> dict[str, Any]:
+    """What a model is called with in place of images: their maps, None for one that no head reads, and their size."""
+    levels = kept_levels(model.backbone)
+    maps = [batch[f"map.{level}"].float() if level in levels else None for level in range(len(model.backbone.strides))]
+    return {"images": maps, "size": (batch["image"].shape[-2], batch["image"].shape[-1])}
 
 
 def _not_called(*_: Any) -> dict[str, Tensor]:

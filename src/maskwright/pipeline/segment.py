@@ -29,6 +29,8 @@ from maskwright.inference.views import evaluate
 from maskwright.losses import create_loss
 from maskwright.models import create_model
 from maskwright.models.base import SegmentationModel, parameter_groups
+from maskwright.models.dupsampling import DUpsampling
+from maskwright.pipeline.compressed import train_compressed
 from maskwright.pipeline.frozen import frozen_set, frozen_step
 from maskwright.runs.contents import read_log
 from maskwright.runs.folder import METRICS, SNAPSHOTS, TRAINING
@@ -99,7 +101,8 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
         val: dataset for validation between epochs, where `train.validate_every` is set and it has masks. Where it is
             not, `GLANCED` of its images tell at the end whether the model predicts more than one class. Predictions of
             `train.snapshots` of its images are kept each time.
-        folder: gets `log.jsonl`, `state.pt`, `model.safetensors` and `snapshots/`.
+        folder: gets `log.jsonl`, `state.pt`, `model.safetensors` and `snapshots/`; and those of the first phase, of a
+            model that has one (`train_compressed`), in `compressed/`.
         device: where to train.
 
     Returns:
@@ -140,6 +143,10 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
         examples = frozen_set(model, train, settings, settings.seed + recipe.random_seed, folder, device)
     elif settings.augment.class_uniform:
         examples = ClassUniformSet(examples, stage_index(train, folder), settings.augment.class_uniform)
+    metadata = describe("segmenter", made, model, train.labels, recipe)
+    if isinstance(model, DUpsampling) and model.compressed_epochs:
+        ignored = train.labels.ignore_index
+        train_compressed(model, examples, settings, folder, device, ignore_index=ignored, metadata=metadata)
     return fit(
         model,
         step,
@@ -148,7 +155,7 @@ def train_segmenter(recipe: Recipe, train: Dataset, val: Dataset, folder: Path, 
         folder,
         parameter_groups=parameter_groups(model, settings),
         validate=validate if judged or len(shown) else None,
-        metadata=describe("segmenter", made, model, train.labels, recipe),
+        metadata=metadata,
         device=device,
         title=folder.name,
     )

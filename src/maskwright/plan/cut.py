@@ -21,6 +21,7 @@ from maskwright.weak.networks import NETWORKS
 from maskwright.weak.refine import REFINEMENTS
 
 STEPS = 2
+FIRST_EPOCHS = "compressed_epochs"  # the option of a model that is trained in two phases, of which one is tried
 LEARNING_RATE = 1e-6  # nothing to learn in two steps, but much to break in a network without weights
 
 Shape = tuple[int, int, int]  # images, height, width
@@ -113,8 +114,9 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
     ratio = math.sqrt(min(1.0, budget.image / math.prod(seen_size(judged.size, size))))
     sides = {name: getattr(judged, name) for name in ("size", "window", "stride")}
     model = recipe.model.model_copy(update={"pretrained": loadable(recipe.model.pretrained)})
-    if model.name == "dupsampling" and model.options.get("label_basis", "fit") == "fit":
-        model.options = {**model.options, "label_basis": "cosine"}
+    if model.name == "dupsampling":
+        own = {key: value for key, value in model.options.items() if key != FIRST_EPOCHS}
+        model.options = {**own, "label_basis": "cosine"} if own.get("label_basis", "fit") == "fit" else own
     blocks |= {
         "train": small_training(recipe.train, batches["segmenter"][1], device),
         "model": model,

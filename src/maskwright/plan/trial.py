@@ -1,9 +1,9 @@
 """A recipe's own stages on a few small images in a temporary folder, and what each of them takes.
 
 Each stage is run by the pipeline itself, so that every method that a recipe can name is tried as it is. Trainings make
-two steps; but for four things they are those of a run: the learning rate is tiny, pre-trained weights are not loaded
-(unless from a file), what a model takes from the training set (DUpsampling's basis) is left at its default, and on a
-CPU all is float32.
+two steps; but for five things they are those of a run: the learning rate is tiny, pre-trained weights are not loaded
+(unless from a file), what a model takes from the training set (DUpsampling's basis) is left at its default, of two
+phases (DUpsampling's coordinates before its labels) the second is tried, and on a CPU all is float32.
 """
 
 from __future__ import annotations
@@ -29,7 +29,7 @@ from maskwright.engine.progress import QUIET
 from maskwright.pipeline.frozen import frozen_set
 from maskwright.pipeline.segment import build_segmenter, for_channels
 from maskwright.pipeline.stages import recipe_stages
-from maskwright.plan.cut import Cut, Shape, trainings
+from maskwright.plan.cut import FIRST_EPOCHS, Cut, Shape, trainings
 from maskwright.plan.images import FewImages
 from maskwright.plan.peak import Peak
 from maskwright.runs.context import RunContext
@@ -152,7 +152,10 @@ def try_stages(
                     _make_features(context, folder)  # what is slow at the first call is slow now
                     show(images)
                     features = _make_features(context, folder)
-                training = _train(stage, folder, *cut.batches[name], trainings(recipe)[name], count, device)
+                settings, first = trainings(recipe)[name], 0.0
+                if name == "segmenter":
+                    first = recipe.model.options.get(FIRST_EPOCHS, 0.0)
+                training = _train(stage, folder, *cut.batches[name], _steps(settings, first, count), settings, device)
                 training.features = features * math.prod(training.batch[1:]) / math.prod(training.measured[1:])
                 yield Trial(stage.name, folder, training)
                 continue
@@ -203,13 +206,22 @@ def _make_features(context: RunContext, folder: Path) -> float:
     return (time.perf_counter() - started) / len(train)
 
 
+def _steps(settings: TrainSettings, first_epochs: float, count: int | None) -> int | None:
+    """Optimiser steps of a training, with those of a first phase; None where they depend on an unknown `count`."""
+    if count is None:
+        return None if first_epochs else settings.steps
+    batches = max(1, count // settings.batch_size)
+    before = settings.model_copy(update={"epochs": first_epochs, "steps": None})
+    return total_steps(settings, batches) + total_steps(before, batches)
+
+
 def _train(
     stage: Stage,
     folder: Path,
     batch: Shape,
     measured: Shape,
+    steps: int | None,
     settings: TrainSettings,
-    count: int | None,
     device: torch.device,
 ) -> Training:
     watch = Watch(device)
@@ -221,9 +233,6 @@ def _train(
     finally:
         WATCH.reset(token)
         watch.remove()
-    steps = settings.steps
-    if steps is None and count is not None:
-        steps = total_steps(settings, max(1, count // settings.batch_size))
     fixed = fixed_bytes(watch.modules, settings)
     most = torch.cuda.max_memory_allocated(device) - fixed if device.type == "cuda" else sum(watch.kept.values())
     parameters = list(watch.modules.parameters())

@@ -9,6 +9,7 @@ from maskwright.report import charts
 from maskwright.report.charts import Series
 from maskwright.report.content import SOURCES, percent, source_name
 from maskwright.runs.contents import RunContents
+from maskwright.runs.folder import COMPRESSED
 
 SHORT = {"pseudo_masks": "pseudo", "segmenter": "model", "oracle": "full"}
 VALIDATED = {"miou": "Validation mIoU", "tag_map": "Validation mAP of tags"}
@@ -152,6 +153,7 @@ def training_charts(run: RunContents) -> list[dict[str, Any]]:
         "segmenter": source_name(run, "segmenter"),
         "oracle": "Fully supervised model",
     }
+    titles |= {f"{name}/{COMPRESSED}": f"{titles[name]}, coordinates" for name in ("segmenter", "oracle")}
     found = []
     for name, log in run.logs.items():
         steps = [line for line in log if line.get("event") == "train" and line.get("step") is not None]

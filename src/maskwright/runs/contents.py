@@ -15,7 +15,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.engine.weights import weights_of
 from maskwright.errors import DataError
 from maskwright.files import read_json
-from maskwright.runs.folder import RunFolder
+from maskwright.runs.folder import COMPRESSED, RunFolder
 from maskwright.settings.old_names import with_new_names
 
 # Names of stages where a shorter one than the stage's own title will do.
@@ -98,7 +98,8 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
     recipe = stored_recipe(folder) if folder.recipe.is_file() else {}
     recipe_text = folder.recipe.read_text(encoding="utf-8") if recipe else ""
     stages = folder.records()
-    logs = {name: read_log(folder.log(name)) for name in stages}
+    trained = [f"{name}{phase}" for name in stages for phase in (f"/{COMPRESSED}", "")]
+    logs = {name: read_log(folder.log(name)) for name in trained}
     pseudo_masks = _json(folder.mask_scores)
     metrics = _json(folder.metrics)
     scores = {

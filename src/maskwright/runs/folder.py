@@ -3,6 +3,7 @@
 recipe.yaml, run.json              what was asked for; when, where and by which command
 STAGE/stage.json                   each stage's folder; STAGE.stale-N is one that was set aside
 STAGE/model.safetensors, log.jsonl, state.pt                                       of a stage that trains
+segmenter/compressed/               the same of a first training of its own, where it has one
 segmenter/snapshots/001/predictions/NAME.png                                       after each validation
 STAGE/maps/NAME.npz                                                                of a stage that makes maps
 pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
@@ -46,6 +47,7 @@ IMAGES = "images.json"
 TAG_AGREEMENT = "tags.json"
 TRAINING = "training"
 SNAPSHOTS = "snapshots"
+COMPRESSED = "compressed"
 
 SEED_EVALUATION = "seed_evaluation.json"
 EXPLANATIONS = "explanations.json"  # in the folder `explanations`
