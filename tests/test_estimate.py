@@ -133,6 +133,18 @@ def test_views_stay_a_part_of_the_crop_in_whole_steps_of_the_network():
     assert recipe.l2g.view_size == (320, 320)
 
 
+def test_windows_of_seeds_stay_a_part_of_the_image_in_whole_steps_of_the_network():
+    labels = scenes("train", count=1).labels
+    recipe = load_recipe("voc-l2g-cam", ["device=cpu", "seeds.window=[320, 320]", "seeds.stride=[64, 64]"])
+    cut = cut_down(recipe, labels, (375, 500), BUDGET, CPU)
+    assert cut.recipe.seeds.window == (48, 48)  # 47.3 in steps of 8
+    assert cut.recipe.seeds.stride == (8, 8)
+    assert (
+        cut_down(load_recipe("voc-l2g-cam", ["device=cpu"]), labels, (375, 500), BUDGET, CPU).recipe.seeds.window
+        is None
+    )
+
+
 def test_seed_methods_that_take_minutes_are_cut_down():
     score = load_recipe("demo", ["seeds.method=scorecam"])
     assert small_seed_options(score) == ({"channels": 16}, 16 / 512)

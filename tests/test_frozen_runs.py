@@ -2,6 +2,7 @@
 
 from __future__ import annotations
 
+import numpy as np
 import pytest
 import torch
 
@@ -15,6 +16,7 @@ from maskwright.plan.plan import estimates, plan, shared_features, table
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
+from maskwright.weak.seeds.extract import load_maps
 
 BACKBONE = "test_efficientnet"
 CPU = torch.device("cpu")
@@ -57,6 +59,18 @@ def test_the_maps_of_a_frozen_backbone_are_kept_until_the_whole_run_is_finished(
     run(recipe, say=said.append)
     assert sum("done already" in line for line in said) == len(recipe_stages(RunContext(recipe, out.path, print)))
     assert not out.features.exists()
+
+
+def test_windows_are_seen_by_the_network_itself_and_share_its_heads(settings, tmp_path):
+    out = RunFolder(tmp_path / "run")
+    found = []
+    for windows in ([], ["seeds.window=[64, 64]"]):
+        said: list[str] = []
+        run(load_recipe("cam", [*settings, f"out={out.path}", *windows]), until="seeds", say=said.append)
+        found.append([load_maps(out.maps("seeds"), path.stem)[1] for path in sorted(out.maps("seeds").glob("*.npz"))])
+    assert any("train the tag classifier: done already" in line for line in said)
+    assert any("changed since it was made: seeds.window" in line for line in said)
+    assert max(np.abs(whole - parted).max(initial=0) for whole, parted in zip(*found, strict=True)) > 0.01
 
 
 def test_a_plan_counts_the_making_of_maps_and_no_steps_of_a_head_that_is_fitted(settings, tmp_path):

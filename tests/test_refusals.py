@@ -85,6 +85,8 @@ def refused(*settings: str, recipe: str = "demo") -> str:
         (["seeds.method=advcam", "seeds.options={form: released_}"], ["seeds", "'released'"]),
         (["seeds.method=eps"], ["seeds", "networks=[eps]"]),
         (["seeds.scales=[]"], ["seeds.scales"]),
+        (["seeds.window=[20, 64]"], ["seeds.window=[20, 64]", "multiples of 16", "[16, 64]"]),
+        (["seeds.window=[32, 32]", "seeds.stride=[48, 16]"], ["seeds.stride=[48, 16]", "leaves pixels out"]),
         # options of networks and losses
         (["model.options={decoder_chanels: 3}"], ["model", "'decoder_channels'"]),
         (["model.options={decoder_channels: abc}"], ["model.options.decoder_channels", "integer", "'abc'"]),

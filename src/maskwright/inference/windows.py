@@ -83,15 +83,24 @@ def sliding_window(
         for (top, left), part in zip(chosen, logits.split(count)):
             total[:, :, top : top + crop[0], left : left + crop[1]] += part
     assert total is not None
-    rows = _visits(tops, crop[0], padded.shape[2]).to(total)
-    columns = _visits(lefts, crop[1], padded.shape[3]).to(total)
+    rows = visits(tops, crop[0], padded.shape[2]).to(total)
+    columns = visits(lefts, crop[1], padded.shape[3]).to(total)
     total /= rows[:, None] * columns
     return total[:, :, :height, :width]
 
 
-def _visits(starts: list[int], crop: int, length: int) -> Tensor:
-    """How many windows cover each position of an axis; the count at a pixel is the product of its two axes'."""
-    visits = torch.zeros(length, dtype=torch.int64)
+def visits(starts: list[int], crop: int, length: int) -> Tensor:
+    """How many windows cover each position of an axis; the count at a pixel is the product of its two axes'.
+
+    Args:
+        starts: of the windows.
+        crop: their size.
+        length: of the axis.
+
+    Returns:
+        `(length,)` int64.
+    """
+    count = torch.zeros(length, dtype=torch.int64)
     for start in starts:
-        visits[start : start + crop] += 1
-    return visits
+        count[start : start + crop] += 1
+    return count

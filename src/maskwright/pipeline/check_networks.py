@@ -50,6 +50,7 @@ from maskwright.weak.pseudo_masks import check_thresholds
 from maskwright.weak.refine import REFINEMENTS, Refinement
 from maskwright.weak.seeds import SeedMethod
 from maskwright.weak.seeds.cam import Views
+from maskwright.weak.seeds.windows import in_windows
 
 T = TypeVar("T", bound=nn.Module)
 
@@ -145,6 +146,8 @@ def _check_labelling(context: RunContext, left: set[str]) -> dict[str, Need]:
         check_scales(recipe.seeds.scales, "seeds.scales")
         _check_saliency(context, f"seeds.method={recipe.seeds.method}", seed_method(recipe.seeds.method), recipe.seeds)
         check_seed_options(recipe, parts)
+        if recipe.seeds.window is not None:
+            in_windows(_build_network(context, parts, False), recipe.seeds)
         _check_signs(context, left, parts)
     others = {*recipe.networks, "seeds", "segmenter", "evaluation", "oracle", "oracle_evaluation"}
     for word in dict.fromkeys(recipe.refine) if left - others else ():

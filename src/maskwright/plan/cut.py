@@ -120,12 +120,22 @@ def cut_down(recipe: Recipe, labels: LabelSpace, size: tuple[int, int], budget: 
     blocks |= {
         "train": small_training(recipe.train, batches["segmenter"][1], device),
         "model": model,
-        "seeds": recipe.seeds.model_copy(update={"size": seen, "options": options}),
+        "seeds": recipe.seeds.model_copy(
+            update={"size": seen, "options": options, **_seed_windows(recipe, size, budget)}
+        ),
         "inference": judged.model_copy(update={name: _smaller(value, ratio) for name, value in sides.items() if value}),
         "fully_supervised": False,
         "expected_split": None,
     }
     return Cut(recipe.model_copy(update=blocks), batches, share)
+
+
+def _seed_windows(recipe: Recipe, size: tuple[int, int], budget: Budget) -> dict[str, Any]:
+    """Windows of seeds that are the same share of a trial's images as of a run's, in positions of the network's map."""
+    seeds, cell = recipe.seeds, recipe.classifier.output_stride or 32
+    ratio = math.sqrt(min(1.0, budget.image / math.prod(seen_size(seeds.size, size)))) / cell
+    sides = {name: getattr(seeds, name) for name in ("window", "stride") if getattr(seeds, name)}
+    return {name: tuple(max(1, round(side * ratio)) * cell for side in value) for name, value in sides.items()}
 
 
 def small_training(settings: TrainSettings, measured: Shape, device: torch.device) -> TrainSettings:

@@ -81,6 +81,12 @@ class SeedSettings(Settings):
         (1.0, 0.5, 1.5, 2.0), description="factors on the image size; their maps are added"
     )
     flip: bool = Field(True, description="add the maps of the mirrored image")
+    window: tuple[int, int] | None = Field(
+        None,
+        description="height and width of a sliding window, in pixels at each scale; none, and along an axis that is no "
+        "longer: whole image",
+    )
+    stride: tuple[int, int] | None = Field(None, description="step of the sliding window, in pixels; none: 2/3 of it")
     autocast: Autocast = "none"
     options: dict[str, Any] = Field(default_factory=dict, description="settings of one method alone")
 

@@ -59,19 +59,21 @@ def extract_seeds(
         settings: method, its options, and the views that it sees.
         folder: the stage's folder; the maps go to `maps/` in it.
         device: where to compute.
-        store: maps of the classifier's backbone, which is frozen; read by methods that need no more of the network.
+        store: maps of the classifier's backbone, which is frozen; read by methods that need no more of the network, but
+            not where it sees windows.
 
     Returns:
         The folder of the maps.
 
     Raises:
-        RecipeError: unknown seed method, or an option that it does not have.
+        RecipeError: unknown seed method, an option that it does not have, or windows that the network cannot see.
         DataError: the folder holds maps made with other settings or another network.
     """
     method = seed_method(settings.method)
     method.check(settings)
     maps = Path(folder) / MAPS
-    store = store if method.reads_features else None
+    whole = settings.window is None  # the store has maps of whole images
+    store = store if method.reads_features and whole else None
     extract_folder(
         dataset, classifier, settings, maps, device, method=method.maps, options=settings.options, store=store
     )

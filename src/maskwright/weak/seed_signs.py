@@ -17,6 +17,7 @@ from maskwright.weak.labels import seed_labels
 from maskwright.weak.methods import seed_method
 from maskwright.weak.seeds.cam import Views
 from maskwright.weak.seeds.extract import at_image_size, make_views
+from maskwright.weak.seeds.windows import in_windows
 
 # Shares of an image: a tagged class below the first is hardly there, above the second it has swallowed the image.
 NEARLY_NOTHING, NEARLY_EVERYTHING = 0.001, 0.95
@@ -192,7 +193,7 @@ def stability(
     """
     chosen = seed_method(settings.method)
     chosen.check(settings)
-    method, options = chosen.maps, settings.options
+    method, options, network = chosen.maps, settings.options, in_windows(network, settings)
     labels: LabelSpace = dataset.labels
     tagged = [index for index in range(len(dataset)) if dataset.tags(index)]
     if not tagged:

@@ -80,7 +80,7 @@ class Chain:
     @cached_property
     def _network(self) -> Any:
         network = load_classifier(self.context.out.model(self.context.seed_network)).to(self.context.device).eval()
-        return ready_for_seeds(network, half_type(self.seeds.autocast, self.context.device))
+        return ready_for_seeds(network, self.seeds, half_type(self.seeds.autocast, self.context.device))
 
     @cached_property
     def _refiners(self) -> list[Any]:

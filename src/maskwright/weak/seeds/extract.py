@@ -32,6 +32,7 @@ from maskwright.settings import SeedSettings
 from maskwright.weak.seeds.cam import SeedMaps, Views, class_activation_maps, normalise_maps, strided
 from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim
 from maskwright.weak.seeds.method import BATCH_PIXELS, MapsOf
+from maskwright.weak.seeds.windows import in_windows
 
 SCALES = (1.0, 0.5, 1.5, 2.0)
 
@@ -163,7 +164,8 @@ def extract_folder(
     Args:
         dataset: images and tags; masks are never read here.
         network: a tag classifier on `device` with `mean` and `std`; a copy of it runs, made for inference.
-        settings: `size`, `scales`, `flip` and `autocast` are read; the method runs under it, maps are float32 anyway.
+        settings: `size`, `scales`, `flip`, `window`, `stride` and `autocast` are read; the method runs under that, maps
+            are float32 anyway.
         folder: gets the files (`keys` int64, `cam` and `high_res` float16, not compressed) and `maps.json`, which says
             what they were made with.
         device: where to compute.
@@ -174,16 +176,18 @@ def extract_folder(
 
     Raises:
         DataError: the folder holds maps made with other settings or another network.
-        RecipeError: float16 on a CPU.
+        RecipeError: float16 on a CPU, or as `in_windows`.
     """
     folder, device = Path(folder), torch.device(device)
     half = half_type(settings.autocast, device)
-    # Folders begun before there was the setting go on.
-    made_with = settings.model_dump(mode="json", exclude={"autocast"} if half is None else None)
+    made_with = settings.model_dump(mode="json")
+    newer = {"autocast": half is not None, "window": settings.window, "stride": settings.window and settings.stride}
+    for name in (name for name, counts in newer.items() if not counts):
+        del made_with[name]  # folders begun before there was the setting go on
     claim(folder, {"seeds": made_with, "weights": weights_digest(network)})
     jobs = batches_to_make(dataset, folder, settings.size, pixels=seeds_per_batch(settings, device, batch_pixels))
     with evaluating(network):
-        ready = ready_for_seeds(network, half)
+        ready = ready_for_seeds(network, settings, half)
         if store is not None:
             store.make([settings.size], settings.scales)
         done = seed_batches(dataset, ready, settings, jobs, device, method, options or {}, store=store)
@@ -193,15 +197,19 @@ def extract_folder(
     distributed.barrier()
 
 
-def ready_for_seeds(network: Any, half: torch.dtype | None) -> Any:
+def ready_for_seeds(network: Any, settings: SeedSettings, half: torch.dtype | None) -> Any:
     """A copy of a network made for inference, or itself, with weights laid out as views are.
 
     Args:
         network: in inference mode.
+        settings: `window` and `stride` are read.
         half: type of its numbers, where that is not float32.
+
+    Raises:
+        RecipeError: as `in_windows`.
     """
     ready: Any = inference_copy(network, half)
-    return ready.to(memory_format=torch.channels_last)  # otherwise each call turns the weights
+    return in_windows(ready.to(memory_format=torch.channels_last), settings)  # otherwise each call turns the weights
 
 
 def seeds_per_batch(settings: SeedSettings, device: torch.device, batch_pixels: int | None = None) -> float:
