@@ -19,6 +19,7 @@ from maskwright.errors import RecipeError
 from maskwright.files import read_json
 from maskwright.pipeline.compare import Method, compare, read_method
 from maskwright.report.compare import agreement
+from maskwright.report.gallery import read_maps
 from maskwright.runs.results import differences, mean_interval
 from maskwright.runs.stages import Stage, run_stages
 from maskwright.runs.taking_over import share_stages
@@ -235,6 +236,26 @@ def test_seeds_masks_alone_and_no_truth(tmp_path):
     assert "Of each method the first run is shown." in page.text
     assert "ground truth" not in [word for word in page.words if word in ("ground truth", "image")]
     assert len(result["pictures"]["training"]) == 4
+
+
+def test_attention_of_the_local_and_the_global_network_side_by_side(tmp_path):
+    l2g = "demo networks=[classifier,l2g] seeds.method=l2g"
+    said: list[str] = []
+    train = "{steps: 1, batch_size: 2, workers: 0, lr: 0.1, augment: {short_side: [32, 32], crop: [32, 32]}}"
+    result = compare(
+        [f"local: {l2g} l2g.keep=local", f"global: {l2g}", *TINY, "l2g.view_size=[16, 16]", f"l2g.train={train}"],
+        out=tmp_path / "out", images=2, until="seeds", say=said.append,
+    )  # fmt: skip
+    assert not any(row["failed"] for row in result["methods"])
+    assert [line for line in said if "taken from there" in line] == [
+        f"[1/3] train the tag classifier: the same as in {tmp_path / 'out' / 'local'}, taken from there"
+    ]
+    text = Page(tmp_path / "out" / "compare.html").text
+    assert "Seed maps: train" in text
+    name = result["pictures"]["training"][0]["name"]
+    local, whole = (read_maps(tmp_path / "out" / label / "seeds" / "maps", name) for label in ("local", "global"))
+    assert local[0].tolist() == whole[0].tolist()
+    assert np.abs(local[1] - whole[1]).max() > 0.01
 
 
 def test_exit_code_and_message_of_the_command(tmp_path):

@@ -403,6 +403,47 @@ def test_training_leaves_the_global_network_alone(data, tmp_path, options):
     assert NETWORKS["l2g"].train is train_l2g
 
 
+@pytest.mark.bit_equal
+@pytest.mark.parametrize("shared", [False, True])
+def test_the_local_network_can_be_kept_of_the_same_training(data, tmp_path, monkeypatch, shared):
+    import maskwright.weak.networks.l2g_training as module
+
+    built, real = [], build_l2g
+    monkeypatch.setattr(module, "build_l2g", lambda *given: built.append(real(*given)) or built[-1])
+    for keep in ("global", "local"):
+        chosen = recipe(keep=keep, pcm=True, shared_trunk=shared, train={"checkpoint_seconds": 0})
+        train_l2g(chosen, chosen.l2g, None, data, data, tmp_path / keep, CPU)
+    # Both trainings end with the same two networks, and each keeps its own.
+    for one, same in zip(*built, strict=True):
+        assert all(torch.equal(value, same.state_dict()[name]) for name, value in one.state_dict().items())
+    kept = [load_weights(tmp_path / keep / "model.safetensors") for keep in ("global", "local")]
+    for weights, network in zip(kept, built[0], strict=True):
+        assert all(torch.equal(weights[name], value) for name, value in network.state_dict().items())
+    assert not torch.equal(kept[0]["classifier.weight"], kept[1]["classifier.weight"])
+    losses = [[line for line in content(tmp_path / keep) if "loss" in line] for keep in ("global", "local")]
+    assert losses[0] == losses[1]
+    trained = {id(p) for _, p in built[1][1].named_parameters() if p.requires_grad}
+    assert id(built[1][1].background.weight) not in trained
+    assert load_classifier(tmp_path / "local" / "model.safetensors").parts["background"] is True
+
+
+@pytest.mark.bit_equal
+def test_a_stopped_training_of_the_local_network_goes_on(data, tmp_path, monkeypatch):
+    import maskwright.weak.networks.l2g_training as module
+
+    chosen = recipe(keep="local", train={"checkpoint_seconds": 0})
+    train_l2g(chosen, chosen.l2g, None, data, data, tmp_path / "whole", CPU)
+    calls = iter(range(100))
+    monkeypatch.setattr(
+        module, "l2g_loss", lambda *given, **options: 1 / (1 - next(calls)) and l2g_loss(*given, **options)
+    )
+    with pytest.raises(ZeroDivisionError):
+        train_l2g(chosen, chosen.l2g, None, data, data, tmp_path / "stopped", CPU)
+    train_l2g(chosen, chosen.l2g, None, data, data, tmp_path / "stopped", CPU)
+    weights = [load_weights(tmp_path / name / "model.safetensors") for name in ("whole", "stopped")]
+    assert all(torch.equal(value, weights[1][name]) for name, value in weights[0].items())
+
+
 # With this random seed the local network's background is positive somewhere, as it begins.
 SHAPE = {"transfer": "shape", "form": "paper", "sampling": "corners", "random_seed": 4}
 
@@ -626,6 +667,7 @@ def test_what_a_run_of_before_left_out_of_its_fingerprint_is_what_it_was():
     assert effective(l2g_of(**kept)).keys() == {"train"}
     assert effective(l2g_of(**{**kept, **PAPER_FORM, "form": "paper"})).keys() == {*PAPER_FORM, "form", "train"}
     assert effective(l2g_of()).keys() == {*PAPER_FORM, "form", "pcm", "train"}
+    assert effective(l2g_of(keep="local")).keys() == {*PAPER_FORM, "form", "pcm", "train", "keep"}
 
 
 def test_a_run_of_before_is_known_by_its_recipe_and_is_made_again_with_a_word_by_a_new_one(tmp_path):

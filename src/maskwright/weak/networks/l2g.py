@@ -2,7 +2,7 @@
 
 The local network is trained to tell the image's tags from every view; seeing less, it attends to more of the object.
 Where it attends, per class, is what the global network's maps must say of the same place: attention transfer, or, cut
-to a saliency map, shape transfer. Only the global network is kept.
+to a saliency map, shape transfer. The global network is kept; or, to compare with, the local one.
 
 Defaults of the functions are those of the released code on VOC. Where it differs from the paper there is an argument
 for it; `l2g_training.PAPER_FORM` has the paper's values. Boxes of views are given by their corners `(B, N, 2)`, int64,

@@ -48,7 +48,7 @@ PAPER_FORM: dict[str, Any] = {
 
 
 class L2GSettings(PaperTagTraining):
-    """L2G: a global network learns from the attention of a local one on views of the image; only the former is kept.
+    """L2G: a global network learns from the attention of a local one on views of the image; one of them is kept.
 
     Where attention is transferred, defaults are those of the paper's text: the code has the local background among the
     targets, which no loss trains, so that a random projection takes positions from the classes. With saliency they are
@@ -121,6 +121,9 @@ class L2GSettings(PaperTagTraining):
         description="pixel correlation module (PCM) on the features of both networks, as in the code; by itself false",
     )
     shuffle: bool = Field(True, description="false: images always in the order of the data set, as in the code")
+    keep: Literal["global", "local"] = Field(
+        "global", description="which network the maps are taken of; local: the tag classifier on views, for comparison"
+    )
 
 
 def train_l2g(
@@ -132,7 +135,9 @@ def train_l2g(
     folder: Path,
     device: torch.device,
 ) -> dict[str, Any]:
-    """Train both networks side by side and keep the global one; resumes where it was stopped, with both.
+    """Train both networks side by side and keep one, by default the global; resumes where it was stopped, with both.
+
+    Which one is kept changes nothing of the training.
 
     Without a network before it, the two start from different random numbers, or the same pre-trained backbone.
 
@@ -141,7 +146,7 @@ def train_l2g(
         settings: of the network.
         start: `model.safetensors` of the network before it, from which both go on, or None.
         train: dataset with tags; for shape transfer also with saliency maps.
-        val: dataset whose tags, where known, give the average precision of the global network that is logged.
+        val: dataset whose tags, where known, give the average precision of the kept network that is logged.
         folder: gets `log.jsonl`, `state.pt` and `model.safetensors`, which `load_classifier` reads.
         device: where to train.
 
@@ -160,16 +165,18 @@ def train_l2g(
     check_views(settings, network)
     stride = network.backbone.strides[-1]
     mean, std = network.mean, network.std
+    kept, other = (local, network) if settings.keep == "local" else (network, local)
 
     def step(runner: nn.Module, batch: dict[str, Tensor]) -> tuple[Tensor, dict[str, Tensor]]:
         images = batch["image"]
+        on_images, on_views = (network, runner) if kept is local else (runner, local)
         corners = draw_corners(
             len(images), settings.views, (images.shape[2], images.shape[3]), settings.view_size, settings.sampling
         )
         views = cut_views(images, corners, settings.view_size)
         return l2g_loss(
-            runner(normalise(images, mean, std), maps=True),
-            local.maps(normalise(views, mean, std)),
+            on_images(normalise(images, mean, std), maps=True),
+            on_views(normalise(views, mean, std), maps=True),
             batch["tags"],
             corners,
             settings.view_size,
@@ -186,7 +193,7 @@ def train_l2g(
         )
 
     return fit_tags(
-        network,
+        kept,
         step,
         recipe,
         settings.train,
@@ -201,7 +208,7 @@ def train_l2g(
         ),
         title="l2g",
         # What both share is the model's.
-        trainable_extra=[part for part in local.children() if part is not network.backbone],
+        trainable_extra=[part for part in other.children() if part is not kept.backbone],
         shuffle=settings.shuffle,
     )
 
@@ -243,9 +250,10 @@ def build_l2g(
     local = next_network(recipe.model_copy(update={"random_seed": recipe.random_seed + 1}), start, num_tags, **parts)
     if settings.shared_backbone:
         local.backbone = network.backbone
-    for part in local.children():
-        if part not in (local.backbone, local.classifier, local.feature_pcm):
-            part.requires_grad_(False)
+    for which, backgrounds in ((network, [network.background]), (local, [])):
+        for part in which.children():
+            if part not in (which.backbone, which.classifier, which.feature_pcm, *backgrounds):
+                part.requires_grad_(False)
     return network, local
 
 
