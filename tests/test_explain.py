@@ -12,12 +12,15 @@ from PIL import Image
 from typer.testing import CliRunner
 
 from maskwright.cli import app
+from maskwright.data.pictures import heatmap
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.checkpoint import save_model
 from maskwright.errors import DataError, RecipeError
-from maskwright.inference.explain import explain, explain_files
+from maskwright.inference.explain import evidence_maps, explain, explain_files
 from maskwright.inference.predict import Predictor
 from maskwright.models import create_model
+from maskwright.report.pictures import strip
+from maskwright.report.side_by_side import HEIGHT, explain_side_by_side
 from maskwright.settings import InferenceSettings
 
 torch.set_num_threads(1)
@@ -241,8 +244,68 @@ def test_command(model, photos, tmp_path):
     assert (folder / "explanations/overlays/p0.tree.jpg").is_file()
     record = json.loads((folder / "explanations/explanations.json").read_text())[0]
     assert (record["region"], record["layer"]) == ("predicted", "aspp")
+    save_model(tmp_path / "model.safetensors", model, metadata)
+    against = f"against={tmp_path / 'model.safetensors'}"
+    result = CliRunner().invoke(app, ["explain", str(folder), str(photos / "p0.png"), "class=tree", against])
+    assert result.exit_code == 0, result.output
+    share = f"{100 * (Predictor(model, LABELS, InferenceSettings())(photos / 'p0.png').mask == 2).mean():.1f} %"
+    assert f"p0: tree is predicted for {share} of the pixels in run, {share} of the pixels in" in result.output
+    assert "1 picture in" in result.output
+    assert (folder / "explanations/side_by_side/p0.jpg").is_file()
+    result = CliRunner().invoke(app, ["explain", str(folder), str(photos), f"against={folder}"])
+    assert "is named twice; give against= another run" in str(result.exception)
     result = CliRunner().invoke(app, ["explain", str(folder), str(photos), f"out={tmp_path / 'other'}"])
     assert result.exit_code == 0, result.output
     predicted = np.unique(Predictor(model, LABELS, InferenceSettings())(photos / "p1.png").mask)
     found = {path.name.split(".")[1] for path in (tmp_path / "other/overlays").glob("p1.*")}
     assert found == {LABELS.names[value] for value in predicted if value != 0}
+
+
+def other_model():
+    """Another network, whose labels have the classes in another order."""
+    return build(output_stride=8, channels=16, rates=[2]), LabelSpace(("background", "tree", "car"))
+
+
+def test_models_side_by_side(model, photos, tmp_path):
+    second, labels = other_model()
+    settings = InferenceSettings(size=(40, 56))
+    predictors = {"first": Predictor(model, LABELS, settings), "second": Predictor(second, labels, settings)}
+    done, said, failures = explain_side_by_side(predictors, [photos], tmp_path, classes="tree, car")
+    assert failures == []
+    assert done == [str(tmp_path / "side_by_side" / f"p{number}.jpg") for number in range(2)]
+    pixels = np.asarray(Image.open(photos / "p0.png"))
+    sheet = np.asarray(Image.open(done[0]), np.float32)
+    rows, found = [], []
+    masks = [predictor(pixels).mask for predictor in predictors.values()]
+    for name in ("tree", "car"):
+        values = [predictor.labels.value(name) for predictor in predictors.values()]
+        maps = [
+            evidence_maps(predictor, pixels, [value], "all", None)[0]
+            for predictor, value in zip(predictors.values(), values, strict=True)
+        ]
+        found.append(np.abs(maps[0] - maps[1]).max())
+        rows.append([None, pixels, *(heatmap(pixels, one) for one in maps)])
+        where = [mask == value for mask, value in zip(masks, values, strict=True)]
+        union = (where[0] | where[1]).sum()
+        share = ", ".join(f"{100 * one.mean():.1f} % of the pixels in {title}" for title, one in zip(predictors, where))
+        overlap = f", IoU {(where[0] & where[1]).sum() / union:.2f}" if union else ""
+        assert f"p0: {name} is predicted for {share}{overlap}" in said
+    assert max(found) > 0.1
+    expected = np.asarray(strip(rows, ["", "image", *predictors], height=HEIGHT), np.float32)
+    assert sheet.shape == expected.shape
+    assert np.abs(sheet - expected)[:, 150:].mean() < 6  # a JPEG of noise
+    with pytest.raises(RecipeError, match="unknown class 'house'"):
+        explain_side_by_side(predictors, [photos], tmp_path, classes="house")
+
+
+def test_a_class_that_one_model_lacks_is_not_compared(model, photos, tmp_path):
+    second = other_model()[0]
+    predictors = {
+        "first": Predictor(model, LABELS, InferenceSettings()),
+        "second": Predictor(second, LabelSpace(("background", "car", "house")), InferenceSettings()),
+    }
+    with pytest.raises(RecipeError, match="unknown class 'tree'"):
+        explain_side_by_side(predictors, [photos], tmp_path, classes="tree")
+    _, said, _ = explain_side_by_side(predictors, [photos], tmp_path)
+    shown = {line.split()[1] for line in said}
+    assert shown <= {"car"}

@@ -132,7 +132,8 @@ def predict(given: Given) -> None:
     """
     from maskwright.inference.files import predict_files
 
-    predictor, out = _predictor(given), Path(given.options.pop("out"))
+    predictor = _predictor(given.names[0], given.options.pop("device"), given.settings)
+    out = Path(given.options.pop("out"))
     done, failures = predict_files(predictor, given.names[1:], out, say=typer.echo, **given.options)
     _finish_images(f"{len(done)} predicted, {len(failures)} failed; written to {out}", failures)
 
@@ -154,35 +155,53 @@ def relabel(given: Given) -> None:
 def explain(given: Given) -> None:
     """Show where a model found the evidence for a class (Grad-CAM).
 
-    RUN is a run folder or a model file, IMAGES are files, folders or globs. Exit code 1 if an image failed.
+    RUN is a run folder or a model file, IMAGES are files, folders or globs. against=RUN2 writes one picture for each
+    image with the maps of both, and says how much of it each predicts as the class. Exit code 1 if an image failed.
     """
     from maskwright.inference.explain import explain_files
     from maskwright.inference.onnx_predictor import SUFFIX
     from maskwright.runs.folder import RunFolder
 
-    if given.names[0].endswith(SUFFIX):
-        raise RecipeError(f"{given.names[0]} is an exported model, without gradients; give the run that it came from")
-    predictor, run_folder = _predictor(given), Path(given.names[0])
+    others = [name.strip() for name in (given.options.pop("against") or "").split(",") if name.strip()]
+    names = [given.names[0], *others]
+    for name in names:
+        if name.endswith(SUFFIX):
+            raise RecipeError(f"{name} is an exported model, without gradients; give the run that it came from")
+        if names.count(name) > 1:
+            raise RecipeError(f"{name} is named twice; give against= another run")
+    device, run_folder = given.options.pop("device"), Path(given.names[0])
+    predictors = [_predictor(name, device, given.settings) for name in names]
     out = given.options.pop("out") or str(RunFolder(run_folder if run_folder.is_dir() else ".").explanations)
-    classes = given.options.pop("class")
-    done, failures = explain_files(predictor, given.names[1:], out, classes=classes, **given.options)
-    _finish_images(f"{len(done)} overlays in {out}, {len(failures)} failed", failures)
+    given.options["classes"] = given.options.pop("class")
+    if not others:
+        done, failures = explain_files(predictors[0], given.names[1:], out, **given.options)
+        _finish_images(f"{len(done)} overlays in {out}, {len(failures)} failed", failures)
+        return
+    from maskwright.report.side_by_side import SIDE_BY_SIDE, explain_side_by_side
+
+    short = [Path(name).name for name in names]
+    titles = short if len(set(short)) == len(short) else names
+    done, said, failures = explain_side_by_side(
+        dict(zip(titles, predictors, strict=True)), given.names[1:], out, **given.options
+    )
+    for line in said:
+        typer.echo(line)
+    count = "1 picture" if len(done) == 1 else f"{len(done)} pictures"
+    _finish_images(f"{count} in {Path(out) / SIDE_BY_SIDE}, {len(failures)} failed", failures)
 
 
-def _predictor(given: Given) -> Any:
-    """The model that is named first, on the device and with the settings that were given."""
+def _predictor(name: str, device: str, settings: list[str]) -> Any:
+    """A model on a device and with settings that were given."""
     from maskwright.inference.finished import load
     from maskwright.inference.onnx_predictor import OnnxPredictor
 
-    predictor = load(given.names[0], device=given.options.pop("device"))
-    if given.settings:
+    predictor = load(name, device=device)
+    if settings:
         if isinstance(predictor, OnnxPredictor):
-            raise RecipeError(
-                f"{given.settings[0]}: {given.names[0]} is applied as it was exported; give that to maskwright export"
-            )
+            raise RecipeError(f"{settings[0]}: {name} is applied as it was exported; give that to maskwright export")
         from maskwright.pipeline.evaluate import recipe_with
 
-        predictor.settings = recipe_with(predictor.metadata["recipe"], given.settings, ("inference",)).inference
+        predictor.settings = recipe_with(predictor.metadata["recipe"], settings, ("inference",)).inference
     return predictor
 
 

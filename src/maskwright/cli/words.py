@@ -137,6 +137,7 @@ VERBS = {
             "class": Option(None, "class names, separated by commas; default: every class predicted in the image"),
             "region": Option("all", "pixels to explain: all, predicted (those of the class), or the path of a mask"),
             "layer": Option(None, "module of the network; default: the input of its last classification layer"),
+            "against": Option(None, "other runs or models, separated by commas; one picture has the maps of all"),
             "out": Option(None, "folder to write to; default RUN/explanations"),
             **DEVICE,
         },

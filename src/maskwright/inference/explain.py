@@ -217,12 +217,8 @@ def explain_files(
         DataError: a mask that cannot be read, or files in `out/overlays` that are no overlays.
     """
     out = Path(out)
-    wanted = None if classes is None else [_class_value(name.strip(), predictor.labels) for name in classes.split(",")]
-    chosen: str | np.ndarray = region
-    if region not in REGIONS:
-        if not Path(region).is_file():
-            raise RecipeError(unknown_name("region", region, REGIONS) + " Or give the path of a mask.")
-        chosen = read_mask(region)
+    wanted = None if classes is None else [class_value(name, predictor.labels) for name in classes.split(",")]
+    chosen = read_region(region)
     found, failures = find_images(images, out)
     if found:
         mark({out / "overlays": "overlays"}, predictor.made_by(), ours=(out / EXPLANATIONS).is_file())
@@ -232,8 +228,8 @@ def explain_files(
     for name in track(found, title="explaining"):
         try:
             pixels = predictor.pixels(found[name])
-            values = wanted if wanted is not None else _predicted_classes(predictor, pixels)
-            maps = _explain_image(predictor, pixels, values, chosen, layer)
+            values = wanted if wanted is not None else predicted_classes(predictor, pixels)
+            maps = evidence_maps(predictor, pixels, values, chosen, layer)
         except DataError as error:
             failures.append(f"{found[name]}: {error}")
             continue
@@ -251,10 +247,39 @@ def explain_files(
     return overlays, failures
 
 
-def _explain_image(
+def read_region(region: str) -> str | np.ndarray:
+    """What `region` names: one of `REGIONS`, or a mask `(H, W)`, of a file.
+
+    Raises:
+        RecipeError: neither.
+        DataError: a mask that cannot be read.
+    """
+    if region in REGIONS:
+        return region
+    if not Path(region).is_file():
+        raise RecipeError(unknown_name("region", region, REGIONS) + " Or give the path of a mask.")
+    return read_mask(region)
+
+
+def evidence_maps(
     predictor: Predictor, pixels: np.ndarray, values: list[int], region: str | np.ndarray, layer: str | None
 ) -> np.ndarray:
-    """Maps `(K, H, W)` of an image `(H, W, 3)` at its own size."""
+    """Evidence maps of an image at its own size.
+
+    Args:
+        predictor: what `maskwright.load` gives.
+        pixels: `(H, W, 3)` uint8, RGB.
+        values: of K classes.
+        region: as `read_region` gives it; a mask is of the image's size.
+        layer: see `explain`.
+
+    Returns:
+        `(K, H, W)` float32 in 0..1.
+
+    Raises:
+        RecipeError: an unknown layer.
+        DataError: a mask of another size.
+    """
     height, width = pixels.shape[:2]
     if not values:
         return np.zeros((0, height, width), np.float32)
@@ -273,12 +298,19 @@ def _explain_image(
     return resize(maps, (height, width))[0].cpu().numpy()
 
 
-def _predicted_classes(predictor: Predictor, pixels: np.ndarray) -> list[int]:
+def predicted_classes(predictor: Predictor, pixels: np.ndarray) -> list[int]:
+    """Values of the classes that are predicted in an image `(H, W, 3)`, but the background."""
     mask = predictor.predict(pixels).mask
     return [int(value) for value in np.unique(mask) if value != predictor.labels.background]
 
 
-def _class_value(name: str, labels: LabelSpace) -> int:
+def class_value(name: str, labels: LabelSpace) -> int:
+    """The value of a class.
+
+    Raises:
+        RecipeError: there is none of that name.
+    """
+    name = name.strip()
     if normal(name) not in labels.names:
         raise RecipeError(unknown_name("class", name, labels.names))
     return labels.value(name)
