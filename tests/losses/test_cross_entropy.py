@@ -13,6 +13,7 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.losses import CrossEntropy, class_weights_from, create_loss, cross_entropy
 from maskwright.losses.cross_entropy import cross_entropy_map
 from maskwright.losses.ignore import flatten_valid, index_labels, mean_over_valid, valid_pixels
+from maskwright.losses.resizing import resize_labels
 from maskwright.settings import LossSettings
 
 from .contract import LossContract, example, value_and_gradient
@@ -206,6 +207,16 @@ def test_auxiliary_output_with_its_own_loss(monkeypatch):
         {"logits": logits, "own.8": logits[..., :2], "own.16": logits[..., :1]}, labels
     )
     assert parts["own"] == 3 * (labels == 255).sum()
+
+
+def test_a_nearest_head_learns_the_labels_nearest_to_its_cells():
+    logits, labels = example()
+    coarse = logits[..., ::2, ::2].contiguous()
+    criterion = create_loss(LossSettings(auxiliary={"nearest": 1.0}), NAMES)
+    _, parts = criterion({"logits": logits, "nearest.8": coarse}, labels)
+    reduced = resize_labels(labels, tuple(coarse.shape[2:]))
+    assert reduced.shape != labels.shape
+    torch.testing.assert_close(parts["nearest"], F.cross_entropy(coarse, reduced.long(), ignore_index=255))
 
 
 def test_missing_auxiliary_output_names_what_there_is():

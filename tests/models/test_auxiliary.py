@@ -49,7 +49,7 @@ def test_every_kind_of_backbone_takes_them(backbone):  # noqa: F811
 
 @torch.no_grad()
 def test_sizes_and_channels_are_those_of_the_map():
-    model = make({"aux": [16], "cpp": [8, 16, -1]}).eval()
+    model = make({"aux": [16], "cpp": [8, 16, -1], "nearest": [8]}).eval()
     outputs = model(torch.randn(1, 3, 65, 97), auxiliary=True)
     assert {name: tuple(value.shape[1:]) for name, value in outputs.items()} == {
         "logits": (5, 65, 97),
@@ -57,6 +57,7 @@ def test_sizes_and_channels_are_those_of_the_map():
         "cpp.8": (6, 9, 13),
         "cpp.16": (6, 5, 7),
         "cpp.-1": (6, 5, 7),
+        "nearest.8": (5, 9, 13),
     }
     model = make({"cpp": [8]}, auxiliary_options={"cpp_ignore": "renormalise"}).eval()
     assert model(torch.randn(1, 3, 64, 64), auxiliary=True)["cpp.8"].shape[1] == 5

@@ -18,7 +18,7 @@ from maskwright.data.sample import LabelSpace
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.losses.balanced import BalancedCrossEntropy, balanced_cross_entropy
 from maskwright.losses.cpp import CPPLoss, cell_counts, count_pyramid, cpp_loss, pool_labels, pool_to
-from maskwright.losses.cross_entropy import CrossEntropy, cross_entropy
+from maskwright.losses.cross_entropy import CrossEntropy, NearestCrossEntropy, cross_entropy
 from maskwright.losses.dice import Dice, dice_loss
 from maskwright.losses.focal import Focal, focal_loss
 from maskwright.losses.ignore import flatten_valid, mean_over_valid, valid_pixels
@@ -45,8 +45,8 @@ LOSSES: dict[str, Callable[..., nn.Module]] = {
 # own size and the labels at full size. Every other auxiliary output is resized to the labels and gets the main loss, or
 # what the main loss has as `auxiliary_loss(logits, labels)` for this.
 AUXILIARY_LOSSES: dict[str, Callable[..., nn.Module]] = {
-    "balanced_cross_entropy": BalancedCrossEntropy,
     "cpp": CPPLoss,
+    "nearest": NearestCrossEntropy,
 }
 
 __all__ = [
@@ -61,6 +61,7 @@ __all__ = [
     "Focal",
     "LossMaxPooling",
     "LovaszSoftmax",
+    "NearestCrossEntropy",
     "SegmentationLoss",
     "balanced_cross_entropy",
     "cell_counts",

@@ -16,6 +16,7 @@ from torch.autograd.function import once_differentiable
 
 from maskwright.errors import DataError
 from maskwright.losses.ignore import IGNORE_INDEX, at_least_float32, check_shapes, index_labels, valid_pixels
+from maskwright.losses.resizing import resize_labels
 
 
 def cross_entropy_map(
@@ -115,6 +116,22 @@ class CrossEntropy(nn.Module):
 
     def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
         return cross_entropy(logits, labels, ignore_index=self.ignore_index, class_weights=self.class_weights)
+
+
+class NearestCrossEntropy(nn.Module):
+    """Cross-entropy on a coarse map, of labels reduced to its size by the nearest pixel: what CPP pooling replaces.
+
+    Args:
+        ignore_index: value of pixels without a label.
+    """
+
+    def __init__(self, *, ignore_index: int = IGNORE_INDEX) -> None:
+        super().__init__()
+        self.ignore_index = ignore_index
+
+    def forward(self, logits: Tensor, labels: Tensor) -> Tensor:
+        reduced = resize_labels(labels, (logits.shape[2], logits.shape[3]))
+        return cross_entropy(logits, reduced, ignore_index=self.ignore_index)
 
 
 def _pixel_losses(logits: Tensor, index: Tensor, valid: Tensor) -> Tensor:

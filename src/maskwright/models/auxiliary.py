@@ -16,7 +16,7 @@ from maskwright.models.backbone import Backbone
 from maskwright.models.layers import ConvBNReLU, initialise, initialise_classifier
 
 # What the first part of an output's name says about its head; `maskwright.losses` reads it the same way.
-KINDS = ("aux", "cpp")
+KINDS = ("aux", "cpp", "nearest")
 
 
 class FCNHead(nn.Sequential):
@@ -44,7 +44,8 @@ class AuxiliaryHeads(nn.Module):
         num_classes: C.
         heads: per kind, the maps that get such a head: the stride in pixels (the last map of that stride), or a
             negative number counted from the coarsest map (-1). "aux": a plain head with C channels, for the main loss.
-            "cpp": a coarse head without dropout, for the CPP loss.
+            "cpp": a coarse head without dropout, for the CPP loss. "nearest": the same with C channels, for labels at
+            its own size by the nearest pixel, which the paper compares CPP pooling with.
         channels: width of a plain head; a coarse head has that of its map, at least 64.
         cpp_ignore: "channel" (the paper) gives coarse heads C + 1 channels, the last for ignored pixels; "renormalise"
             C channels, for a loss in which ignored pixels never matter.
@@ -77,7 +78,8 @@ class AuxiliaryHeads(nn.Module):
                 if kind == "aux":
                     head = FCNHead(width, channels, num_classes)
                 else:
-                    head = FCNHead(width, max(64, width), num_classes + (cpp_ignore == "channel"), dropout=0.0)
+                    ignored = kind == "cpp" and cpp_ignore == "channel"
+                    head = FCNHead(width, max(64, width), num_classes + ignored, dropout=0.0)
                 self.heads[f"{kind}{number}"] = head
         backbone.use_only(sorted(set(self.places.values())))
 
