@@ -63,6 +63,16 @@ def test_the_rest_of_the_package_can_train_on_it(made):
     assert_array_equal(both[0].mask, mask_of(folder, dataset.names[0]))
 
 
+def test_a_split_that_is_a_list_elsewhere_writes_nothing_there(made, tmp_path):
+    dataset, maps, folder = made
+    elsewhere = tmp_path / "lists" / "mine.txt"
+    elsewhere.parent.mkdir()
+    dataset.source = {**dataset.source, "split": str(elsewhere)}
+    write_pseudo_masks(dataset, maps, SETTINGS, folder, FACTS)
+    assert (folder / "ImageSets/Segmentation/mine.txt").read_text().split()[0] == dataset.names[0]
+    assert not any(elsewhere.parent.iterdir())
+
+
 def test_scores(made):
     dataset, maps, folder = made
     scores = write_pseudo_masks(dataset, maps, SETTINGS, folder, FACTS)

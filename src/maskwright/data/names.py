@@ -18,6 +18,11 @@ def normal(name: str) -> str:
     return name if name.isascii() else unicodedata.normalize("NFC", name)
 
 
+def split_word(split: str) -> str:
+    """A split as part of a file's name: one that is a list somewhere, `lists/mine.txt`, by the list's name."""
+    return Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
+
+
 def refuse_odd_names(names: Iterable[str]) -> None:
     """Refuse names of images that would be files elsewhere, or lines of their own in a list.
 

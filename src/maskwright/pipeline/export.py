@@ -14,6 +14,7 @@ from maskwright.data.decode import as_rgb
 from maskwright.data.finding import number_of
 from maskwright.data.images import image_size
 from maskwright.data.masks import read_mask
+from maskwright.data.names import split_word
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError, unknown_name
 from maskwright.formats import check, write
@@ -220,7 +221,7 @@ def _write(
             pixels = partial(_pixels, dataset, index)
             yield Example(dataset.names[index], path, pixels, mask, certainty, dataset.tags(index))
 
-    name = Path(split).stem if split.endswith(".txt") else split.replace("/", "_")
+    name = split_word(split)
     said = write(Export(dataset.labels, name, what, examples, len(chosen), made_by), written_as, out)
     rest = len(dataset) - len(chosen)
     left = f"; {rest} of the split were left out" if rest else ""

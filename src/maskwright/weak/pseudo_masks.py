@@ -22,6 +22,7 @@ from PIL import Image
 
 from maskwright.data.dataset import Dataset
 from maskwright.data.masks import read_mask, write_mask
+from maskwright.data.names import split_word
 from maskwright.data.sample import LabelSpace
 from maskwright.engine.progress import track
 from maskwright.errors import DataError, RecipeError
@@ -278,7 +279,8 @@ def finish(
     """
     split = str(dataset.source.get("split", "train"))
     _write_lines(folder / CLASSES, dataset.labels.names)
-    _write_lines(folder / "ImageSets" / "Segmentation" / f"{split}.txt", [dataset.names[index] for index in chosen])
+    listed = folder / "ImageSets" / "Segmentation" / f"{split_word(split)}.txt"
+    _write_lines(listed, [dataset.names[index] for index in chosen])
     scores = {"split": split, **_summary(dataset, chosen, results), **facts}
     write_json(folder / SCORES, scores)
     return scores

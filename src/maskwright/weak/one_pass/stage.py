@@ -10,6 +10,7 @@ from pathlib import Path
 from typing import Any
 
 from maskwright.data.dataset import Dataset
+from maskwright.data.names import split_word
 from maskwright.data.shards.masks import WithMaskShards
 from maskwright.data.shards.stores import is_remote, join, size_of
 from maskwright.engine import distributed
@@ -248,7 +249,7 @@ def _write_files(context: RunContext, job: LabelJob, done: Sequence[Part], folde
     masks = masks_of(context.train, job.place, done)
     wanted = set(context.sampled.train.names) if context.has_shards else None
     split = str(context.train.source.get("split", "train"))
-    listed = folder / "ImageSets" / "Segmentation" / f"{split}.txt"
+    listed = folder / "ImageSets" / "Segmentation" / f"{split_word(split)}.txt"
     with atomic_write(listed) as temporary, open(temporary, "w", encoding="utf-8") as stream:
         for index, name in enumerate(masks.names):
             if (wanted is not None and name not in wanted) or not masks.has_mask(index):

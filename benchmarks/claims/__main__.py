@@ -1,0 +1,138 @@
+"""Do the papers' claims hold here? Every row in several repetitions, and a verdict for each claim.
+
+    python -m benchmarks.claims msrc=FOLDER camvid=FOLDER [out=DIR] [repetitions=5] [only=WORD;WORD]
+
+The scenes need no folder; a set without one is left out. A repetition has another random seed and other training
+images: 80 % of those of MSRC-21 and CamVid, drawn at random, or other scenes. Rows are compared within repetitions. A
+row that is done is read from `out`, so a stopped command goes on, and two commands with different `only=` share the
+work: each runs the rows that have one of the words in set and name. The page is written after each row.
+"""
+
+from __future__ import annotations
+
+import json
+import subprocess
+import sys
+from os import environ
+from pathlib import Path
+from typing import Any
+
+from benchmarks.claims.repetition import folder_name, write_row
+from benchmarks.claims.rows import ROWS, SETS
+from benchmarks.claims.statements import CLAIMS, EQUAL, WORTH, verdict
+from benchmarks.facts import as_lines, facts
+from maskwright.files import atomic_write, write_json
+from maskwright.runs.results import mean_interval
+
+RESULTS = Path(__file__).parent / "results"
+TITLES = {
+    "msrc": "MSRC-21, photographs with tags (15 objects and background), EfficientNet-Lite0 with ImageNet weights",
+    "scenes": "Built-in scenes with tags, EfficientNet-Lite0 with ImageNet weights",
+    "camvid": "CamVid, road scenes with masks (11 classes), EfficientNet-Lite0 with ImageNet weights",
+}
+
+
+def page(done: dict[tuple[str, str, int], dict[str, float]], found: dict[str, Any]) -> str:
+    """The verdicts, then the mean of every score of every row.
+
+    Args:
+        done: scores by set, row and repetition.
+        found: facts of this command.
+    """
+    lines = [
+        "# Do the papers' claims hold here?",
+        "",
+        *as_lines(found),
+        "Differences of mIoU, or of the score that is named, mean over the repetitions and its 95 % interval "
+        "(Student's t), row by row within a repetition: another random seed, other training images. Scored on `val`, "
+        "whose images nothing was learned from, each at a threshold that was fixed beforehand or chosen from tags. "
+        "**holds**: the "
+        f"interval is above 0; **does not hold**: it lies below +{WORTH}; for what should be equal, the limit is "
+        f"-{EQUAL}. Drawn sets overlap, so intervals are somewhat too narrow. Small networks, short training: what "
+        "does not hold here may hold in the paper's setting.",
+        "",
+        "| claim | set | compared | n | difference | verdict | why, as far as we know |",
+        "|---|---|---|---|---|---|---|",
+    ]
+    for claim in CLAIMS.values():
+        rows = [claim.row, *([claim.control] if claim.control else [])]
+        numbers = sorted({key[2] for key in done if key[:2] == (claim.where, claim.row)})
+        numbers = [n for n in numbers if all(claim.score in done.get((claim.where, row, n), {}) for row in rows)]
+        named = f"{claim.row} - {claim.control}" if claim.control else claim.row
+        named += "" if claim.score == "val" else f": {claim.score}"
+        if not numbers:
+            lines.append(f"| {claim.words} | {claim.where} | {named} | 0 | | not run | |")
+            continue
+        pairs = [[done[claim.where, row, n][claim.score] for row in rows] for n in numbers]
+        word, figure = verdict(claim, [pair[0] - (pair[1] if claim.control else 0) for pair in pairs])
+        reason = "" if word == "holds" else claim.reason
+        lines.append(f"| {claim.words} | {claim.where} | {named} | {len(numbers)} | {figure} | **{word}** | {reason} |")
+    for where in SETS:
+        rows = [row for row in ROWS if any(key[:2] == (where, row) for key in done)]
+        if not rows:
+            continue
+        scores = list(dict.fromkeys(score for key, has in done.items() if key[0] == where for score in has))
+        lines += ["", f"## {TITLES[where]}", "", "| row | n | " + " | ".join(scores) + " |"]
+        lines.append("|---" * (len(scores) + 2) + "|")
+        for row in rows:
+            mine = [has for key, has in done.items() if key[:2] == (where, row)]
+            cells = [_cell([has[score] for has in mine if score in has]) for score in scores]
+            lines.append(f"| {row} | {len(mine)} | " + " | ".join(cells) + " |")
+    return "\n".join(lines) + "\n"
+
+
+def _cell(values: list[float]) -> str:
+    if not values:
+        return ""
+    mean, half = mean_interval(values)
+    return f"{mean:.3f}" + ("" if half is None else f" ± {half:.3f}")
+
+
+def main() -> None:
+    options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
+    if unknown := options.keys() - {"msrc", "camvid", "out", "repetitions", "only", "row", "set", "repetition"}:
+        sys.exit(f"unknown: {', '.join(sorted(unknown))}\n{__doc__}")
+    out = Path(options.get("out", "runs/claims"))
+    data = {"scenes": "scenes", **{where: options[where] for where in ("msrc", "camvid") if where in options}}
+    if "row" in options:  # the process of one row
+        where = options["set"]
+        write_row(options["row"], where, data[where], out / where, int(options["repetition"]))
+        return
+    found, words = facts(), options["only"].split(";") if "only" in options else [""]
+    failed = []
+    for number in range(int(options.get("repetitions", "5"))):
+        for where in (where for where in SETS if where in data):
+            for row in (row for row in ROWS if where in ROWS[row].sets):
+                named = f"{where} {row}"
+                if not any(word in named for word in words) or _file(out, where, row, number).is_file():
+                    continue
+                command = [sys.executable, "-m", "benchmarks.claims", *sys.argv[1:]]
+                command += [f"row={row}", f"set={where}", f"repetition={number}"]
+                code = subprocess.run(command, env={**environ, "OMP_NUM_THREADS": "1"}).returncode
+                print(f"{number} {named}: {'done' if code == 0 else f'failed ({code})'}", flush=True)
+                failed += [named] if code else []
+                write_page(out, found)
+    write_page(out, found)
+    if failed:
+        sys.exit(f"failed: {', '.join(failed)}")
+
+
+def _file(out: Path, where: str, row: str, number: int) -> Path:
+    return out / where / str(number) / folder_name(row) / "row.json"
+
+
+def write_page(out: Path, found: dict[str, Any]) -> None:
+    """The page and its figures, of all rows that are done."""
+    kept = [
+        json.loads(path.read_text())
+        for path in sorted(out.glob("*/*/*/row.json"))
+        if ROWS.get(json.loads(path.read_text())["row"]) is not None
+    ]
+    done = {(row["set"], row["row"], row["repetition"]): row["scores"] for row in kept}
+    write_json(RESULTS / "claims.json", {"facts": found, "rows": kept})
+    with atomic_write(RESULTS / "claims.md") as temporary:
+        temporary.write_text(page(done, found), encoding="utf-8")
+
+
+if __name__ == "__main__":
+    main()

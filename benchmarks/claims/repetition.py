@@ -1,0 +1,190 @@
+"""One row in one repetition: another random seed and other training images, and what came of it."""
+
+from __future__ import annotations
+
+import json
+import os
+import time
+from functools import partial
+from pathlib import Path
+from typing import Any
+
+import numpy as np
+
+from benchmarks.claims.rows import ROWS, SCENES, SETS, Row
+from benchmarks.facts import facts
+from maskwright.data import open_dataset
+from maskwright.engine.checkpoint import MODEL
+from maskwright.files import atomic_write, write_json
+from maskwright.pipeline.run import run
+from maskwright.recipe.load import load_recipe
+from maskwright.runs.context import RunContext
+from maskwright.runs.taking_over import share_stages
+from maskwright.settings import Recipe
+from maskwright.weak.seed_evaluation import evaluate_seeds
+from maskwright.weak.seeds import SEED_METHODS
+from maskwright.weak.seeds.extract import extract_maps
+from maskwright.weak.stages import label_stages
+
+SHARE = 0.8  # of the training images, drawn for each repetition
+RARE = ("pole", "sign_symbol", "fence", "pedestrian", "bicyclist")  # below 1.5 % of the training pixels
+THIN = ("pole", "sign_symbol")
+COST_IMAGES = 6
+
+
+def folder_name(row: str) -> str:
+    return "".join(letter if letter.isalnum() else "-" for letter in row)
+
+
+def recipe_of(name: str, where: str, data: str, folder: Path, repetition: int) -> Recipe:
+    """The recipe of a row.
+
+    Args:
+        name: of the row.
+        where: the set, one of `SETS`.
+        data: its folder, or `scenes`.
+        folder: of the run; its parent holds the list of training images.
+        repetition: its number.
+    """
+    row = ROWS[name]
+    words = [f"out={folder}", f"data={data}", f"random_seed={repetition}", *SETS[where], *row.settings]
+    if where == "scenes":
+        words.append(f"data.options={{size: [128, 128], count: {SCENES}, seed: {repetition}}}")
+    else:
+        words.append(f"data.train={folder.parent / 'train.txt'}")
+    return load_recipe(row.recipe, words)
+
+
+def draw_images(where: str, data: str, folder: Path, repetition: int) -> None:
+    """Write `train.txt`: the training images of a repetition."""
+    path = folder / "train.txt"
+    if where == "scenes" or path.is_file():
+        return
+    words = [word for word in SETS[where] if word.split("=")[0] in ("masks", "classes", "tags")]
+    train = open_dataset(load_recipe("cam", [f"data={data}", *words]).data, "train")
+    chosen = np.random.default_rng(repetition).permutation(len(train))[: round(SHARE * len(train))]
+    with atomic_write(path) as temporary:
+        temporary.write_text("".join(f"{train.names[index]}\n" for index in sorted(chosen)))
+
+
+def run_row(name: str, where: str, data: str, out: Path, repetition: int) -> dict[str, Any]:
+    """Run a row, or what is left of it.
+
+    Args:
+        name: of the row.
+        where: the set, one of `SETS`.
+        data: its folder, or `scenes`.
+        out: folder of all repetitions of the set.
+        repetition: its number.
+
+    Returns:
+        Scores by name, all from 0 to 1, and what they were made with.
+    """
+    import torch
+
+    torch.set_num_threads(1)
+    home, row = out / str(repetition), ROWS[name]
+    folder = home / folder_name(name)
+    folder.mkdir(parents=True, exist_ok=True)
+    draw_images(where, data, home, repetition)
+    recipe = recipe_of(name, where, data, folder, repetition)
+    # Kept maps of a backbone are the same for all rows from tags; segmenters read different ones.
+    kept = out / ("features" if recipe.supervision == "tags" else f"features-{folder_name(name)}")
+    kept.mkdir(parents=True, exist_ok=True)
+    if not (folder / "features").exists():
+        os.symlink(kept.resolve(), folder / "features")
+    scores = from_masks(recipe, folder) if recipe.supervision == "masks" else from_tags(recipe, row, folder, home)
+    return {"row": name, "set": where, "repetition": repetition, "scores": scores, "facts": facts()}
+
+
+def from_masks(recipe: Recipe, folder: Path) -> dict[str, float]:
+    """Train on masks, and the scores on images that were not trained on."""
+    run(recipe, until="evaluation", say=_silent)
+    found = json.loads((folder / "metrics.json").read_text())["segmenter"]
+    iou = {name: row["iou"] or 0.0 for name, row in found["per_class"].items()}
+    groups = {"rare": RARE, "thin": THIN}
+    return {
+        "val": found["miou"],
+        **{word: sum(iou[name] for name in names) / len(names) for word, names in groups.items()},
+    }
+
+
+def from_tags(recipe: Recipe, row: Row, folder: Path, home: Path) -> dict[str, float]:
+    """Train on tags, and the scores of masks made from tags: of the training images, and of others."""
+    last = recipe.networks[-1] if row.unseen else "pseudo_masks"
+    others = [path for path in home.iterdir() if (path / "recipe.yaml").is_file()]
+    context = RunContext(recipe, folder, _silent)
+    own = label_stages(context)
+    names = [stage.name for stage in own]
+    share_stages(own[: names.index(last) + 1], folder, others, _silent)
+    run(recipe, until=last, say=_silent)
+    scores = {}
+    if not row.unseen:
+        scores = judged("train", json.loads((folder / "seed_evaluation.json").read_text()))
+    split = {"train": recipe.data.val}
+    unseen = recipe.model_copy(update={"data": recipe.data.model_copy(update=split)})
+    context = RunContext(unseen, folder / "unseen", _silent)
+    stages = label_stages(context)
+    for stage in stages:
+        made = context.out.stage(stage.name)
+        if MODEL in stage.results:
+            made.parent.mkdir(parents=True, exist_ok=True)
+            if not made.exists():
+                os.symlink((folder / stage.name).resolve(), made)
+        elif not stage.name.startswith("ir_labels"):
+            made.mkdir(parents=True, exist_ok=True)
+            if not (folder / "unseen" / "features").exists():
+                os.symlink((folder / "features").resolve(), folder / "unseen" / "features")
+            stage.run(made)
+    masks = json.loads((context.out.pseudo_masks / "scores.json").read_text())
+    settings = unseen.pseudo_masks.model_copy(update={"threshold": masks["threshold"]})
+    maps = context.out.maps(stages[-2].name if stages[-2].name != "threshold" else stages[-3].name)
+    found = evaluate_seeds(context.train, {"maps": maps}, settings, folder / "unseen")
+    scores |= judged("val", found)
+    scores["threshold"] = masks["threshold"]
+    if row.unseen:
+        scores["cost of maps"] = cost_of_maps(context, recipe)
+    return scores
+
+
+def judged(split: str, found: dict[str, Any]) -> dict[str, float]:
+    """Scores of the last maps of an evaluation: at the threshold that was chosen without masks, and at the best."""
+    stage = next(stage for stage in reversed(found["stages"].values()) if stage["best"] is not None)
+    default, best = stage["default"], stage["best"]
+    scores = {split: default["miou"], f"{split}, best": best["miou"]}
+    for group in ("single_label", "multi_label"):
+        if default.get(group) and default[group].get("miou_common") is not None:
+            scores[f"{split}, {group.replace('_', ' ')}"] = default[group]["miou_common"]
+    return scores
+
+
+def cost_of_maps(context: RunContext, recipe: Recipe) -> float:
+    """Processor time of the recipe's maps as a multiple of plain CAM's, on a few images."""
+    from maskwright.models.classifier import load_classifier
+
+    network = load_classifier(context.out.model(context.seed_network)).eval()
+    data, used = context.train, {}
+    position = {value: place for place, value in enumerate(data.labels.foreground)}
+    for method in (recipe.seeds.method, "cam"):
+        make = partial(
+            extract_maps,
+            network,
+            method=SEED_METHODS[method].maps,
+            scales=recipe.seeds.scales,
+            size=recipe.seeds.size,
+        )
+        started = time.process_time()
+        for index in range(COST_IMAGES):
+            make(data[index].image, [position[value] for value in data.tags(index) or ()])
+        used[method] = time.process_time() - started
+    return used[recipe.seeds.method] / used["cam"]
+
+
+def write_row(name: str, where: str, data: str, out: Path, repetition: int) -> None:
+    """The work of one process: `row.json` in the folder of the row."""
+    found = run_row(name, where, data, out, repetition)
+    write_json(out / str(repetition) / folder_name(name) / "row.json", found)
+
+
+def _silent(line: str) -> None:
+    """What a run says is in its folder."""
