@@ -123,6 +123,22 @@ def seeds(given: Given) -> None:
         typer.echo(line)
 
 
+@verb(app, "verify")
+def verify(given: Given) -> None:
+    """Compare a run with the numbers that its recipe expects.
+
+    Stage by stage, with the first that is off. RUN is a run folder; data=FOLDER says where its images are now. Exit
+    code 1 if a stage is too low.
+    """
+    from maskwright.pipeline.verify import verify as compared
+
+    lines, agrees = compared(Path(given.names[0]), given.settings, **given.options)
+    for line in lines:
+        typer.echo(line)
+    if not agrees:
+        raise typer.Exit(1)
+
+
 @verb(app, "predict")
 def predict(given: Given) -> None:
     """Write masks for images with a trained model.

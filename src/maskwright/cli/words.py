@@ -114,6 +114,11 @@ VERBS = {
         },
         ("data", "seeds", "pseudo_masks"),
     ),
+    "verify": Verb(
+        ("RUN",),
+        {"against": Option(None, "a run whose numbers are expected; default: those of the recipe")},
+        ("data", "expected", "tolerance"),
+    ),
     "predict": Verb(
         ("RUN", "IMAGES..."),
         {

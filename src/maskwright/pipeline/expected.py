@@ -6,7 +6,9 @@ from collections.abc import Sequence
 from typing import Any
 
 from maskwright.data.dataset import Dataset
+from maskwright.files import read_json
 from maskwright.metrics import end_of_sweep
+from maskwright.runs.contents import read_log
 from maskwright.runs.folder import RunFolder
 from maskwright.settings import Recipe
 
@@ -21,8 +23,9 @@ def compare(
 ) -> list[dict[str, Any]]:
     """Scores of a run's stages beside those that its recipe expects.
 
-    Seeds count at the threshold of the sweep where they score best, as papers have it; refined maps at the recipe's
-    own threshold, unless that is tuned on ground truth too.
+    A network that is trained on tags counts by its mean average precision of tags. Seeds count at the threshold of the
+    sweep where they score best, as papers have it; refined maps at the recipe's own threshold, unless that is tuned on
+    ground truth too, or chosen from tags; pseudo-masks as they are.
 
     Args:
         recipe: `expected`, `tolerance`, `pseudo_masks` and `source` are read.
@@ -33,9 +36,10 @@ def compare(
         known: of `evaluate_seeds` on the same images, so that no map need be read again.
 
     Returns:
-        Per stage of `recipe.expected` that the run can evaluate: `stage`, `found`, `threshold` (None for the model),
-        `end` (of the sweep, where the threshold is at one: see `end_of_sweep`), `split`, `images`, `expected`, `agrees`
-        (not more than the tolerance below).
+        Per stage of `recipe.expected` that the run can evaluate, in the order of their making: `stage`, `score` (what
+        is compared), `found`, `threshold` (None where there is none), `end` (of the sweep, where the threshold is at
+        one: see `end_of_sweep`), `split`, `images` (None where they were not counted), `expected`, `agrees` (not more
+        than the tolerance below).
 
     Raises:
         DataError: a tagged image has no maps, or maps and masks do not fit.
@@ -44,6 +48,11 @@ def compare(
     from maskwright.weak.pseudo_masks import sweep_thresholds
 
     given, rows = recipe.pseudo_masks.threshold, []
+    for stage in recipe.networks if recipe.supervision != "masks" else []:
+        told = [line for line in read_log(out.log(stage)) if line.get("event") == "validate" and "tag_map" in line]
+        if stage in recipe.expected and told:
+            where = {"split": recipe.data.val, "images": None, "threshold": None, "end": ""}
+            rows.append({"stage": stage, "score": "tag mAP", "found": told[-1]["tag_map"], **where})
     judged = sum(dataset.has_mask(index) and dataset.tags(index) is not None for index in range(len(dataset)))
     for stage in map_stages:
         if stage not in recipe.expected or not judged:
@@ -58,11 +67,16 @@ def compare(
         where = {"split": dataset.source.get("split"), "images": judged}
         end = end_of_sweep(swept, best["threshold"])
         rows.append({"stage": stage, "found": best["miou"], "threshold": best["threshold"], "end": end, **where})
+    masks = read_json(out.mask_scores) if "pseudo_masks" in recipe.expected and out.mask_scores.is_file() else {}
+    if masks.get("miou") is not None:
+        where = {"split": masks["split"], "images": masks["images"], "threshold": masks["threshold"]}
+        rows.append({"stage": "pseudo_masks", "found": masks["miou"], "end": "", **where})
     truth = recipe.data.masks_are is None
     if "miou" in recipe.expected and truth and model and model.get("miou") is not None:
         where = {"split": model["split"], "images": model["images"]}
         rows.append({"stage": "miou", "found": model["miou"], "threshold": None, "end": "", **where})
     for row in rows:
+        row.setdefault("score", "mIoU")
         row["expected"] = recipe.expected[row["stage"]]
         row["agrees"] = row["found"] >= row["expected"] - recipe.tolerance
     return rows
@@ -75,10 +89,11 @@ def compared_lines(rows: Sequence[dict[str, Any]], source: str) -> list[str]:
         name = "model" if row["stage"] == "miou" else row["stage"]
         at = "" if row["threshold"] is None else f" at threshold {row['threshold']:g}"
         at += f", {row['end']}" if row.get("end") else ""  # scores of earlier versions do not say it
+        images = f" ({row['images']} images)" if row["images"] is not None else ""
         off = row["found"] - row["expected"]
         verdict = "agrees" if row["agrees"] else f"{-off:.3f} too low"
         lines.append(
-            f"  {name:<20} mIoU {row['found']:.3f}  on {row['split']} ({row['images']} images){at}; "
+            f"  {name:<20} {row.get('score', 'mIoU')} {row['found']:.3f}  on {row['split']}{images}{at}; "
             f"expected {row['expected']:.3f}: {verdict}"
         )
     return lines

@@ -53,8 +53,8 @@ class Recipe(Settings):
     source: str = Field("", description="paper, table and row that the recipe follows, and how sure its numbers are")
     expected: dict[str, float] = Field(
         default_factory=dict,
-        description="published mIoU, 0 to 1: `miou` of the model, by a stage's name (seeds, irn, crf) of its maps; "
-        "other names are only shown",
+        description="published mIoU, 0 to 1: `miou` of the model, by a stage's name (seeds, irn, crf, pseudo_masks) of "
+        "its maps or masks; by a network's, its mean average precision of tags; other names are only shown",
     )
     tolerance: float = Field(
         0.01, ge=0, le=1, description="how far below the expected score, 0 to 1, still agrees with it"
