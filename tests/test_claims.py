@@ -148,3 +148,72 @@ def test_names_of_folders_differ():
         names = {folder_name(row, seed) for row in module.ROWS for seed in (0, 1)}
         assert len(names) == 2 * len(module.ROWS)
         assert all(Path(name).name == name for name in names)
+
+
+ROWS = import_module("benchmarks.claims.rows")
+STATEMENTS = import_module("benchmarks.claims.statements")
+REPETITION = import_module("benchmarks.claims.repetition")
+
+
+@pytest.mark.parametrize("row", ROWS.ROWS)
+def test_a_row_of_the_claims_resolves(row, tmp_path):
+    for where in ROWS.ROWS[row].sets:
+        recipe = REPETITION.recipe_of(row, where, where if where == "scenes" else str(tmp_path), tmp_path / "run", 3)
+        check_methods(recipe)
+        assert recipe.random_seed == 3
+        assert recipe.supervision == ("masks" if where == "camvid" else "tags")
+        assert "best" not in str(recipe.pseudo_masks.threshold), "thresholds are never tuned on masks"
+        if where == "scenes":
+            assert recipe.data.options["seed"] == 3, "other images"
+        else:
+            assert recipe.data.train == str(tmp_path / "train.txt")
+
+
+def test_rows_of_the_claims_differ(tmp_path):
+    told = {
+        row: REPETITION.recipe_of(row, has.sets[0], str(tmp_path), tmp_path / "run", 0)
+        for row, has in ROWS.ROWS.items()
+    }
+    for row, recipe in told.items():
+        assert [recipe == other for other in told.values()].count(True) == 1, row
+
+
+def test_claims_compare_rows_that_are_run_on_their_set():
+    for name, claim in STATEMENTS.CLAIMS.items():
+        for row in (claim.row, claim.control) if claim.control else (claim.row,):
+            assert claim.where in ROWS.ROWS[row].sets, name
+    compared = {row for claim in STATEMENTS.CLAIMS.values() for row in (claim.row, claim.control)}
+    assert len(compared) > 40
+
+
+@pytest.mark.parametrize(
+    ("kind", "values", "word"),
+    [
+        ("gain", [0.02, 0.03, 0.025], "holds"),
+        ("gain", [-0.02, 0.003, 0.001], "unclear"),
+        ("gain", [0.001, 0.002, 0.0], "does not hold"),
+        ("gain", [-0.05, -0.04, -0.06], "does not hold"),
+        ("gain", [0.1], "unclear"),
+        ("equal", [0.001, -0.002, 0.0], "holds"),
+        ("equal", [-0.05, -0.04, -0.06], "does not hold"),
+        ("equal", [-0.05, 0.04, 0.0], "unclear"),
+        ("harm", [-0.05, -0.04, -0.06], "holds"),
+        ("harm", [0.05, 0.04, 0.06], "does not hold"),
+    ],
+)
+def test_a_verdict_rests_on_the_interval(kind, values, word):
+    claim = STATEMENTS.Claim("words", "msrc", "CAM", "CAM", kind=kind)
+    assert STATEMENTS.verdict(claim, values)[0] == word
+
+
+def test_a_page_says_what_was_not_run_and_how_often_the_rest_was():
+    page = import_module("benchmarks.claims.__main__").page
+    done = {
+        ("msrc", row, n): {"val": 0.5 + 0.1 * (row != "CAM") + 0.001 * n} for row in ("CAM", "SEAM") for n in (0, 1, 2)
+    }
+    done["msrc", "SEAM", 3] = {"val": 0.9}  # without its control
+    facts = {key: "" for key in ("command", "commit", "date", "machine", "threads", "python", "torch")}
+    lines = page(done, facts).splitlines()
+    (seam,) = (line for line in lines if "SEAM is better than CAM | msrc" in line)
+    assert "| 3 | +0.100 (+0.100 to +0.100) | **holds**" in seam
+    assert any("CPP beats no auxiliary loss" in line and "| 0 | | not run |" in line for line in lines)

@@ -61,6 +61,7 @@ TAGS = {
     },
     "CAM, trained on as long": Row("recam", (*TUNED, "recam.sce_weight=0", "seeds.method=cam", "seeds.options={}")),
     "AdvCAM": Row("cam", ("seeds.method=advcam",), unseen=True),
+    "CAM, sliding window": Row("cam", ("seeds.window=[144, 144]",)),
     "CAM, IRN": Row("cam-irn", sets=BOTH),
     "ReCAM, IRN": Row("recam-irn", sets=BOTH),
     "SEAM": Row("seam", SEAM, sets=BOTH),
@@ -74,6 +75,7 @@ TAGS = {
     "L2G, shared trunk": Row("l2g", (*L2G, "l2g.shared_backbone=true")),
     "L2G, tag loss on the global network": Row("l2g", (*L2G, "l2g.global_classification=1")),
     "L2G, shapes of the built-in detector": Row("l2g", (*L2G, "l2g.transfer=shape", "saliency=barrier")),
+    "L2G, local network": Row("l2g", (*L2G, "l2g.keep=local", "seeds.window=[144, 144]")),
     "L2G, form of the code, PCM": Row("l2g", (*L2G, "l2g.form=code", "l2g.pcm=true", "l2g.views=6")),
 }
 # The segmenter's head alone is trained, on kept maps of images at 240x320; or all of it, on images at 180x240.
@@ -115,6 +117,9 @@ MASKS = {
     "DUpsampling at 16": masks(DUPSAMPLING),
     "DUpsampling at 32": masks(DUPSAMPLING, COARSE),
     "DUpsampling at 32, no temperature": masks(DUPSAMPLING, COARSE, "model.options.temperature=false"),
+    "DUpsampling at 32, coordinates first": masks(
+        DUPSAMPLING, COARSE, "model.options.compressed_epochs=2", "train.epochs=3"
+    ),
     **{
         f"DUpsampling at 32, maps of {words}": masks(DUPSAMPLING, COARSE, f"model.options.low_level={maps}")
         for words, maps in (("none", []), ("stride 4", [1]), ("stride 8", [2]), ("stride 16", [3]))

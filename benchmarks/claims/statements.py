@@ -139,6 +139,12 @@ CLAIMS: dict[str, Claim] = {
         "val",
         "harm",
     ),
+    **_one(
+        "camvid",
+        "The loss on coordinates helps, as the first two of five epochs",
+        "DUpsampling at 32, coordinates first",
+        "DUpsampling at 32",
+    ),
     # ReCAM
     **_on_both("ReCAM is better than CAM", "ReCAM, product", "CAM"),
     **_on_both("ReCAM is better than CAM (the weight agree, ours)", "ReCAM, agree", "CAM"),
@@ -168,6 +174,8 @@ CLAIMS: dict[str, Claim] = {
     # L2G
     **_on_both("L2G is better than CAM", "L2G", "CAM"),
     **_one("msrc", "also with a CRF", "L2G, CRF", "CAM, CRF"),
+    **_one("msrc", "L2G is better than CAM on a sliding window", "L2G", "CAM, sliding window"),
+    **_one("msrc", "L2G is better than its local network", "L2G", "L2G, local network"),
     **_one("msrc", "Two views are better than one", "L2G, 2 views", "L2G, 1 view"),
     **_one("msrc", "Four views are enough: eight bring no more", "L2G", "L2G, 8 views", "val", "equal"),
     **_one("msrc", "Views that are too small do harm", "L2G, small views", "L2G", "val", "harm"),

@@ -47,7 +47,9 @@ def compare(
     from maskwright.weak.labels import sweep
     from maskwright.weak.pseudo_masks import sweep_thresholds
 
-    given, rows = recipe.pseudo_masks.threshold, []
+    given = recipe.pseudo_masks.threshold
+    rows: list[dict[str, Any]] = []
+    where: dict[str, Any]
     for stage in recipe.networks if recipe.supervision != "masks" else []:
         told = [line for line in read_log(out.log(stage)) if line.get("event") == "validate" and "tag_map" in line]
         if stage in recipe.expected and told:
