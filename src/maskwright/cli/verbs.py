@@ -426,6 +426,18 @@ def study_pooling(given: Given) -> None:
         typer.echo(line)
 
 
+@verb(study_app, "study autoencoder")
+def study_autoencoder(given: Given) -> None:
+    """Train what DUpsampling has in closed form, and encoders for the best score that upsampling allows (DUpsampling).
+
+    DATA is a data folder or a built-in set. See also maskwright ceiling, which trains nothing.
+    """
+    from maskwright.studies.autoencoder import autoencoder
+
+    for line in autoencoder(_data("study autoencoder", given), **given.options):
+        typer.echo(line)
+
+
 @verb(app, "settings")
 def settings(given: Given) -> None:
     """List the settings of a recipe: value, default, meaning.

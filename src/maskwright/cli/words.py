@@ -224,6 +224,17 @@ VERBS = {
         },
         DATA,
     ),
+    "study autoencoder": Verb(
+        ("[DATA]",),
+        {
+            "ratio": Option("8,16", "output strides, separated by commas"),
+            "dim": Option(256, "dimensions of DUpsampling's basis", _whole),
+            "steps": Option(2000, "optimiser steps of each training", _whole),
+            "out": Option(None, "folder to write to; default runs/autoencoder-DATA"),
+            **DEVICE,
+        },
+        DATA,
+    ),
     "study bce-sce": Verb(
         (),
         {

@@ -118,16 +118,38 @@ def compress_labels(
     Raises:
         DataError: labels out of range.
     """
+    columns = weight / weight.square().sum(0).mean()
+    return sum_over_cells(labels, columns, num_classes, ratio, ignore_index=ignore_index)
+
+
+def sum_over_cells(
+    labels: Tensor, table: Tensor, num_classes: int, ratio: int, *, ignore_index: int = IGNORE_INDEX
+) -> Tensor:
+    """The product of a matrix and the one-hot vector v of every cell of a label map, ignored pixels as zeros.
+
+    Args:
+        labels: `(B, H, W)` integer; padded with ignore below and on the right to a multiple of the ratio.
+        table: transpose of the matrix, `(r*r*C, d)`.
+        num_classes: C.
+        ratio: r.
+        ignore_index: value of pixels without a label.
+
+    Returns:
+        `(B, d, ceil(H/r), ceil(W/r))`.
+
+    Raises:
+        DataError: labels out of range.
+    """
     height, width = labels.shape[1:]
     valid = F.pad(valid_pixels(labels, num_classes, ignore_index), (0, -width % ratio, 0, -height % ratio))
     padded = F.pad(labels.long(), (0, -width % ratio, 0, -height % ratio))
     batch, down, across = len(labels), padded.shape[1] // ratio, padded.shape[2] // ratio
     pixel = torch.arange(ratio * ratio, device=labels.device).view(ratio, 1, ratio) * num_classes
     rows = padded.view(batch, down, ratio, across, ratio) + pixel
-    rows = rows.masked_fill_(~valid.view_as(rows), len(weight))
-    table = torch.cat([weight / weight.square().sum(0).mean(), weight.new_zeros(1, weight.shape[1])])
+    rows = rows.masked_fill_(~valid.view_as(rows), len(table))
     cells = rows.permute(0, 1, 3, 2, 4).reshape(-1, ratio * ratio)
-    return F.embedding_bag(cells, table, mode="sum").view(batch, down, across, -1).permute(0, 3, 1, 2)
+    sums = F.embedding_bag(cells, torch.cat([table, table.new_zeros(1, table.shape[1])]), mode="sum")
+    return sums.view(batch, down, across, -1).permute(0, 3, 1, 2)
 
 
 def compressed_label_loss(
