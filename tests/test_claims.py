@@ -161,12 +161,48 @@ def test_a_row_of_the_claims_resolves(row, tmp_path):
         recipe = REPETITION.recipe_of(row, where, where if where == "scenes" else str(tmp_path), tmp_path / "run", 3)
         check_methods(recipe)
         assert recipe.random_seed == 3
-        assert recipe.supervision == ("masks" if where == "camvid" else "tags")
+        fully = where == "camvid" or row.startswith(("labels: masks", "labels: strokes", "labels: boxes"))
+        mixed = row.startswith("labels: tags, masks")
+        assert recipe.supervision == ("masks" if fully else "mixed" if mixed else "tags")
         assert "best" not in str(recipe.pseudo_masks.threshold), "thresholds are never tuned on masks"
         if where == "scenes":
             assert recipe.data.options["seed"] == 3, "other images"
         else:
-            assert recipe.data.train == str(tmp_path / "train.txt")
+            listed = Path(recipe.data.train)
+            assert (listed.parent, listed.name) == (tmp_path, listed.name)
+            assert (listed.name == "train.txt") == (not row.startswith("labels: masks at the cost"))
+
+
+LABELS = import_module("benchmarks.claims.labels")
+
+
+def test_cheaper_labels_hold_nothing_but_the_truth_of_what_they_show():
+    from maskwright.data.scenes.dataset import LABELS as labels
+
+    mask = np.zeros((40, 60), np.uint8)
+    mask[5:20, 10:30], mask[25:35, 40:50], mask[0] = 2, 3, 255
+    drawn = LABELS.strokes(mask, labels, np.random.default_rng(0))
+    shown = drawn != 255
+    assert_array_equal(drawn[shown], mask[shown])
+    assert set(np.unique(drawn)) == {0, 2, 3, 255}
+    assert shown.mean() < 0.2
+    painted, count = LABELS.boxes(mask, labels)
+    assert count == 2
+    assert_array_equal(painted[1:], mask[1:])  # these parts are boxes
+    assert (painted[0] == 0).all()
+
+
+def test_labels_of_equal_cost_take_as_long():
+    count = 283
+    for share in LABELS.SHARES:
+        mixed = "labels: tags" if share == 0 else f"labels: tags, masks of {share} %"
+        hours = (
+            LABELS.hours(mixed, count, 0),
+            LABELS.hours(f"labels: masks at the cost of tags and {share} %", count, 0),
+        )
+        assert hours[0] == pytest.approx(hours[1], abs=LABELS.MASK / 3600)
+    assert LABELS.hours("labels: strokes", count, 0) < LABELS.hours("labels: masks of all", count, 0) / 6
+    assert LABELS.hours("labels: boxes", count, 1000) == 7000 / 3600
 
 
 def test_rows_of_the_claims_differ(tmp_path):

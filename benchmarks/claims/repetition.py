@@ -11,12 +11,14 @@ from typing import Any
 
 import numpy as np
 
+from benchmarks.claims.labels import hours, write_labels
 from benchmarks.claims.rows import ROWS, SCENES, SETS, Row
 from benchmarks.facts import facts
 from maskwright.data import open_dataset
 from maskwright.engine.checkpoint import MODEL
 from maskwright.files import atomic_write, write_json
 from maskwright.pipeline.run import run
+from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.taking_over import share_stages
@@ -47,24 +49,28 @@ def recipe_of(name: str, where: str, data: str, folder: Path, repetition: int) -
         repetition: its number.
     """
     row = ROWS[name]
-    words = [f"out={folder}", f"data={data}", f"random_seed={repetition}", *SETS[where], *row.settings]
+    words = [f"out={folder}", f"data={data}", f"random_seed={repetition}", *SETS[where]]
     if where == "scenes":
         words.append(f"data.options={{size: [128, 128], count: {SCENES}, seed: {repetition}}}")
     else:
         words.append(f"data.train={folder.parent / 'train.txt'}")
-    return load_recipe(row.recipe, words)
+    return load_recipe(row.recipe, [*words, *(word.replace("{home}", str(folder.parent)) for word in row.settings)])
 
 
 def draw_images(where: str, data: str, folder: Path, repetition: int) -> None:
-    """Write `train.txt`: the training images of a repetition."""
+    """Write `train.txt`, the training images of a repetition, and the cheaper labels of those with tags."""
     path = folder / "train.txt"
-    if where == "scenes" or path.is_file():
+    if where == "scenes" or (path.is_file() and (where != "msrc" or (folder / "boxes.txt").is_file())):
         return
     words = [word for word in SETS[where] if word.split("=")[0] in ("masks", "classes", "tags")]
-    train = open_dataset(load_recipe("cam", [f"data={data}", *words]).data, "train")
+    settings = load_recipe("cam", [f"data={data}", *words]).data
+    train = open_dataset(settings, "train")
     chosen = np.random.default_rng(repetition).permutation(len(train))[: round(SHARE * len(train))]
+    names = [train.names[index] for index in sorted(chosen)]
     with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{train.names[index]}\n" for index in sorted(chosen)))
+        temporary.write_text("".join(f"{name}\n" for name in names))
+    if where == "msrc":
+        write_labels(train, open_dataset(settings, "val"), names, folder, repetition)
 
 
 def run_row(name: str, where: str, data: str, out: Path, repetition: int) -> dict[str, Any]:
@@ -89,34 +95,44 @@ def run_row(name: str, where: str, data: str, out: Path, repetition: int) -> dic
     draw_images(where, data, home, repetition)
     recipe = recipe_of(name, where, data, folder, repetition)
     # Kept maps of a backbone are the same for all rows from tags; segmenters read different ones.
-    kept = out / ("features" if recipe.supervision == "tags" else f"features-{folder_name(name)}")
+    kept = out / ("features" if where != "camvid" else f"features-{folder_name(name)}")
     kept.mkdir(parents=True, exist_ok=True)
     if not (folder / "features").exists():
         os.symlink(kept.resolve(), folder / "features")
-    scores = from_masks(recipe, folder) if recipe.supervision == "masks" else from_tags(recipe, row, folder, home)
+    if row.model or recipe.supervision == "masks":
+        scores = of_model(recipe, folder, home)
+    else:
+        scores = of_maps(recipe, row, folder, home)
+    if name.startswith("labels: "):
+        count = len((home / "train.txt").read_text().splitlines())
+        scores["hours"] = hours(name, count, int((home / "boxes.txt").read_text()))
     return {"row": name, "set": where, "repetition": repetition, "scores": scores, "facts": facts()}
 
 
-def from_masks(recipe: Recipe, folder: Path) -> dict[str, float]:
-    """Train on masks, and the scores on images that were not trained on."""
+def of_model(recipe: Recipe, folder: Path, home: Path) -> dict[str, float]:
+    """Train a segmenter, and its scores on images that nothing was learned from."""
+    share_stages(recipe_stages(RunContext(recipe, folder, _silent), "evaluation"), folder, runs_in(home), _silent)
     run(recipe, until="evaluation", say=_silent)
-    found = json.loads((folder / "metrics.json").read_text())["segmenter"]
+    found = json.loads((folder / "evaluation" / "metrics.json").read_text())
     iou = {name: row["iou"] or 0.0 for name, row in found["per_class"].items()}
-    groups = {"rare": RARE, "thin": THIN}
+    groups = {"rare": RARE, "thin": THIN} if set(RARE) <= set(iou) else {}
     return {
         "val": found["miou"],
         **{word: sum(iou[name] for name in names) / len(names) for word, names in groups.items()},
     }
 
 
-def from_tags(recipe: Recipe, row: Row, folder: Path, home: Path) -> dict[str, float]:
+def runs_in(home: Path) -> list[Path]:
+    return [path for path in home.iterdir() if (path / "recipe.yaml").is_file()]
+
+
+def of_maps(recipe: Recipe, row: Row, folder: Path, home: Path) -> dict[str, float]:
     """Train on tags, and the scores of masks made from tags: of the training images, and of others."""
     last = recipe.networks[-1] if row.unseen else "pseudo_masks"
-    others = [path for path in home.iterdir() if (path / "recipe.yaml").is_file()]
     context = RunContext(recipe, folder, _silent)
     own = label_stages(context)
     names = [stage.name for stage in own]
-    share_stages(own[: names.index(last) + 1], folder, others, _silent)
+    share_stages(own[: names.index(last) + 1], folder, runs_in(home), _silent)
     run(recipe, until=last, say=_silent)
     scores = {}
     if not row.unseen:

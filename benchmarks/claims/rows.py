@@ -4,6 +4,8 @@ from __future__ import annotations
 
 from dataclasses import dataclass
 
+from benchmarks.claims.labels import SHARES
+
 # What every row of a set begins with. From tags: images as the recipes for photographs see them, but smaller.
 SETS = {
     "msrc": [
@@ -26,15 +28,17 @@ class Row:
         recipe: by name.
         settings: as they are typed.
         sets: where it is run.
-        after: the row whose networks it takes maps from; none: its own.
         unseen: only images that nothing was learned from get maps; for what takes long for each image.
+        model: also train the segmenter, whose score on `val` is then the row's.
+
+    In settings `{home}` is the folder of the repetition, where `labels.write_labels` has written.
     """
 
     recipe: str
     settings: tuple[str, ...] = ()
     sets: tuple[str, ...] = ("msrc",)
-    after: str = ""
     unseen: bool = False
+    model: bool = False
 
 
 SECOND = (
@@ -138,4 +142,80 @@ MASKS = {
         *HRNET, "model.name=seethrough", "loss.auxiliary={cpp: 0.4, aux: 0.4, scale: 0.05}", kept=False
     ),
 }
-ROWS = {**TAGS, **MASKS}
+
+# What labels are worth for their cost: as many steps for each, the segmenter's head alone, no CRF after it.
+HEAD = (
+    *("train.epochs=none", "train.steps=210", "train.augment={long_side: [320, 320], flip: 0.5}"),
+    *("inference.size=320", "inference.scales=[1.0]", "inference.crf=none"),
+)
+ALL = "supervision=masks"
+LABELS = {
+    "labels: tags": Row("instant", HEAD, model=True),
+    **{
+        f"labels: tags, masks of {share} %": Row(
+            "instant", (*HEAD, "supervision=mixed", f"mixed_list={{home}}/masks-{share}.txt"), model=True
+        )
+        for share in SHARES[1:]
+    },
+    **{
+        f"labels: masks at the cost of tags and {share} %": Row(
+            "instant", (*HEAD, ALL, f"data.train={{home}}/cost-{share}.txt"), model=True
+        )
+        for share in SHARES
+    },
+    "labels: masks of all": Row("instant", (*HEAD, ALL), model=True),
+    **{
+        f"labels: {kind}": Row("instant", (*HEAD, ALL, f"masks={{home}}/{kind}"), model=True)
+        for kind in ("strokes", "boxes")
+    },
+}
+
+# All of the papers at once, and each left out. The backbone is trained, for CPP pooling teaches it.
+CRF = ("crf={preset: deeplab, power: 2}",)
+WHOLE = {
+    "seeds": (
+        "networks=[classifier, recam]",
+        "recam.train.frozen=true",
+        "seeds.method=recam",
+        "seeds.options={weight: agree}",
+    ),
+    "decoding": (DUPSAMPLING, COARSE),
+    "CPP": heads("cpp"),
+    "LMP": (LMP,),
+}
+TOGETHER_TRAIN = (
+    *("model.backbone=tf_efficientnet_lite0", "train.frozen=false", "train.epochs=6", "train.lr=0.002"),
+    *("train.backbone_lr=0.2", "inference.size=240", "inference.scales=[1.0]", "inference.crf=none"),
+    "train.augment={long_side: [240, 240], scale: [0.75, 1.25], crop: [160, 240], flip: 0.5}",
+)
+
+
+def together(without: str = "") -> Row:
+    """ReCAM, IRN, DUpsampling, CPP pooling and loss max-pooling, but one of them."""
+    words = [word for part, settings in WHOLE.items() if part != without for word in settings]
+    if without == "decoding":
+        words += ["model.name=deeplabv3plus", "model.options.decoder_channels=128"]
+    recipe = "instant" if without == "IRN" else "cam-irn"
+    start = ["model.options={}", *(CRF if without == "IRN" else ())]
+    return Row(recipe, (*start, *TOGETHER_TRAIN, *words), model=True)
+
+
+TOGETHER = {
+    "together: all": together(),
+    **{
+        f"together: without {words}": together(part)
+        for words, part in (
+            ("ReCAM", "seeds"),
+            ("IRN, with a CRF", "IRN"),
+            ("DUpsampling, DeepLabV3+", "decoding"),
+            ("CPP pooling", "CPP"),
+            ("loss max-pooling", "LMP"),
+        )
+    },
+    "together: none, DeepLabV3+ on instant's masks": Row(
+        "instant",
+        ("model.options={}", *TOGETHER_TRAIN, "model.name=deeplabv3plus", "model.options.decoder_channels=128"),
+        model=True,
+    ),
+}
+ROWS = {**TAGS, **MASKS, **LABELS, **TOGETHER}

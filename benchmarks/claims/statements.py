@@ -5,6 +5,8 @@ from __future__ import annotations
 from collections.abc import Sequence
 from dataclasses import dataclass
 
+from benchmarks.claims.labels import SHARES
+from benchmarks.claims.rows import TOGETHER
 from maskwright.runs.results import mean_interval
 
 WORTH = 0.005  # a gain below it is none
@@ -70,6 +72,9 @@ def _one(where: str, words: str, row: str, control: str, score: str = "val", kin
     return {f"{key}, {where}": Claim(words, where, row, control, score, kind)}
 
 
+AT_COST, MASKED = "labels: masks at the cost of tags and {} %", "labels: masks of all"
+TOGETHER_NONE = "together: none, DeepLabV3+ on instant's masks"
+LEFT_OUT = [row.removeprefix("together: ") for row in TOGETHER if row.startswith("together: without")]
 CLAIMS: dict[str, Claim] = {
     # Loss max-pooling
     **_one("camvid", "Loss max-pooling lifts rare classes", "loss max-pooling", "cross-entropy", "rare"),
@@ -190,4 +195,35 @@ CLAIMS: dict[str, Claim] = {
         "harm",
     ),
     **_one("msrc", "Shapes from saliency help", "L2G, shapes of the built-in detector", "L2G"),
+    # What labels are worth
+    **_one("msrc", "Tags of all images are better than masks at their cost", "labels: tags", AT_COST.format(0)),
+    **{
+        key: claim
+        for share in SHARES[1:]
+        for key, claim in _one(
+            "msrc",
+            f"Tags and {share} % masks are better than masks at their cost",
+            f"labels: tags, masks of {share} %",
+            AT_COST.format(share),
+        ).items()
+    },
+    **_one(
+        "msrc",
+        "Masks of 10 % beside tags are as good as all masks",
+        "labels: tags, masks of 10 %",
+        MASKED,
+        "val",
+        "equal",
+    ),
+    **_one("msrc", "Strokes on all images are as good as masks", "labels: strokes", MASKED, "val", "equal"),
+    **_one("msrc", "Boxes on all images are better than tags", "labels: boxes", "labels: tags"),
+    # All of the papers together, and each left out
+    **_one("msrc", "All together is better than none of it", "together: all", TOGETHER_NONE),
+    **{
+        key: claim
+        for part in LEFT_OUT
+        for key, claim in _one(
+            "msrc", f"All together is better than {part}", "together: all", f"together: {part}"
+        ).items()
+    },
 }
