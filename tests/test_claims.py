@@ -165,7 +165,10 @@ def test_a_row_of_the_claims_resolves(row, tmp_path):
         mixed = row.startswith("labels: tags, masks")
         assert recipe.supervision == ("masks" if fully else "mixed" if mixed else "tags")
         assert "best" not in str(recipe.pseudo_masks.threshold), "thresholds are never tuned on masks"
-        if where == "scenes":
+        if where == "photographs":
+            assert recipe.data.train == "train"
+            assert recipe.seeds.size == 480, "as it is"
+        elif where == "scenes":
             assert recipe.data.options["seed"] == 3, "other images"
         else:
             listed = Path(recipe.data.train)
@@ -240,6 +243,38 @@ def test_claims_compare_rows_that_are_run_on_their_set():
 def test_a_verdict_rests_on_the_interval(kind, values, word):
     claim = STATEMENTS.Claim("words", "msrc", "CAM", "CAM", kind=kind)
     assert STATEMENTS.verdict(claim, values)[0] == word
+
+
+def test_the_table_of_the_readme_is_made_from_the_rows(tmp_path, monkeypatch):
+    front = import_module("benchmarks.claims.front")
+    facts = {"machine": "2 cores", "commit": "abc", "date": "2026-01-01"}
+    stages = {"classifier": 60.0, "crf": 60.0, "segmenter": 240.0, "evaluation": 0.0, "oracle": 180.0}
+    scores = {"train": 0.7, "model": 0.74, "model from true masks": 0.8, "relabelled": 0.75}
+    rows = [
+        {"row": f"recipe {name}", "scores": {**scores, "model": 0.74 + 0.01 * number}, "stages": stages, "facts": facts}
+        for name in ("instant", "seam")
+        for number in range(3)
+    ]
+    assert front.front(rows[:3]) == "", "a row is missing"
+    readme = tmp_path / "README.md"
+    readme.write_text(f"before\n{front.BEGIN}old{front.END}\nafter\n")
+    monkeypatch.setattr(front, "README", readme)
+    front.write_front(rows)
+    text = readme.read_text()
+    assert "| masks of the 354 photographs | `maskwright label photos/ tags.csv` | 0.700 | 2 min |" in text
+    assert "| 0.750 (median of 3) | 6 min |" in text
+    assert text.startswith("before") and text.endswith("after\n") and "old" not in text
+
+
+def test_the_readme_says_what_the_kept_rows_say():
+    import json
+
+    front = import_module("benchmarks.claims.front")
+    text, kept = front.README.read_text(encoding="utf-8"), front.README.parent / "benchmarks/claims/results/claims.json"
+    table = front.front(json.loads(kept.read_text())["rows"])
+    if not table:
+        pytest.skip("the recipes for photographs have not been run for the kept results")
+    assert front.BEGIN + table + front.END in text
 
 
 def test_a_page_says_what_was_not_run_and_how_often_the_rest_was():

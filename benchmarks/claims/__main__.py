@@ -17,8 +17,9 @@ from os import environ
 from pathlib import Path
 from typing import Any
 
+from benchmarks.claims.front import write_front
 from benchmarks.claims.repetition import folder_name, write_row
-from benchmarks.claims.rows import ROWS, SETS
+from benchmarks.claims.rows import REPETITIONS, ROWS, SETS
 from benchmarks.claims.statements import CLAIMS, EQUAL, WORTH, verdict
 from benchmarks.facts import as_lines, facts
 from maskwright.files import atomic_write, write_json
@@ -26,6 +27,7 @@ from maskwright.runs.results import mean_interval
 
 RESULTS = Path(__file__).parent / "results"
 TITLES = {
+    "photographs": "The recipes for photographs as they are, on all of MSRC-21's training images",
     "msrc": "MSRC-21, photographs with tags (15 objects and background), EfficientNet-Lite0 with ImageNet weights",
     "scenes": "Built-in scenes with tags, EfficientNet-Lite0 with ImageNet weights",
     "camvid": "CamVid, road scenes with masks (11 classes), EfficientNet-Lite0 with ImageNet weights",
@@ -94,6 +96,8 @@ def main() -> None:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}\n{__doc__}")
     out = Path(options.get("out", "runs/claims"))
     data = {"scenes": "scenes", **{where: options[where] for where in ("msrc", "camvid") if where in options}}
+    if "msrc" in data:
+        data["photographs"] = data["msrc"]
     if "row" in options:  # the process of one row
         where = options["set"]
         write_row(options["row"], where, data[where], out / where, int(options["repetition"]))
@@ -104,7 +108,9 @@ def main() -> None:
         for where in (where for where in SETS if where in data):
             for row in (row for row in ROWS if where in ROWS[row].sets):
                 named = f"{where} {row}"
-                if not any(word in named for word in words) or _file(out, where, row, number).is_file():
+                most = 1 if ROWS[row].once else REPETITIONS.get(where, number + 1)
+                left_out = number >= most or not any(word in named for word in words)
+                if left_out or _file(out, where, row, number).is_file():
                     continue
                 command = [sys.executable, "-m", "benchmarks.claims", *sys.argv[1:]]
                 command += [f"row={row}", f"set={where}", f"repetition={number}"]
@@ -130,6 +136,7 @@ def write_page(out: Path, found: dict[str, Any]) -> None:
     ]
     done = {(row["set"], row["row"], row["repetition"]): row["scores"] for row in kept}
     write_json(RESULTS / "claims.json", {"facts": found, "rows": kept})
+    write_front(kept)
     with atomic_write(RESULTS / "claims.md") as temporary:
         temporary.write_text(page(done, found), encoding="utf-8")
 

@@ -12,15 +12,17 @@ from typing import Any
 import numpy as np
 
 from benchmarks.claims.labels import hours, write_labels
-from benchmarks.claims.rows import ROWS, SCENES, SETS, Row
+from benchmarks.claims.rows import DRAWN, ROWS, SCENES, SETS, Row
 from benchmarks.facts import facts
 from maskwright.data import open_dataset
 from maskwright.engine.checkpoint import MODEL
 from maskwright.files import atomic_write, write_json
+from maskwright.pipeline.relabel import relabel
 from maskwright.pipeline.run import run
 from maskwright.pipeline.stages import recipe_stages
 from maskwright.recipe.load import load_recipe
 from maskwright.runs.context import RunContext
+from maskwright.runs.folder import RunFolder
 from maskwright.runs.taking_over import share_stages
 from maskwright.settings import Recipe
 from maskwright.weak.seed_evaluation import evaluate_seeds
@@ -52,7 +54,7 @@ def recipe_of(name: str, where: str, data: str, folder: Path, repetition: int) -
     words = [f"out={folder}", f"data={data}", f"random_seed={repetition}", *SETS[where]]
     if where == "scenes":
         words.append(f"data.options={{size: [128, 128], count: {SCENES}, seed: {repetition}}}")
-    else:
+    elif where in DRAWN:
         words.append(f"data.train={folder.parent / 'train.txt'}")
     return load_recipe(row.recipe, [*words, *(word.replace("{home}", str(folder.parent)) for word in row.settings)])
 
@@ -60,7 +62,7 @@ def recipe_of(name: str, where: str, data: str, folder: Path, repetition: int) -
 def draw_images(where: str, data: str, folder: Path, repetition: int) -> None:
     """Write `train.txt`, the training images of a repetition, and the cheaper labels of those with tags."""
     path = folder / "train.txt"
-    if where == "scenes" or (path.is_file() and (where != "msrc" or (folder / "boxes.txt").is_file())):
+    if where not in DRAWN or (path.is_file() and (where != "msrc" or (folder / "boxes.txt").is_file())):
         return
     words = [word for word in SETS[where] if word.split("=")[0] in ("masks", "classes", "tags")]
     settings = load_recipe("cam", [f"data={data}", *words]).data
@@ -99,14 +101,24 @@ def run_row(name: str, where: str, data: str, out: Path, repetition: int) -> dic
     kept.mkdir(parents=True, exist_ok=True)
     if not (folder / "features").exists():
         os.symlink(kept.resolve(), folder / "features")
-    if row.model or recipe.supervision == "masks":
+    if row.model == "only" or recipe.supervision == "masks":
         scores = of_model(recipe, folder, home)
     else:
         scores = of_maps(recipe, row, folder, home)
+    if row.model == "too":
+        scores["model"] = of_model(recipe, folder, home)["val"]
+    if row.relabel:
+        scores["relabelled"] = relabelled(folder)
+    if recipe.fully_supervised:
+        run(recipe, until="oracle_evaluation", say=_silent)
+        scores["model from true masks"] = json.loads((folder / "oracle_evaluation" / "metrics.json").read_text())[
+            "miou"
+        ]
     if name.startswith("labels: "):
         count = len((home / "train.txt").read_text().splitlines())
         scores["hours"] = hours(name, count, int((home / "boxes.txt").read_text()))
-    return {"row": name, "set": where, "repetition": repetition, "scores": scores, "facts": facts()}
+    stages = {name: record["processor_seconds"] for name, record in RunFolder(folder).records().items()}
+    return {"row": name, "set": where, "repetition": repetition, "scores": scores, "stages": stages, "facts": facts()}
 
 
 def of_model(recipe: Recipe, folder: Path, home: Path) -> dict[str, float]:
@@ -120,6 +132,12 @@ def of_model(recipe: Recipe, folder: Path, home: Path) -> dict[str, float]:
         "val": found["miou"],
         **{word: sum(iou[name] for name in names) / len(names) for word, names in groups.items()},
     }
+
+
+def relabelled(folder: Path) -> float:
+    """mIoU of the training images' masks as the model labels them among their tags."""
+    list(relabel(folder, []))
+    return json.loads((folder / "relabelled" / "scores.json").read_text())["miou"]
 
 
 def runs_in(home: Path) -> list[Path]:

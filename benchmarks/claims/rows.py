@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 from dataclasses import dataclass
+from typing import Any
 
 from benchmarks.claims.labels import SHARES
 
@@ -16,7 +17,11 @@ SETS = {
     ],
     "scenes": ["seeds.size=288"],
     "camvid": ["train.workers=1"],
+    "photographs": [],  # the recipes as they are, on all training images of MSRC-21
 }
+SETS["photographs"] = [word for word in SETS["msrc"] if not word.startswith("seeds.")]
+REPETITIONS = {"photographs": 3}  # at most
+DRAWN = ("msrc", "camvid")  # sets of which a repetition trains on some images
 SCENES = 300  # drawn anew for each repetition, so that few say as much
 
 
@@ -29,7 +34,9 @@ class Row:
         settings: as they are typed.
         sets: where it is run.
         unseen: only images that nothing was learned from get maps; for what takes long for each image.
-        model: also train the segmenter, whose score on `val` is then the row's.
+        model: `only`: train the segmenter too, whose score on `val` is then the row's; `too`: beside those of the maps.
+        once: nothing in it is random, so that one repetition says all.
+        relabel: also label the training images again, by the segmenter.
 
     In settings `{home}` is the folder of the repetition, where `labels.write_labels` has written.
     """
@@ -38,7 +45,9 @@ class Row:
     settings: tuple[str, ...] = ()
     sets: tuple[str, ...] = ("msrc",)
     unseen: bool = False
-    model: bool = False
+    model: str = ""
+    once: bool = False
+    relabel: bool = False
 
 
 SECOND = (
@@ -150,22 +159,22 @@ HEAD = (
 )
 ALL = "supervision=masks"
 LABELS = {
-    "labels: tags": Row("instant", HEAD, model=True),
+    "labels: tags": Row("instant", HEAD, model="only"),
     **{
         f"labels: tags, masks of {share} %": Row(
-            "instant", (*HEAD, "supervision=mixed", f"mixed_list={{home}}/masks-{share}.txt"), model=True
+            "instant", (*HEAD, "supervision=mixed", f"mixed_list={{home}}/masks-{share}.txt"), model="only"
         )
         for share in SHARES[1:]
     },
     **{
         f"labels: masks at the cost of tags and {share} %": Row(
-            "instant", (*HEAD, ALL, f"data.train={{home}}/cost-{share}.txt"), model=True
+            "instant", (*HEAD, ALL, f"data.train={{home}}/cost-{share}.txt"), model="only"
         )
         for share in SHARES
     },
-    "labels: masks of all": Row("instant", (*HEAD, ALL), model=True),
+    "labels: masks of all": Row("instant", (*HEAD, ALL), model="only"),
     **{
-        f"labels: {kind}": Row("instant", (*HEAD, ALL, f"masks={{home}}/{kind}"), model=True)
+        f"labels: {kind}": Row("instant", (*HEAD, ALL, f"masks={{home}}/{kind}"), model="only")
         for kind in ("strokes", "boxes")
     },
 }
@@ -197,7 +206,7 @@ def together(without: str = "") -> Row:
         words += ["model.name=deeplabv3plus", "model.options.decoder_channels=128"]
     recipe = "instant" if without == "IRN" else "cam-irn"
     start = ["model.options={}", *(CRF if without == "IRN" else ())]
-    return Row(recipe, (*start, *TOGETHER_TRAIN, *words), model=True)
+    return Row(recipe, (*start, *TOGETHER_TRAIN, *words), model="only")
 
 
 TOGETHER = {
@@ -215,7 +224,20 @@ TOGETHER = {
     "together: none, DeepLabV3+ on instant's masks": Row(
         "instant",
         ("model.options={}", *TOGETHER_TRAIN, "model.name=deeplabv3plus", "model.options.decoder_channels=128"),
-        model=True,
+        model="only",
     ),
 }
-ROWS = {**TAGS, **MASKS, **LABELS, **TOGETHER}
+
+
+def recipe(name: str, *settings: str, **more: Any) -> Row:
+    return Row(name, settings, ("photographs",), **more)
+
+
+RECIPES = {
+    "recipe cam": recipe("cam", once=True),
+    "recipe recam": recipe("recam", once=True),
+    "recipe instant": recipe("instant", "fully_supervised=true", model="too", relabel=True),
+    "recipe seam": recipe("seam", model="too", relabel=True),
+    **{f"recipe {name}": recipe(name) for name in ("l2g", "cam-irn", "recam-irn", "eps", "edam")},
+}
+ROWS = {**RECIPES, **TAGS, **MASKS, **LABELS, **TOGETHER}
