@@ -263,7 +263,9 @@ def test_the_table_of_the_readme_is_made_from_the_rows(tmp_path, monkeypatch):
     text = readme.read_text()
     assert "| masks of the 354 photographs | `maskwright label photos/ tags.csv` | 0.700 | 2 min |" in text
     assert "| 0.750 (median of 3) | 6 min |" in text
-    assert text.startswith("before") and text.endswith("after\n") and "old" not in text
+    assert text.startswith("before")
+    assert text.endswith("after\n")
+    assert "old" not in text
 
 
 def test_the_readme_says_what_the_kept_rows_say():

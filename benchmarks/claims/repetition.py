@@ -33,6 +33,7 @@ from maskwright.weak.stages import label_stages
 SHARE = 0.8  # of the training images, drawn for each repetition
 RARE = ("pole", "sign_symbol", "fence", "pedestrian", "bicyclist")  # below 1.5 % of the training pixels
 THIN = ("pole", "sign_symbol")
+SOME, EVERY = "some.txt", 4  # training images that choose a threshold where maps of all would take too long
 COST_IMAGES = 6
 
 
@@ -67,10 +68,11 @@ def draw_images(where: str, data: str, folder: Path, repetition: int) -> None:
     words = [word for word in SETS[where] if word.split("=")[0] in ("masks", "classes", "tags")]
     settings = load_recipe("cam", [f"data={data}", *words]).data
     train = open_dataset(settings, "train")
-    chosen = np.random.default_rng(repetition).permutation(len(train))[: round(SHARE * len(train))]
-    names = [train.names[index] for index in sorted(chosen)]
-    with atomic_write(path) as temporary:
-        temporary.write_text("".join(f"{name}\n" for name in names))
+    drawn = np.random.default_rng(repetition).permutation(len(train))[: round(SHARE * len(train))]
+    names = [train.names[index] for index in sorted(drawn)]
+    for listed, chosen in ((path, names), (folder / SOME, names[::EVERY])):
+        with atomic_write(listed) as temporary:
+            temporary.write_text("".join(f"{name}\n" for name in chosen))
     if where == "msrc":
         write_labels(train, open_dataset(settings, "val"), names, folder, repetition)
 
@@ -99,8 +101,7 @@ def run_row(name: str, where: str, data: str, out: Path, repetition: int) -> dic
     # Kept maps of a backbone are the same for all rows from tags; segmenters read different ones.
     kept = out / ("features" if where != "camvid" else f"features-{folder_name(name)}")
     kept.mkdir(parents=True, exist_ok=True)
-    if not (folder / "features").exists():
-        os.symlink(kept.resolve(), folder / "features")
+    _link(kept, folder / "features")
     if row.model == "only" or recipe.supervision == "masks":
         scores = of_model(recipe, folder, home)
     else:
@@ -145,40 +146,66 @@ def runs_in(home: Path) -> list[Path]:
 
 
 def of_maps(recipe: Recipe, row: Row, folder: Path, home: Path) -> dict[str, float]:
-    """Train on tags, and the scores of masks made from tags: of the training images, and of others."""
+    """Train on tags, and the scores of masks made from tags: of the training images, and of others.
+
+    A threshold that is chosen from tags is chosen on images that the classifier learned from: of others it is less
+    sure, which the choice would take for what the maps leave out.
+    """
     last = recipe.networks[-1] if row.unseen else "pseudo_masks"
-    context = RunContext(recipe, folder, _silent)
-    own = label_stages(context)
+    own = label_stages(RunContext(recipe, folder, _silent))
     names = [stage.name for stage in own]
     share_stages(own[: names.index(last) + 1], folder, runs_in(home), _silent)
     run(recipe, until=last, say=_silent)
     scores = {}
     if not row.unseen:
         scores = judged("train", json.loads((folder / "seed_evaluation.json").read_text()))
-    split = {"train": recipe.data.val}
-    unseen = recipe.model_copy(update={"data": recipe.data.model_copy(update=split)})
-    context = RunContext(unseen, folder / "unseen", _silent)
-    stages = label_stages(context)
-    for stage in stages:
-        made = context.out.stage(stage.name)
-        if MODEL in stage.results:
-            made.parent.mkdir(parents=True, exist_ok=True)
-            if not made.exists():
-                os.symlink((folder / stage.name).resolve(), made)
-        elif not stage.name.startswith("ir_labels"):
-            made.mkdir(parents=True, exist_ok=True)
-            if not (folder / "unseen" / "features").exists():
-                os.symlink((folder / "features").resolve(), folder / "unseen" / "features")
-            stage.run(made)
-    masks = json.loads((context.out.pseudo_masks / "scores.json").read_text())
-    settings = unseen.pseudo_masks.model_copy(update={"threshold": masks["threshold"]})
-    maps = context.out.maps(stages[-2].name if stages[-2].name != "threshold" else stages[-3].name)
-    found = evaluate_seeds(context.train, {"maps": maps}, settings, folder / "unseen")
-    scores |= judged("val", found)
-    scores["threshold"] = masks["threshold"]
+    threshold = recipe.pseudo_masks.threshold
+    if threshold == "auto":
+        some = (
+            label(recipe, folder, "some", str(home / SOME), "threshold")
+            if row.unseen
+            else RunContext(recipe, folder, _silent)
+        )
+        threshold = json.loads(some.out.threshold.read_text())["threshold"]
+    fixed = recipe.pseudo_masks.model_copy(update={"threshold": threshold})
+    context = label(recipe.model_copy(update={"pseudo_masks": fixed}), folder, "unseen", recipe.data.val)
+    maps = context.out.maps([name for name in names if name not in ("threshold", "pseudo_masks")][-1])
+    scores |= judged("val", evaluate_seeds(context.train, {"maps": maps}, fixed, folder / "unseen"))
+    scores["threshold"] = float(threshold)
     if row.unseen:
         scores["cost of maps"] = cost_of_maps(context, recipe)
     return scores
+
+
+def label(recipe: Recipe, folder: Path, word: str, images: str, until: str | None = None) -> RunContext:
+    """Maps and masks of other images by the networks of a run, in a folder of it.
+
+    Args:
+        recipe: of the run.
+        folder: of the run.
+        word: name of the folder in it.
+        images: split, or list of images.
+        until: the last stage; none: all.
+    """
+    data = recipe.data.model_copy(update={"train": images})
+    context = RunContext(recipe.model_copy(update={"data": data}), folder / word, _silent)
+    (folder / word).mkdir(exist_ok=True)
+    _link(folder / "features", folder / word / "features")
+    for stage in label_stages(context):
+        made = context.out.stage(stage.name)
+        if MODEL in stage.results:
+            _link(folder / stage.name, made)
+        elif not stage.name.startswith("ir_labels"):  # the network has learned from those of the run
+            made.mkdir(exist_ok=True)
+            stage.run(made)
+        if stage.name == until:
+            break
+    return context
+
+
+def _link(made: Path, here: Path) -> None:
+    if not here.exists():
+        os.symlink(made.resolve(), here)
 
 
 def judged(split: str, found: dict[str, Any]) -> dict[str, float]:

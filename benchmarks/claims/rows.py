@@ -33,7 +33,7 @@ class Row:
         recipe: by name.
         settings: as they are typed.
         sets: where it is run.
-        unseen: only images that nothing was learned from get maps; for what takes long for each image.
+        unseen: only images that nothing was learned from get maps, and a few for the threshold: maps that take long.
         model: `only`: train the segmenter too, whose score on `val` is then the row's; `too`: beside those of the maps.
         once: nothing in it is random, so that one repetition says all.
         relabel: also label the training images again, by the segmenter.
