@@ -208,6 +208,29 @@ def test_labels_of_equal_cost_take_as_long():
     assert LABELS.hours("labels: boxes", count, 1000) == 7000 / 3600
 
 
+def test_no_image_is_both_learned_from_and_scored_on(tmp_path):
+    from PIL import Image
+
+    for folder in ("images", "masks"):
+        (tmp_path / "data" / folder).mkdir(parents=True)
+    for number in range(10):
+        pixels = np.full((24, 24, 3), 20 * number if number != 9 else 0, np.uint8)  # the last is the first once more
+        Image.fromarray(pixels).save(tmp_path / f"data/images/{number}.png")
+        Image.fromarray(np.full((24, 24), number % 2, np.uint8)).save(tmp_path / f"data/masks/{number}.png")
+    (tmp_path / "data/train.txt").write_text("".join(f"{number}\n" for number in range(7)))
+    (tmp_path / "data/val.txt").write_text("7\n8\n9\n")
+    (tmp_path / "data/classes.txt").write_text("ground\nthing\n")
+    drawn = []
+    for repetition in range(3):
+        home = tmp_path / str(repetition)
+        home.mkdir()
+        REPETITION.draw_images("camvid", str(tmp_path / "data"), home, repetition)
+        drawn.append((home / "train.txt").read_text().split())
+        assert "0" not in drawn[-1]
+        assert len(drawn[-1]) == 5
+    assert len({tuple(names) for names in drawn}) > 1, "each repetition has other images"
+
+
 def test_rows_of_the_claims_differ(tmp_path):
     told = {
         row: REPETITION.recipe_of(row, has.sets[0], str(tmp_path), tmp_path / "run", 0)

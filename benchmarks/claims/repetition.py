@@ -15,6 +15,7 @@ from benchmarks.claims.labels import hours, write_labels
 from benchmarks.claims.rows import DRAWN, ROWS, SCENES, SETS, Row
 from benchmarks.facts import facts
 from maskwright.data import open_dataset
+from maskwright.data.content import file_digest
 from maskwright.engine.checkpoint import MODEL
 from maskwright.files import atomic_write, write_json
 from maskwright.pipeline.relabel import relabel
@@ -68,13 +69,16 @@ def draw_images(where: str, data: str, folder: Path, repetition: int) -> None:
     words = [word for word in SETS[where] if word.split("=")[0] in ("masks", "classes", "tags")]
     settings = load_recipe("cam", [f"data={data}", *words]).data
     train = open_dataset(settings, "train")
-    drawn = np.random.default_rng(repetition).permutation(len(train))[: round(SHARE * len(train))]
+    val = open_dataset(settings, "val")
+    known = {file_digest(str(path)) for path in val.images}  # MSRC-21 has one image in both
+    own = [index for index, path in enumerate(train.images) if file_digest(str(path)) not in known]
+    drawn = np.random.default_rng(repetition).permutation(own)[: round(SHARE * len(own))]
     names = [train.names[index] for index in sorted(drawn)]
     for listed, chosen in ((path, names), (folder / SOME, names[::EVERY])):
         with atomic_write(listed) as temporary:
             temporary.write_text("".join(f"{name}\n" for name in chosen))
     if where == "msrc":
-        write_labels(train, open_dataset(settings, "val"), names, folder, repetition)
+        write_labels(train, val, names, folder, repetition)
 
 
 def run_row(name: str, where: str, data: str, out: Path, repetition: int) -> dict[str, Any]:
