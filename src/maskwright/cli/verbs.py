@@ -438,6 +438,32 @@ def study_autoencoder(given: Given) -> None:
         typer.echo(line)
 
 
+@verb(study_app, "study sweep")
+def study_sweep(given: Given) -> None:
+    """Vary one setting of a recipe, and draw the curve of its scores.
+
+    Stages that do not depend on it are made once. Exit code 1 if a run failed.
+    """
+    from maskwright.engine import distributed
+    from maskwright.studies.sweep import lines
+    from maskwright.studies.sweep import sweep as study
+
+    for key in ("over", "values"):
+        if given.options[key] is None:
+            raise RecipeError(
+                f"{key}= is missing; as in: maskwright study sweep recam over=recam.sce_weight values=0.1,0.5,1,2"
+            )
+    try:
+        result = study(given.names[0], given.settings, **given.options)
+        if distributed.is_main():
+            for line in lines(result):
+                typer.echo(line)
+    finally:
+        distributed.shutdown()
+    if any(point["failed"] for point in result["points"]):
+        raise typer.Exit(1)
+
+
 @verb(app, "settings")
 def settings(given: Given) -> None:
     """List the settings of a recipe: value, default, meaning.

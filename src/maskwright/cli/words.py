@@ -235,13 +235,26 @@ VERBS = {
         },
         DATA,
     ),
+    "study sweep": Verb(
+        ("RECIPE",),
+        {
+            "over": Option(None, "key of the setting that varies, such as recam.sce_weight; must be given"),
+            "values": Option(None, "its values, separated by commas, or a list in brackets; must be given"),
+            "until": Option(None, "last stage to run, such as seeds or pseudo_masks"),
+            "random_seeds": Option(None, "random seeds, separated by commas; each value runs once per seed"),
+            "images": Option(12, "number of images shown, of the training and of the validation split each", _whole),
+            "out": Option(None, "folder to write to; default runs/sweep-KEY"),
+        },
+        EVERY,
+        resumes=True,
+    ),
     "study bce-sce": Verb(
         (),
         {
             "classes": Option(None, "class names, separated by commas; default: those confused most often"),
             "epochs": Option(0.0, "passes over the images in each training; 0: the recipe's", _decimal),
             "repeats": Option(1, "trainings with each loss, each with another random seed", _whole),
-            "images": Option(200, "largest number of training images", _whole),
+            "images": Option(200, "largest number of images that are measured on", _whole),
             "recipe": Option(None, "recipe whose classifier is trained; default demo or cam"),
             "out": Option(None, "folder to write to; default runs/study-bce-sce-DATA"),
         },
