@@ -36,8 +36,8 @@ from maskwright.weak.refine import REFINEMENTS
 SETTINGS = [
     "device=cpu",
     "classifier.backbone=resnet10t",
-    "classifier.train={epochs: 1, batch_size: 4, workers: 0, augment: {crop: [48, 48]}}",
-    "seeds={scales: [1.0, 0.5], window: [32, 48]}",
+    "classifier.train={epochs: 2, batch_size: 4, workers: 0, augment: {crop: [48, 48]}}",
+    "seeds={scales: [1.0, 0.5], window: [32, 48], accumulate: max}",
     "refine=[crf, saliency, irn]",
     "data.saliency=barrier",
     "irn={backbone: resnet10t, train_radius: 3, options: {dilate: false}, exp_times: 3}",

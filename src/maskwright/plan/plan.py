@@ -6,6 +6,7 @@ Disk is exact for models and maps, whose sizes follow from the images' sizes and
 
 from __future__ import annotations
 
+import math
 import shutil
 import time
 from collections.abc import Mapping, Sequence
@@ -20,6 +21,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.finding import number_of
 from maskwright.data.sizes import Size, seen_size
 from maskwright.engine.device import choose_device
+from maskwright.engine.fit import total_steps
 from maskwright.inference.features import BATCH_PIXELS, LIMIT
 from maskwright.pipeline.check_networks import check_networks, check_words
 from maskwright.pipeline.frozen import frozen_size
@@ -32,7 +34,7 @@ from maskwright.plan.words import operation_words, size_words, words
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import MAPS, RunFolder
 from maskwright.runs.stages import states
-from maskwright.settings import Recipe
+from maskwright.settings import Recipe, TrainSettings
 from maskwright.weak.methods import seed_method
 from maskwright.weak.refine import REFINEMENTS
 from maskwright.weak.refine.refinement import Work
@@ -146,10 +148,30 @@ def estimates(
             seconds, memory = trial.training.step_seconds * (trial.training.steps or 0), trial.training.memory
             if not shared_features(recipe):
                 seconds += trial.training.features * images.total
+        epochs = epochs_kept(recipe, len(train))
+        if trial.name == "seeds":
+            seconds *= epochs
+        if trial.name == recipe.networks[-1]:
+            disk += (epochs - 1) * RunFolder(trial.folder.parent).model(trial.name).stat().st_size
         if trial.name == first_frozen(recipe):
             disk += feature_bytes(RunFolder(trial.folder.parent).features, cut, recipe, images, tried)
         found[trial.name] = (seconds, memory, disk)
     return found
+
+
+def epochs_kept(recipe: Recipe, count: int) -> int:
+    """Networks that maps are taken of: those of each epoch of the last one's training where they are accumulated.
+
+    Args:
+        recipe: of the run.
+        count: images of the training split.
+    """
+    if recipe.seeds.accumulate == "none" or recipe.supervision == "masks":
+        return 1
+    train: TrainSettings = getattr(recipe, recipe.networks[-1]).train
+    batches = max(1, count // train.batch_size)
+    steps = total_steps(train, batches) * train.accumulate
+    return max(1, math.ceil(steps / (batches * max(1, train.validate_every))))
 
 
 def first_frozen(recipe: Recipe) -> str | None:

@@ -5,6 +5,7 @@ STAGE/stage.json                   each stage's folder; STAGE.stale-N is one tha
 STAGE/model.safetensors, log.jsonl, state.pt                                       of a stage that trains
 segmenter/compressed/               the same of a first training of its own, where it has one
 segmenter/snapshots/001/predictions/NAME.png                                       after each validation
+STAGE/snapshots/001/model.safetensors                                              of a network, after each epoch
 STAGE/maps/NAME.npz                                                                of a stage that makes maps
 pseudo_masks/SegmentationClass/NAME.png, Confidence/, scores.json, provenance.json, classes.txt
 evaluation/predictions/NAME.png, metrics.json, images.json, tags.json
@@ -171,6 +172,10 @@ class RunFolder(os.PathLike[str]):
     def snapshots(self, name: str = "segmenter") -> list[Path]:
         """Folders of the masks that a network predicted at each validation of its training, in order."""
         return sorted((self.path / name / SNAPSHOTS).glob(f"*/{PREDICTIONS}"))
+
+    def epochs(self, name: str) -> list[Path]:
+        """Models of a network after each epoch of its training, in order."""
+        return sorted((self.path / name / SNAPSHOTS).glob(f"*/{MODEL}"))
 
     def evaluation(self, name: str = "evaluation") -> Path:
         """The scores of a model."""

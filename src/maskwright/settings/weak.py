@@ -87,6 +87,11 @@ class SeedSettings(Settings):
         "longer: whole image",
     )
     stride: tuple[int, int] | None = Field(None, description="step of the sliding window, in pixels; none: 2/3 of it")
+    accumulate: Literal["none", "max", "mean"] = Field(
+        "none",
+        description="maps of the last network after each epoch of its training, which are kept: their maximum, as in "
+        "OAA, or mean; none: of the trained network alone",
+    )
     autocast: Autocast = "none"
     options: dict[str, Any] = Field(default_factory=dict, description="settings of one method alone")
 

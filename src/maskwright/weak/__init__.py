@@ -6,6 +6,7 @@ entry per image. What there is: `weak.seeds.SEED_METHODS`, `weak.networks.NETWOR
 
 from __future__ import annotations
 
+from collections.abc import Sequence
 from pathlib import Path
 from typing import Any
 
@@ -19,6 +20,7 @@ from maskwright.weak.labels import seed_labels, sweep
 from maskwright.weak.methods import seed_method, seed_methods
 from maskwright.weak.pseudo_masks import read_provenance, score_masks, write_pseudo_masks
 from maskwright.weak.seeds import SEED_METHODS, SeedMethod
+from maskwright.weak.seeds.accumulate import accumulated
 from maskwright.weak.seeds.cam import SeedMaps, Views, class_maps
 from maskwright.weak.seeds.extract import extract_folder, extract_maps, make_views
 
@@ -50,6 +52,7 @@ def extract_seeds(
     device: torch.device | str,
     *,
     store: FeatureStore | None = None,
+    models: Sequence[Path] = (),
 ) -> Path:
     """The stage `seeds`: maps of every image whose tags are known, resumable image by image.
 
@@ -61,20 +64,21 @@ def extract_seeds(
         device: where to compute.
         store: maps of the classifier's backbone, which is frozen; read by methods that need no more of the network, but
             not where it sees windows.
+        models: of the classifier after each epoch of its training, for `settings.accumulate`.
 
     Returns:
         The folder of the maps.
 
     Raises:
         RecipeError: unknown seed method, an option that it does not have, or windows that the network cannot see.
-        DataError: the folder holds maps made with other settings or another network.
+        DataError: the folder holds maps made with other settings or another network, or there are no models to
+            accumulate maps of.
     """
     method = seed_method(settings.method)
     method.check(settings)
     maps = Path(folder) / MAPS
     whole = settings.window is None  # the store has maps of whole images
     store = store if method.reads_features and whole else None
-    extract_folder(
-        dataset, classifier, settings, maps, device, method=method.maps, options=settings.options, store=store
-    )
+    taken = accumulated(method.maps, settings, models, device)
+    extract_folder(dataset, classifier, settings, maps, device, method=taken, options=settings.options, store=store)
     return maps

@@ -98,6 +98,12 @@ def check_methods(recipe: Recipe) -> None:
         if need not in OF_DATA_AND_NETWORKS and not who.startswith("networks"):
             _check_part(who, need, parts)
     _check_frozen_weights(recipe)
+    last = recipe.networks[-1]
+    if recipe.seeds.accumulate != "none" and getattr(recipe, last).train.frozen:
+        raise RecipeError(
+            f"seeds.accumulate={recipe.seeds.accumulate} takes maps after each epoch of {last}'s training, which has "
+            f"none with {last}.train.frozen=true; leave one of them out"
+        )
 
 
 def _check_frozen_weights(recipe: Recipe) -> None:

@@ -83,6 +83,8 @@ def network_stages(context: RunContext) -> list[Stage]:
         settings = {word: effective(getattr(recipe, word)), "seed": recipe.random_seed}
         if getattr(recipe, word).train.frozen:  # fitted on the views that maps are taken of
             settings["views"] = {key: value for key, value in effective(recipe.seeds).items() if key in VIEWS}
+        if recipe.seeds.accumulate != "none" and word == context.seed_network:
+            settings["snapshots"] = True
         if before is None:
             backbone = recipe.classifier if word == "classifier" else recipe.classifier.without_training()
             settings = {"data": context.train_facts, "classifier": effective(backbone), **settings}
@@ -105,7 +107,8 @@ def make_seeds(context: RunContext, folder: Path) -> None:
     classifier = load_classifier(context.out.model(context.seed_network)).to(context.device)
     recipe, train, device = context.recipe, context.train, context.device
     store = frozen_store(recipe, classifier, train, context.out, device) if is_frozen(recipe) else None
-    extract_seeds(train, classifier, recipe.seeds, folder, device, store=store)
+    models = context.out.epochs(context.seed_network)
+    extract_seeds(train, classifier, recipe.seeds, folder, device, store=store, models=models)
 
 
 def make_pseudo_masks(context: RunContext, map_stage: str, folder: Path) -> None:

@@ -29,6 +29,7 @@ from maskwright.settings import ClassifierSettings, Recipe, TrainSettings
 from maskwright.weak.networks.frozen import fit_tag_head, save_fitted
 from maskwright.weak.networks.network import Network
 from maskwright.weak.networks.recam import first_head_loss
+from maskwright.weak.seeds.accumulate import keeping_epochs
 
 # Called with logits and tags `(B, K)` of a training step; gives more numbers for the log.
 Watch = Callable[[torch.Tensor, torch.Tensor], dict[str, torch.Tensor]]
@@ -263,14 +264,14 @@ def fit_tags(
     Args:
         network: trained in place.
         step: as for `fit`.
-        recipe: `classifier`, `seeds.size` and `random_seed` are read.
+        recipe: `networks`, `classifier`, `seeds.size`, `seeds.accumulate` and `random_seed` are read.
         settings: how to train.
         train: as for `train_classifier`.
         val: as for `train_classifier`.
-        folder: as for `train_classifier`.
+        folder: as for `train_classifier`; and gets `snapshots/` of the network that maps are accumulated of.
         device: where to train.
         parameter_groups: as for `fit`; what no group holds keeps its weights.
-        title: what the progress line says.
+        title: the network's word.
         trainable_extra: as for `fit`.
         shuffle: as for `fit`.
         validate: as for `fit`; the average precision on `val` by default.
@@ -299,6 +300,11 @@ def fit_tags(
         "pooled": network.backbone.pooled,
     }
     augment = Augment(settings.augment, train.labels, mean=network.mean)
+    metadata = describe("classifier", made, network, train.labels, recipe)
+    validate = validate or (average_precision_on_val if judged else None)
+    if recipe.seeds.accumulate != "none" and recipe.networks[-1] == title:
+        settings = settings.model_copy(update={"validate_every": settings.validate_every or 1})
+        validate = keeping_epochs(folder, metadata, validate)
     return fit(
         network,
         step,
@@ -306,8 +312,8 @@ def fit_tags(
         settings,
         folder,
         parameter_groups=parameter_groups,
-        validate=validate or (average_precision_on_val if judged else None),
-        metadata=describe("classifier", made, network, train.labels, recipe),
+        validate=validate,
+        metadata=metadata,
         device=device,
         title=title,
         trainable_extra=trainable_extra,

@@ -22,9 +22,11 @@ from maskwright.weak.labels import labels_and_confidence
 from maskwright.weak.methods import seed_method
 from maskwright.weak.refine import REFINEMENTS, network_stage_names, suffixed
 from maskwright.weak.refine.threshold import chosen_threshold
+from maskwright.weak.seeds.accumulate import accumulated
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.extract import ready_for_seeds, seed_batches, seeds_per_batch
 from maskwright.weak.seeds.folders import tagged_batches
+from maskwright.weak.seeds.method import MapsOf
 
 FORMAT = 1  # raised when the same networks and settings come to mean other masks
 
@@ -83,6 +85,11 @@ class Chain:
         return ready_for_seeds(network, self.seeds, half_type(self.seeds.autocast, self.context.device))
 
     @cached_property
+    def _maps(self) -> MapsOf:
+        models = self.context.out.epochs(self.context.seed_network)
+        return accumulated(seed_method(self.seeds.method).maps, self.seeds, models, self.context.device)
+
+    @cached_property
     def _refiners(self) -> list[Any]:
         recipe = self.context.recipe
         found = [(REFINEMENTS[word].refiner, getattr(recipe, word), suffix) for word, suffix in suffixed(recipe)]
@@ -100,12 +107,11 @@ class Chain:
             RecipeError: settings that the seed method cannot work with.
         """
         device, size = self.context.device, self.seeds.size
-        method = seed_method(self.seeds.method)
-        method.check(self.seeds)
+        seed_method(self.seeds.method).check(self.seeds)
         sized = [index for index in indices if _has_size(dataset, index, failed)]
         jobs = tagged_batches(dataset, sized, size, pixels=seeds_per_batch(self.seeds, device))
         batches = seed_batches(
-            dataset, self._network, self.seeds, jobs, device, method.maps, self.seeds.options, failed=failed
+            dataset, self._network, self.seeds, jobs, device, self._maps, self.seeds.options, failed=failed
         )
         with freed_memory_kept(device):
             for found, samples, maps in batches:

@@ -181,7 +181,12 @@ def extract_folder(
     folder, device = Path(folder), torch.device(device)
     half = half_type(settings.autocast, device)
     made_with = settings.model_dump(mode="json")
-    newer = {"autocast": half is not None, "window": settings.window, "stride": settings.window and settings.stride}
+    newer = {
+        "autocast": half is not None,
+        "window": settings.window,
+        "stride": settings.window and settings.stride,
+        "accumulate": settings.accumulate != "none",
+    }
     for name in (name for name, counts in newer.items() if not counts):
         del made_with[name]  # folders begun before there was the setting go on
     claim(folder, {"seeds": made_with, "weights": weights_digest(network)})
