@@ -28,7 +28,7 @@ HEADER_KEY = "maskwright"
 PRETRAINED = "pretrained_weights"  # in the header, and in the record of pseudo-masks: what the network began with
 
 # What a model file may hold, and what each kind's description calls the number of its outputs.
-KINDS = {"segmenter": "num_classes", "classifier": "num_tags", "irnet": None}
+KINDS = {"segmenter": "num_classes", "classifier": "num_tags", "irnet": None, "affinity": None}
 
 # No number that describes a model is larger: what is asked for in memory follows from them.
 LARGEST_NUMBER = 2**16

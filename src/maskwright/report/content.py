@@ -292,6 +292,7 @@ def pretrained_words(run: RunContents) -> dict[str, str]:
     for name, part, stage in (
         ("classifier", "classifier", first),
         ("IRNet", "irn", "irnet"),
+        ("AffinityNet", "psa", "affinity"),
         ("model", "model", "segmenter"),
     ):
         if part == "model" and not has_segmenter(run):

@@ -63,7 +63,7 @@ def seed_section(run_folder: RunFolder, colours: dict[str, str]) -> dict[str, An
 def title(stage: str) -> str:
     """A stage's name to read: `pseudo_masks` is Pseudo-masks, `irn` is IRN."""
     names = {"pseudo_masks": "Pseudo-masks", "recam": "ReCAM"}
-    acronym = stage in ("irn", "crf", "l2g", "seam", "eps", "edam")
+    acronym = stage in ("irn", "psa", "crf", "l2g", "seam", "eps", "edam")
     return names.get(stage, stage.upper() if acronym else stage.replace("_", " ").capitalize())
 
 

@@ -7,11 +7,12 @@ from maskwright.runs.stages import Stage
 from maskwright.settings import Recipe
 from maskwright.weak.refine.crf_maps import CRF
 from maskwright.weak.refine.irn_stages import IRN
+from maskwright.weak.refine.psa import PSA
 from maskwright.weak.refine.refinement import Refinement
 from maskwright.weak.refine.saliency_maps import SALIENCY
 from maskwright.weak.refine.threshold import threshold_stage
 
-REFINEMENTS: dict[str, Refinement] = {"irn": IRN, "crf": CRF, "saliency_background": SALIENCY}
+REFINEMENTS: dict[str, Refinement] = {"irn": IRN, "psa": PSA, "crf": CRF, "saliency_background": SALIENCY}
 
 
 def suffixed(recipe: Recipe) -> list[tuple[str, str]]:

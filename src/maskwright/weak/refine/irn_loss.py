@@ -21,7 +21,7 @@ from maskwright.engine import distributed
 from maskwright.weak.refine.random_walk import directions, margin_of, path_offsets
 
 EPS = 1e-5
-BACKGROUND, CLASS, DIFFERENT = range(3)  # kinds of pairs
+BACKGROUND, CLASS, DIFFERENT, UNCERTAIN = range(4)  # kinds of pairs; those of the last do not count
 TERMS = ("bg_pos", "fg_pos", "neg", "dp_fg", "dp_bg")
 
 
@@ -52,15 +52,35 @@ def irn_loss(
     kind = torch.promote_types(edge_logits.dtype, torch.float32)
     edges = edge_logits[:, 0].to(kind).sigmoid()
     sums, counts = pair_sums(edges, displacements.to(kind), labels, num_classes, background, radius)
-    whole = distributed.all_reduce_sum(torch.cat([sums.detach(), counts]))
-    counted = whole[5:]
     # Displacements have two components, and the order of the terms is that of `TERMS`.
-    divisors = torch.cat([counted, 2 * counted[[CLASS, BACKGROUND]]]) + EPS
-    shares = whole.new_tensor([0.25, 0.25, 0.5, 0.5, 0.5])
-    means = whole[:5] / divisors
-    here = (shares * sums / divisors).sum() * distributed.world_size()
-    loss = (shares * means).sum() + here - here.detach()
+    counts = torch.cat([counts, 2 * counts[[CLASS, BACKGROUND]]])
+    loss, means = weighted_means(sums, counts, [0.25, 0.25, 0.5, 0.5, 0.5])
     return loss.to(kind), dict(zip(TERMS, means.to(kind).unbind(), strict=True))
+
+
+def weighted_means(sums: Tensor, counts: Tensor, shares: list[float]) -> tuple[Tensor, Tensor]:
+    """A weighted sum of means over the batch of all processes together, with the gradient that `irn_loss` says.
+
+    Args:
+        sums: `(n,)` float64, of this process, with gradient.
+        counts: `(n,)` float64, of what was summed.
+        shares: weight of each mean.
+
+    Returns:
+        A scalar, and the means `(n,)` without gradient.
+    """
+    whole, counted = distributed.all_reduce_sum(torch.cat([sums.detach(), counts])).chunk(2)
+    divisors, weights = counted + EPS, sums.new_tensor(shares)
+    means = whole / divisors
+    here = (weights * sums / divisors).sum() * distributed.world_size()
+    return (weights * means).sum() + here - here.detach(), means
+
+
+def kinds_of(labels: Tensor, num_classes: int, background: int | None) -> Tensor:
+    """`BACKGROUND` or `CLASS` of each position, or `UNCERTAIN`; labels as for `irn_loss`."""
+    certain = (labels >= 0) & (labels < num_classes)
+    own = torch.where(labels == background, BACKGROUND, CLASS) if background is not None else CLASS
+    return torch.where(certain, own, UNCERTAIN)
 
 
 def pair_sums(
@@ -112,13 +132,12 @@ class _PairSums(torch.autograd.Function):
         def at(planes: Tensor, dy: int = 0, dx: int = 0) -> Tensor:
             return planes[..., dy : dy + rows, margin + dx : margin + dx + columns]
 
-        certain = (labels >= 0) & (labels < num_classes)
-        own = torch.where(labels == background, BACKGROUND, CLASS) if background is not None else CLASS
-        own = torch.where(certain, own, 3)  # a fourth kind, for pairs that do not count
+        own = kinds_of(labels, num_classes, background)
+        certain = own != UNCERTAIN
         position = torch.arange(edges.numel(), device=edges.device).view_as(edges)
         for dy, dx in directions(radius) if rows > 0 and columns > 0 else ():
             kind = torch.where(at(labels) == at(labels, dy, dx), at(own), DIFFERENT)
-            kind = torch.where(at(certain) & at(certain, dy, dx), kind, 3)
+            kind = torch.where(at(certain) & at(certain, dy, dx), kind, UNCERTAIN)
             groups = [kind == number for number in range(3)]
             counts += torch.stack([group.sum() for group in groups])
 
@@ -129,7 +148,7 @@ class _PairSums(torch.autograd.Function):
             energy = -torch.where(apart, high, low).log()
             sums[:3] += torch.stack([(energy * group).sum(dtype=torch.float64) for group in groups])
             if needs_edges:
-                slope = torch.where(apart, -1 / high, 1 / low).masked_fill_(kind == 3, 0)
+                slope = torch.where(apart, -1 / high, 1 / low).masked_fill_(kind == UNCERTAIN, 0)
                 steps = torch.tensor([y * width + x for y, x in path], device=edges.device)
                 target = kind.clamp(max=2) * edges.numel() + at(position) + steps[where]
                 edge_slopes.scatter_add_(0, target.flatten(), slope.flatten())

@@ -1,4 +1,4 @@
-"""Settings of IRN."""
+"""Settings of refinements that learn from certain pixels of maps: IRN, PSA."""
 
 from __future__ import annotations
 
@@ -7,6 +7,8 @@ from typing import Any
 from pydantic import Field, model_validator
 
 from maskwright.settings import CRFPreset, KernelScale, PaperTraining
+
+LABEL_SETTINGS = ("foreground_threshold", "background_threshold", "crf", "crf_scale")  # what certain labels depend on
 
 # Momentum as in ReCAM's code: the weight decay in its place.
 PAPER_IRN: dict[str, Any] = {
@@ -20,7 +22,34 @@ PAPER_IRN: dict[str, Any] = {
 }
 
 
-class IRNSettings(PaperTraining):
+class LearnedRefinement(PaperTraining):
+    """Settings of certain labels, and of a network that is trained on them."""
+
+    @model_validator(mode="after")
+    def _thresholds_in_order(self) -> LearnedRefinement:
+        if self.background_threshold > self.foreground_threshold:
+            raise ValueError("background_threshold must not be above foreground_threshold")
+        return self
+
+    backbone: str = Field("resnet50", description="of its network; IRNet wants a ResNet of timm")
+    pretrained: bool | str = Field(
+        "classifier",
+        description="weights of its backbone, which IRNet does not train: true, a timm tag, a local file, or "
+        "classifier, the recipe's own tag classifier; pretrained= sets them too",
+    )
+    output_stride: int | None = Field(16, description="pixels per position of the deepest map; none: its own")
+    options: dict[str, Any] = Field(default_factory=dict, description="settings of one backbone alone")
+    foreground_threshold: float = Field(
+        0.30, ge=0, le=1, description="score above which a pixel is certain to be of its class"
+    )
+    background_threshold: float = Field(
+        0.05, ge=0, le=1, description="score that no class exceeds where background is certain"
+    )
+    crf: CRFPreset | None = Field("irn", description="preset of the dense CRF that the labels go through; none: no CRF")
+    crf_scale: KernelScale = "image"
+
+
+class IRNSettings(LearnedRefinement):
     """IRN's refinement of seed maps: IR labels, IRNet, random walk. Defaults are IRN's on VOC but for `pretrained`.
 
     What the papers' released codes set:
@@ -39,28 +68,6 @@ class IRNSettings(PaperTraining):
 
     paper = PAPER_IRN
 
-    @model_validator(mode="after")
-    def _thresholds_in_order(self) -> IRNSettings:
-        if self.background_threshold > self.foreground_threshold:
-            raise ValueError("background_threshold must not be above foreground_threshold")
-        return self
-
-    backbone: str = Field("resnet50", description="of IRNet; a ResNet of timm")
-    pretrained: bool | str = Field(
-        "classifier",
-        description="weights of IRNet's backbone, which is not trained: true, a timm tag, a local file, or classifier, "
-        "the recipe's own tag classifier; pretrained= sets them too",
-    )
-    output_stride: int | None = Field(16, description="pixels per position of the deepest map; none: its own")
-    options: dict[str, Any] = Field(default_factory=dict, description="settings of one backbone alone")
-    foreground_threshold: float = Field(
-        0.30, ge=0, le=1, description="score above which a pixel is certain to be of its class"
-    )
-    background_threshold: float = Field(
-        0.05, ge=0, le=1, description="score that no class exceeds where background is certain"
-    )
-    crf: CRFPreset | None = Field("irn", description="preset of the dense CRF that IR labels go through; none: no CRF")
-    crf_scale: KernelScale = "image"
     displacement_lr: float = Field(10.0, gt=0, description="factor on train.lr for the displacement branch")
     train_radius: float = Field(10, gt=1, description="distance below which positions are paired in training")
     pad_to: int | None = Field(
@@ -72,4 +79,36 @@ class IRNSettings(PaperTraining):
     exp_times: int = Field(8, ge=0, le=16, description="the walk has 2^exp_times steps")
     tolerance: float = Field(
         0.0, ge=0, lt=1, description="error allowed for a faster walk; 0: exact, 1e-7: no visible change"
+    )
+
+
+# The released code's, on its ResNet-38: the backbone at 0.1, its biases at twice that, new layers at ten times these.
+PAPER_PSA: dict[str, Any] = {
+    "epochs": 8,
+    "batch_size": 8,
+    "lr": 1.0,
+    "backbone_lr": 0.1,
+    "bias_lr": 2.0,
+    "momentum": 5e-4,
+    "weight_decay": 5e-4,
+    "freeze_batchnorm": True,
+    "augment": {"crop": (448, 448), "flip": 0.5},
+}
+
+
+class PSASettings(LearnedRefinement):
+    """PSA's refinement of seed maps: certain labels, AffinityNet, random walk (Ahn and Kwak, CVPR 2018).
+
+    Certain labels are made as for IRN, of two constant scores of the background; the released code has
+    `(1 - highest map) ** 4` and `** 32` in their place, through a CRF. Defaults of `train` are the released code's, as
+    remembered, with its momentum, which is the weight decay.
+    """
+
+    paper = PAPER_PSA
+
+    radius: float = Field(5, gt=1, description="distance below which positions are paired, in training and in the walk")
+    beta: float = Field(8.0, gt=0, description="exponent of the affinities")
+    exp_times: int = Field(8, ge=0, le=16, description="the walk has 2^exp_times steps")
+    background_alpha: float = Field(
+        16.0, gt=0, description="the background that walks is (1 - highest map) ** background_alpha"
     )

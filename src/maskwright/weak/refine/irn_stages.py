@@ -23,11 +23,10 @@ from maskwright.weak.refine.irn import (
     refine_folder,
     train_irnet,
 )
-from maskwright.weak.refine.irn_settings import IRNSettings
+from maskwright.weak.refine.irn_settings import LABEL_SETTINGS, IRNSettings
 from maskwright.weak.refine.refinement import Refinement, Refiner, Work
 
 # Which settings of `irn` each stage's result depends on, so that a changed exponent walks again without the network.
-LABEL_SETTINGS = ("foreground_threshold", "background_threshold", "crf", "crf_scale")
 NETWORK_SETTINGS = ("backbone", "pretrained", "output_stride", "options", "train", "displacement_lr", "train_radius")
 WALK_SETTINGS = ("cam_power", "radius", "beta", "exp_times", "tolerance")
 

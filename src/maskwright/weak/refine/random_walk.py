@@ -13,6 +13,7 @@ so each step gives every position a mean of its neighbours. `exp_times` t of the
 from __future__ import annotations
 
 import math
+from collections.abc import Callable
 from functools import lru_cache
 from importlib.util import find_spec
 from typing import NamedTuple
@@ -94,16 +95,31 @@ def affinities(edges: Tensor, radius: float, margin: int = 0) -> Tensor:
     Returns:
         `(..., D, H + 2 margin, W + 2 margin)`; 0 where the neighbour lies outside of the image.
     """
-    height, width = edges.shape[-2:]
+    return of_pairs(edges, lambda dy, dx: 1 - path_maximum(edges, dy, dx), radius, margin)
+
+
+def of_pairs(planes: Tensor, affinity: Callable[[int, int], Tensor], radius: float, margin: int = 0) -> Tensor:
+    """The affinity of each position with its neighbour in each direction, laid out for a walk.
+
+    Args:
+        planes: `(..., H, W)`, whose shape and type it gets.
+        affinity: called with a direction (dy, dx); gives `(..., H - dy, W - |dx|)` as `path_maximum` does.
+        radius: see `directions`.
+        margin: zeros to be added on all four sides.
+
+    Returns:
+        `(..., D, H + 2 margin, W + 2 margin)`; 0 where the neighbour lies outside of the image.
+    """
+    height, width = planes.shape[-2:]
     ways = directions(radius)
     # In memory all directions of a row lie together: a walk goes row by row.
-    found = edges.new_zeros(*edges.shape[:-2], height + 2 * margin, len(ways), width + 2 * margin).transpose(-3, -2)
+    found = planes.new_zeros(*planes.shape[:-2], height + 2 * margin, len(ways), width + 2 * margin).transpose(-3, -2)
     for number, (dy, dx) in enumerate(ways):
         if dy < height and abs(dx) < width:
             left = margin + max(0, -dx)
-            highest = path_maximum(edges, dy, dx)
-            rows, columns = highest.shape[-2:]
-            found[..., number, margin : margin + rows, left : left + columns] = 1 - highest
+            pairs = affinity(dy, dx)
+            rows, columns = pairs.shape[-2:]
+            found[..., number, margin : margin + rows, left : left + columns] = pairs
     return found
 
 
@@ -133,12 +149,26 @@ def transition(edges: Tensor, radius: float = 5, beta: float = 10.0) -> Stencil:
         radius: of neighbours.
         beta: above 0; the higher, the more an edge hinders.
     """
+    return stencil(affinities(edges, radius, margin_of(radius)), radius, beta)
+
+
+def stencil(pairs: Tensor, radius: float, beta: float) -> Stencil:
+    """One step of a walk along any affinities, as `transition` makes it of edges.
+
+    Args:
+        pairs: `(B, D, H + 2m, W + 2m)` as `of_pairs` gives them with the margin m of the radius; they are overwritten.
+        radius: of neighbours.
+        beta: exponent, above 0.
+
+    Raises:
+        RecipeError: another exponent.
+    """
     if beta <= 0:
         raise RecipeError(f"beta must be above 0, found {beta}")
-    height, width = edges.shape[-2:]
     margin, ways = margin_of(radius), directions(radius)
-    weights = affinities(edges, radius, margin).pow_(beta)
-    degree = torch.ones_like(edges)
+    height, width = pairs.shape[-2] - 2 * margin, pairs.shape[-1] - 2 * margin
+    weights = pairs.pow_(beta)
+    degree = weights.new_ones(len(weights), height, width)
     for number, (dy, dx) in enumerate(ways):
         plane = weights[:, number]
         degree += plane[:, margin : margin + height, margin : margin + width]
@@ -181,18 +211,37 @@ def random_walk(
         raise DataError(
             f"maps are {tuple(maps.shape)}, edges {tuple(edges.shape)}; expected (B, C, h, w) and (B, 1, h, w)"
         )
-    on_cpu = maps.device.type == "cpu"
-    dtype = torch.float64 if on_cpu or maps.dtype == torch.float64 else torch.float32
+    dtype = walk_type(maps)
     step = transition(edges[:, 0].to(dtype), radius, beta)
-    padded = F.pad(maps.to(dtype) * (1 - edges.to(dtype)), (step.margin,) * 4)
+    return walk(maps.to(dtype) * (1 - edges.to(dtype)), step, steps, tolerance).to(maps.dtype)
+
+
+def walk_type(maps: Tensor) -> torch.dtype:
+    """The type of number that maps walk in: float64 on the CPU, elsewhere float32, or float64 where they are that."""
+    return torch.float64 if maps.device.type == "cpu" or maps.dtype == torch.float64 else torch.float32
+
+
+def walk(maps: Tensor, step: Stencil, steps: int, tolerance: float = 0.0) -> Tensor:
+    """Maps after steps of a walk.
+
+    Args:
+        maps: `(B, C, h, w)`, in the type that `walk_type` gives, as the stencil.
+        step: one step.
+        steps: see `random_walk`.
+        tolerance: see `random_walk`.
+
+    Returns:
+        `(B, C, h, w)`.
+    """
+    padded = F.pad(maps, (step.margin,) * 4)
     coefficients = power_series(steps, tolerance) if tolerance > 0 and steps > 0 else None
-    if on_cpu and find_spec("numba") is not None:
+    if maps.device.type == "cpu" and find_spec("numba") is not None:
         walked = _compiled(step, padded, steps, coefficients)
     else:
         walked = _by_shifts(step, padded, steps, coefficients)
     height, width = maps.shape[2:]
     inside = slice(step.margin, step.margin + height), slice(step.margin, step.margin + width)
-    return walked[:, :, inside[0], inside[1]].to(maps.dtype)
+    return walked[:, :, inside[0], inside[1]]
 
 
 @lru_cache
