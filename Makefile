@@ -4,7 +4,7 @@ BIN := $(VENV)/bin
 READY := $(VENV)/.ready
 DOCS_READY := $(VENV)/.docs-ready
 
-.PHONY: setup demo test test-avx2 test-oldest lint docs bench clean
+.PHONY: setup demo test test-avx2 test-oldest lint docs bench claims-quick clean
 
 setup: $(READY)
 
@@ -44,6 +44,10 @@ $(DOCS_READY): $(READY)
 
 bench: $(READY)
 	$(BIN)/python -m benchmarks.speed
+
+# A few claims of the papers, on the scenes and, where MASKWRIGHT_DATA is set, on photographs and road scenes.
+claims-quick: $(READY)
+	HF_HUB_OFFLINE=1 $(BIN)/python -m benchmarks.claims quick=true $(if $(MASKWRIGHT_DATA),msrc=$(MASKWRIGHT_DATA)/msrc21 camvid=$(MASKWRIGHT_DATA)/camvid) $(ARGS)
 
 clean:
 	rm -rf $(VENV) .venv-oldest demo build dist site .pytest_cache .mypy_cache .ruff_cache .hypothesis

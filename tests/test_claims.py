@@ -248,6 +248,14 @@ def test_claims_compare_rows_that_are_run_on_their_set():
     assert len(compared) > 40
 
 
+def test_quick_rows_are_rows():
+    for where, rows in ROWS.QUICK.items():
+        assert all(where in ROWS.ROWS[row].sets for row in rows)
+        assert any(
+            claim.where == where and {claim.row, claim.control} <= set(rows) for claim in STATEMENTS.CLAIMS.values()
+        )
+
+
 @pytest.mark.parametrize(
     ("kind", "values", "word"),
     [

@@ -1,11 +1,13 @@
 """Do the papers' claims hold here? Every row in several repetitions, and a verdict for each claim.
 
-    python -m benchmarks.claims msrc=FOLDER camvid=FOLDER [out=DIR] [repetitions=5] [only=WORD;WORD]
+    python -m benchmarks.claims msrc=FOLDER camvid=FOLDER [out=DIR] [repetitions=5] [only=WORD;WORD] [lanes=1]
+    make claims-quick                       # a few rows, three repetitions: a quarter of an hour on two quiet cores
 
 The scenes need no folder; a set without one is left out. A repetition has another random seed and other training
 images: 80 % of those of MSRC-21 and CamVid, drawn at random, or other scenes. Rows are compared within repetitions. A
 row that is done is read from `out`, so a stopped command goes on, and two commands with different `only=` share the
-work: each runs the rows that have one of the words in set and name. The page is written after each row.
+work: each runs the rows that have one of the words in set and name. Sets run side by side where there are several
+`lanes`. The page is written after each row, to `benchmarks/claims/results`; with `quick=true` to `out`.
 """
 
 from __future__ import annotations
@@ -13,13 +15,15 @@ from __future__ import annotations
 import json
 import subprocess
 import sys
+from concurrent.futures import ThreadPoolExecutor
 from os import environ
 from pathlib import Path
+from threading import Lock
 from typing import Any
 
 from benchmarks.claims.front import write_front
 from benchmarks.claims.repetition import folder_name, write_row
-from benchmarks.claims.rows import REPETITIONS, ROWS, SETS
+from benchmarks.claims.rows import QUICK, QUICK_REPETITIONS, REPETITIONS, ROWS, SETS
 from benchmarks.claims.statements import CLAIMS, EQUAL, WORTH, verdict
 from benchmarks.facts import as_lines, facts
 from maskwright.files import atomic_write, write_json
@@ -92,9 +96,11 @@ def _cell(values: list[float]) -> str:
 
 def main() -> None:
     options = dict(argument.split("=", 1) for argument in sys.argv[1:] if "=" in argument)
-    if unknown := options.keys() - {"msrc", "camvid", "out", "repetitions", "only", "row", "set", "repetition"}:
+    known = {"msrc", "camvid", "out", "repetitions", "only", "quick", "lanes", "row", "set", "repetition"}
+    if unknown := options.keys() - known:
         sys.exit(f"unknown: {', '.join(sorted(unknown))}\n{__doc__}")
-    out = Path(options.get("out", "runs/claims"))
+    quick = options.get("quick") == "true"
+    out = Path(options.get("out", "runs/claims-quick" if quick else "runs/claims"))
     data = {"scenes": "scenes", **{where: options[where] for where in ("msrc", "camvid") if where in options}}
     if "msrc" in data:
         data["photographs"] = data["msrc"]
@@ -103,22 +109,43 @@ def main() -> None:
         write_row(options["row"], where, data[where], out / where, int(options["repetition"]))
         return
     found, words = facts(), options["only"].split(";") if "only" in options else [""]
-    failed = []
-    for number in range(int(options.get("repetitions", "5"))):
-        for where in (where for where in SETS if where in data):
-            for row in (row for row in ROWS if where in ROWS[row].sets):
-                named = f"{where} {row}"
-                most = 1 if ROWS[row].once else REPETITIONS.get(where, number + 1)
-                left_out = number >= most or not any(word in named for word in words)
-                if left_out or _file(out, where, row, number).is_file():
-                    continue
-                command = [sys.executable, "-m", "benchmarks.claims", *sys.argv[1:]]
-                command += [f"row={row}", f"set={where}", f"repetition={number}"]
-                code = subprocess.run(command, env={**environ, "OMP_NUM_THREADS": "1"}).returncode
-                print(f"{number} {named}: {'done' if code == 0 else f'failed ({code})'}", flush=True)
-                failed += [named] if code else []
-                write_page(out, found)
-    write_page(out, found)
+    results = out if quick else RESULTS
+    count = int(options.get("repetitions", QUICK_REPETITIONS if quick else 5))
+    turns = {
+        where: [
+            (row, number)
+            for number in range(min(count, REPETITIONS.get(where, count)))
+            for row in ROWS
+            if where in ROWS[row].sets
+            and (number == 0 or not ROWS[row].once)
+            and any(word in f"{where} {row}" for word in words)
+            and (not quick or row in QUICK.get(where, ()))
+        ]
+        for where in SETS
+        if where in data
+    }
+    lanes = int(options.get("lanes", "2" if quick else "1"))
+    lock = Lock()
+
+    def run_set(where: str) -> list[str]:
+        """All rows of a set, one after the other, for they share stages; the names of those that failed."""
+        failed = []
+        for row, number in turns[where]:
+            if _file(out, where, row, number).is_file():
+                continue
+            command = [sys.executable, "-m", "benchmarks.claims", *sys.argv[1:], f"out={out}"]
+            command += [f"row={row}", f"set={where}", f"repetition={number}"]
+            code = subprocess.run(command, env={**environ, "OMP_NUM_THREADS": "1"}).returncode
+            print(f"{number} {where} {row}: {'done' if code == 0 else f'failed ({code})'}", flush=True)
+            failed += [f"{where} {row}"] if code else []
+            with lock:
+                write_page(out, results, found)
+        return failed
+
+    with ThreadPoolExecutor(lanes) as pool:
+        failed = [name for names in pool.map(run_set, turns) for name in names]
+    write_page(out, results, found)
+    print(f"written to {results / 'claims.md'}")
     if failed:
         sys.exit(f"failed: {', '.join(failed)}")
 
@@ -127,17 +154,21 @@ def _file(out: Path, where: str, row: str, number: int) -> Path:
     return out / where / str(number) / folder_name(row) / "row.json"
 
 
-def write_page(out: Path, found: dict[str, Any]) -> None:
-    """The page and its figures, of all rows that are done."""
-    kept = [
-        json.loads(path.read_text())
-        for path in sorted(out.glob("*/*/*/row.json"))
-        if ROWS.get(json.loads(path.read_text())["row"]) is not None
-    ]
+def write_page(out: Path, results: Path, found: dict[str, Any]) -> None:
+    """The page and its figures, of all rows that are done.
+
+    Args:
+        out: folder of the rows.
+        results: gets `claims.md` and `claims.json`; the README's table is made only of those that are kept.
+        found: facts of this command.
+    """
+    rows = [json.loads(path.read_text()) for path in sorted(out.glob("*/*/*/row.json"))]
+    kept = [row for row in rows if row["row"] in ROWS]
     done = {(row["set"], row["row"], row["repetition"]): row["scores"] for row in kept}
-    write_json(RESULTS / "claims.json", {"facts": found, "rows": kept})
-    write_front(kept)
-    with atomic_write(RESULTS / "claims.md") as temporary:
+    write_json(results / "claims.json", {"facts": found, "rows": kept})
+    if results == RESULTS:
+        write_front(kept)
+    with atomic_write(results / "claims.md") as temporary:
         temporary.write_text(page(done, found), encoding="utf-8")
 
 

@@ -241,3 +241,11 @@ RECIPES = {
     **{f"recipe {name}": recipe(name) for name in ("l2g", "cam-irn", "recam-irn", "eps", "edam")},
 }
 ROWS = {**RECIPES, **TAGS, **MASKS, **LABELS, **TOGETHER}
+
+# What `make claims-quick` runs, in as many repetitions.
+QUICK_REPETITIONS = 3
+QUICK = {
+    "msrc": ("CAM", "CAM, CRF", "ReCAM, agree"),
+    "scenes": ("CAM", "ReCAM, product"),
+    "camvid": ("cross-entropy", "loss max-pooling"),
+}
