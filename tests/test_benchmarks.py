@@ -53,3 +53,20 @@ def test_row_gives_a_loss(name):
 def test_a_kept_command_does_not_name_folders_of_the_machine(monkeypatch):
     monkeypatch.setattr(sys, "argv", ["script", "/data/msrc21", "out=/tmp/runs", "data=camvid", "epochs=6"])
     assert facts()["command"].endswith(" msrc21 out=runs data=camvid epochs=6")
+
+
+def test_a_networks_figures_grow_as_they_must():
+    from benchmarks.speed.networks import measure, total_of
+
+    def figures(stride, size=64):
+        with torch.device("cpu"):
+            network = create_model("fcn", backbone="resnet10t", num_classes=5, output_stride=stride)
+        return measure(network.to("meta"), size)
+
+    coarse, fine, large = figures(32), figures(8), figures(32, 128)
+    assert coarse["parameters"] == fine["parameters"]
+    assert fine["multiply_adds"] > 2 * coarse["multiply_adds"]
+    assert large["multiply_adds"] == pytest.approx(4 * coarse["multiply_adds"], rel=0.02)
+    assert all(found["trained"] > found["applied"] > 3 * 64 * 64 * 4 for found in (coarse, fine, large))
+    parts = {"logits": torch.ones(2, device="meta"), "more": [torch.ones(3, device="meta")]}
+    assert total_of(parts).shape == ()
