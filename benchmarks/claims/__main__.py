@@ -6,8 +6,8 @@
 The scenes need no folder; a set without one is left out. A repetition has another random seed and other training
 images: 80 % of those of MSRC-21 and CamVid, drawn at random, or other scenes. Rows are compared within repetitions. A
 row that is done is read from `out`, so a stopped command goes on, and two commands with different `only=` share the
-work: each runs the rows of which one is found in set and name (as regular expressions). Sets run side by side where there are several
-`lanes`. The page is written after each row, to `benchmarks/claims/results`; with `quick=true` to `out`.
+work: each runs the rows whose set and name hold one of the regular expressions. Sets run side by side where there are
+several `lanes`. The page is written after each row, to `benchmarks/claims/results`; with `quick=true` to `out`.
 """
 
 from __future__ import annotations
