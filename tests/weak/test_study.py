@@ -20,6 +20,7 @@ from maskwright.metrics import ConfusionMatrix
 from maskwright.recipe.load import load_recipe
 from maskwright.studies import bce_sce as study
 from maskwright.studies.bce_sce import OneOf, bce_sce, choose_classes, confusable_pairs, logit_gradients, measure
+from maskwright.studies.bce_sce_confusion import confusion_lines
 from maskwright.studies.bce_sce_results import read_epochs, table, verdicts
 from maskwright.weak import seed_labels
 from maskwright.weak.networks.recam import first_head_loss
@@ -177,6 +178,38 @@ def test_numbers_of_every_epoch_and_a_picture(studied):
     assert max(e["gradient_confusing"] for e in written["runs"]["bce"][0]["epochs"]) <= 0.5
 
 
+def test_what_is_taken_for_what_on_images_that_were_learned_from_and_on_others(studied):
+    out, _, _ = studied
+    written = read_json(out / "study.json")
+    assert list(written["confusion"]) == ["learned", "judged"]
+    for loss in ("bce", "sce"):
+        learned, judged = (np.array(written["confusion"][part][loss]) for part in ("learned", "judged"))
+        assert_array_equal(judged.sum(1), [written["images"]["judged"][name] for name in written["classes"]])
+        assert np.trace(judged) / 10 == written["runs"][loss][0]["epochs"][-1]["accuracy"]
+        assert learned.sum() == 10
+    with Image.open(out / "confusion.png") as picture:
+        assert picture.size[1] > 700  # two rows
+    split = bce_sce(recipe(f"out={out.parent / 'own'}", "split=train", "device=cpu"), classes=["car", "person"],
+                    images=10, say=str)  # fmt: skip
+    assert list(split["confusion"]) == ["judged"]
+    assert split["splits"] == {"learned": "train", "judged": "train"}
+
+
+def test_confusion_in_words():
+    result = {
+        "classes": ["cat", "dog", "cow"],
+        "splits": {"learned": "train", "judged": "val"},
+        "confusion": {
+            "learned": {"bce": [[4, 0, 0], [0, 2, 0], [0, 0, 2]]},
+            "judged": {"bce": [[3, 1, 0], [2, 2, 0], [0, 0, 0]]},
+        },
+    }
+    assert confusion_lines(result) == [
+        "BCE on train: 100.0 % right; takes none for another",
+        "BCE on val: 62.5 % right; takes dog for cat 50 %, cat for dog 25 %",
+    ]
+
+
 def test_both_losses_start_alike(studied):
     """Same start and same first batch: the loss at the first step follows from the same logits, which are near 0."""
     out, _, _ = studied
@@ -236,7 +269,7 @@ def test_classes_are_found_where_none_are_given(tmp_path):
     assert worst == sorted(worst, key=lambda pair: -pair[0])
     assert set(written["classes"]) == set(choose_classes(worst))
     assert "told apart worst" in done.output
-    assert f"written to {tmp_path / 'out'}: study.json, study.png" in done.output
+    assert f"written to {tmp_path / 'out'}: study.json, study.png, confusion.png" in done.output
 
 
 def test_mistakes(tmp_path):

@@ -40,6 +40,7 @@ from maskwright.runs.folder import RunFolder
 from maskwright.runs.lock import run_lock
 from maskwright.runs.stages import Stage, effective, run_stages
 from maskwright.settings import Recipe
+from maskwright.studies.bce_sce_confusion import confusion, confusion_lines, plot_confusion
 from maskwright.studies.bce_sce_results import plot, read_epochs, table, verdicts
 from maskwright.weak.labels import threshold_counts
 from maskwright.weak.networks.classifier import tag_scores, train_classifier
@@ -224,19 +225,24 @@ def bce_sce(
     images: int = 200,
     say: Callable[[str], None] = print,
 ) -> dict[str, Any]:
-    """Train with both losses, measure after every epoch, write `study.json` and `study.png`; resumes where it stopped.
+    """Train with both losses, measure after every epoch, write what was found; resumes where it stopped.
+
+    The run folder gets `study.json`, `study.png` and `confusion.png`.
 
     Args:
         recipe: `data`, `classifier`, `seeds`, `pseudo_masks`, `seed`, `device` and `out` are read.
         classes: names of the classes; by default those that a classifier of all classes, trained first with the
             recipe's budget, tells apart worst on `data.val`; see `confusable_pairs`.
         repeats: how often the comparison is made, each time with another start and order of the images.
-        images: the most that are measured on after an epoch, spread evenly over those of `data.val` that qualify.
+        images: the most that are measured on after an epoch, spread evenly over those of `data.val` that qualify; and
+            the most of `data.train` that confusions are counted on.
         say: prints one line.
 
     Returns:
         What is written to `study.json`: `classes`, `confusable_pairs` (None where classes were given), `images`,
-        `formulas`, `runs` (per loss, one entry per repeat with `seed` and `epochs`), `verdicts`, `recipe`, `facts`.
+        `formulas`, `runs` (per loss, one entry per repeat with `seed` and `epochs`), `confusion` (of the trained
+        classifiers, over all repeats, on images that were learned from and on others; see `bce_sce_confusion`),
+        `verdicts`, `recipe`, `facts`.
 
     Raises:
         DataError: unknown classes, fewer than two, or no image that shows exactly one of them.
@@ -270,9 +276,17 @@ def bce_sce(
         jobs = [(recipe.random_seed + repeat, loss) for repeat in range(repeats) for loss in LOSSES]
         stages = [_training(recipe, learned, judged, data, loss, seed) for seed, loss in jobs]
         run_stages(stages, out, say)
+        seen = {"learned": OneOf(train, values, images), "judged": judged}
+        if recipe.data.train == recipe.data.val:
+            del seen["learned"]
+        taken = {part: {loss: np.zeros((len(names), len(names)), np.int64) for loss in LOSSES} for part in seen}
         runs: dict[str, list[dict[str, Any]]] = {loss: [] for loss in LOSSES}
         for (seed, loss), stage in zip(jobs, stages, strict=True):
             runs[loss].append({"seed": seed, "epochs": read_epochs(RunFolder(out).log(stage.name))})
+            for part, dataset in seen.items():
+                taken[part][loss] += confusion(
+                    RunFolder(out).model(stage.name), dataset, recipe.seeds.size, choose_device(recipe.device)
+                )
         result = {
             "classes": list(names),
             "confusable_pairs": pairs,
@@ -284,6 +298,9 @@ def bce_sce(
             "threshold": recipe.pseudo_masks.threshold,
             "formulas": FORMULAS,
             "runs": runs,
+            "confusion": {
+                part: {loss: found.tolist() for loss, found in by_loss.items()} for part, by_loss in taken.items()
+            },
             "verdicts": verdicts(runs, len(names)),
             "recipe": recipe.model_dump(
                 mode="json", include={"data", "classifier", "seeds", "pseudo_masks", "random_seed"}
@@ -294,6 +311,8 @@ def bce_sce(
             write_json(out / "study.json", result)
             with atomic_write(out / "study.png") as temporary:
                 plot(result, temporary)
+            with atomic_write(out / "confusion.png") as temporary:
+                plot_confusion(result, temporary)
     distributed.barrier()
     return {**result, "folder": str(out)}
 
@@ -335,7 +354,8 @@ def study_bce_sce(
     chosen = load_recipe(name, [*own, *([] if out is None else [f"out={out}"]), *overrides])
     names = None if classes is None else [part.strip() for part in classes.split(",") if part.strip()]
     result = bce_sce(chosen, classes=names, repeats=repeats, images=images, say=say)
-    return [*table(result), f"written to {result['folder']}: study.json, study.png"]
+    found = [*table(result), "", *confusion_lines(result)]
+    return [*found, f"written to {result['folder']}: study.json, study.png, confusion.png"]
 
 
 def _one_of(dataset: Dataset, values: Sequence[int], most: int | None = None) -> OneOf:
