@@ -11,6 +11,7 @@ import torch
 
 from maskwright.crf import dense_crf as dense
 from maskwright.models.irnet import create_irnet, infer_edges
+from maskwright.settings import SeedSettings
 from maskwright.weak.networks.edam import CollaborativeAttention, activation_masks
 from maskwright.weak.networks.eps import eps_loss
 from maskwright.weak.networks.l2g import cut_views, l2g_loss
@@ -21,8 +22,11 @@ from maskwright.weak.refine import random_walk as walk
 from maskwright.weak.refine.crf_maps import crf_maps
 from maskwright.weak.refine.instances import find_centroids
 from maskwright.weak.refine.irn_loss import irn_loss
+from maskwright.weak.refine.irn_settings import PSASettings
+from maskwright.weak.refine.psa import affinity_loss, psa_maps
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
 from maskwright.weak.refine.saliency_maps import background_score, overruled_maps
+from maskwright.weak.seeds.windows import in_windows
 
 from .contract import trained_like
 
@@ -39,6 +43,7 @@ IMAGES, FEATURES, SALIENCY = rand(2, 3, 64, 64), rand(2, 8, 6, 6), rand(2, 1, 64
 PICTURES = (rand(2, 20, 24, 3) * 255).to(torch.uint8)
 CORNERS = torch.tensor([[[0, 0], [16, 32]], [[32, 0], [8, 8]]])
 LABELS = (rand(2, 12, 12) * 4).long()
+WALK, WINDOWS = PSASettings(radius=3, exp_times=3), SeedSettings(window=(32, 32))
 
 
 def network():
@@ -62,6 +67,9 @@ WAYS = {
     "labels through the CRF": lambda: dense.crf_labels(PICTURES, LABELS[:, :1, :1].expand(2, 20, 24), 4, mode="exact"),
     "centroids": lambda: find_centroids(rand(2, 9, 9) - 0.5, 5),
     "loss of IRN": lambda: irn_loss(rand(2, 1, 12, 12), rand(2, 2, 12, 12), LABELS, 4, radius=3)[0],
+    "loss of PSA": lambda: affinity_loss(FEATURES, LABELS[:, :6, :6], 4, radius=3)[0],
+    "walk of PSA": lambda: psa_maps(FEATURES, rand(2, 3, 12, 12), WALK, 0.3),
+    "features of windows": lambda: in_windows(network(), WINDOWS).features(IMAGES),
     "loss of ReCAM": lambda: recam_loss(FEATURES, rand(3, 8, 1, 1), rand(3, 8, 1, 1), TAGS, 1.0)[0],
     "loss of EPS": lambda: eps_loss(rand(2, 4, 8, 8), SALIENCY, TAGS),
     "loss of SEAM": lambda: seam_loss(network()([IMAGES, IMAGES[..., ::2, ::2]], refined=True), SIZES, TAGS)[0],

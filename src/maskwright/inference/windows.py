@@ -98,9 +98,9 @@ def visits(starts: list[int], crop: int, length: int) -> Tensor:
         length: of the axis.
 
     Returns:
-        `(length,)` int64.
+        `(length,)` int64, on the CPU.
     """
-    count = torch.zeros(length, dtype=torch.int64)
+    count = torch.zeros(length, dtype=torch.int64, device="cpu")
     for start in starts:
         count[start : start + crop] += 1
     return count

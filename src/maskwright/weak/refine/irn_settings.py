@@ -92,7 +92,7 @@ PAPER_PSA: dict[str, Any] = {
     "momentum": 5e-4,
     "weight_decay": 5e-4,
     "freeze_batchnorm": True,
-    "augment": {"crop": (448, 448), "flip": 0.5},
+    "augment": {"crop": (448, 448), "flip": 0.5, "color_jitter": 0.3, "hue": 0.1},
 }
 
 
