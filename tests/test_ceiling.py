@@ -153,3 +153,24 @@ def test_mistakes(voc, setting, tmp_path):
     assert isinstance(result.exception, RecipeError)
     assert setting.split("=")[0] in str(result.exception)
     assert not (tmp_path / "out").exists()
+
+
+def test_a_basis_knows_borders_where_all_of_them_are_ignored():
+    """As in PASCAL VOC: most cells are of one class and clean, those with two classes all have ignored pixels."""
+
+    def bordered(seed):
+        down, across = np.mgrid[:64, :96]
+        slope, start = np.random.default_rng(seed).uniform((0.3, 30), (3, 70))
+        distance = down * slope + across - start
+        return np.where(np.abs(distance) < 0.9, 255, distance > 0).astype(np.uint8)
+
+    masks = [bordered(seed) for seed in range(20)]
+    basis = fit_label_basis(label_patches(masks, 8, 2), 16)
+    truth = torch.from_numpy(np.stack([bordered(seed) for seed in range(100, 110)]))
+    weight = torch.from_numpy(basis.weight)
+    valid = truth != 255
+    wrong = [
+        (found[valid] != truth[valid]).float().mean()
+        for found in (through_basis(truth, weight, 2, 8, 255), through_bilinear(truth, 2, 8, 255))
+    ]
+    assert wrong[0] < 0.5 * wrong[1]

@@ -171,6 +171,9 @@ def test_cells_with_few_ignored_pixels_serve_where_clean_ones_are_rare():
     assert (some.used, some.seen, len(some.labels)) == (8, 17, 1)
     few = label_patches([clean] + [marred] * 8 + [spoiled], 4, 3)
     assert (few.used, few.seen) == (9, 10)
+    # Cells of one class, however many, say nothing of borders: they do not make clean cells less rare.
+    plain = label_patches([np.zeros((4, 4), np.uint8)] * 90 + [clean] + [marred] * 8, 4, 3)
+    assert (plain.used, plain.seen) == (99, 99)
     assert sorted(few.weights.tolist()) == [1, 8]
     assert fit_label_basis(few, 2).eigenvalues.sum() == pytest.approx((16 + 8 * 15) / 9)
     with pytest.raises(DataError, match="no cell of 4 x 4 pixels"):

@@ -30,7 +30,9 @@ from maskwright.errors import DataError, RecipeError
 from maskwright.files import atomic_write
 from maskwright.models.dupsampling_fit_cpu import second_moment, top_eigenpairs
 
-# Fewer clean cells than this among all that have a label: those with few ignored pixels are taken as well.
+# Fewer clean cells of several classes than this, of all that are labelled but not wholly of one class: those with few
+# ignored pixels are taken as well. Clean cells of one class do not count: where each object has an ignored border, as
+# in PASCAL VOC, they are most of a mask and say nothing of what borders look like.
 CLEAN_SHARE, IGNORED_SHARE = 0.2, 0.25
 # Up to this many rows the moment is formed and decomposed as a whole, which is exact.
 DENSE_ROWS = 1024
@@ -130,9 +132,9 @@ def label_patches(
 ) -> LabelPatches:
     """Cells of a stream of masks, on a grid from the top left; masks are padded with ignore below and on the right.
 
-    Cells with an ignored pixel are left out. Where less than a fifth of the cells with a label would remain (thin
-    ignored borders are everywhere in PASCAL VOC), those with up to a quarter ignored are used too, zero at the ignored
-    pixels.
+    Cells with an ignored pixel are left out. Where less than a fifth of the labelled cells that are not wholly of one
+    class would remain (thin ignored borders are everywhere in PASCAL VOC), those with up to a quarter ignored are used
+    too, zero at the ignored pixels.
 
     Args:
         masks: `(H, W)` integer each, values 0..C-1 or `ignore_index`.
@@ -168,7 +170,7 @@ def label_patches(
         labelled += int((ignored < ratio**2).sum())
     used = int(uniform.sum()) + clean.seen
     samples = [clean]
-    if used < CLEAN_SHARE * labelled:
+    if clean.seen < CLEAN_SHARE * (labelled - uniform.sum()):
         samples.append(marred)
         used += marred.seen
     if not used:

@@ -72,7 +72,8 @@ def plot_confusion(result: dict[str, Any], path: Path) -> None:
             if len(names) <= 12:
                 for (row, column), share in np.ndenumerate(shares):
                     colour = "white" if share > 60 else "black"
-                    axes.text(column, row, f"{share:.0f}", ha="center", va="center", color=colour, fontsize=8)
+                    said = f"{share:.0f}" if counts[row].any() else ""  # a class that no image of the split shows
+                    axes.text(column, row, said, ha="center", va="center", color=colour, fontsize=8)
             axes.set_xticks(range(len(names)), names, rotation=60, ha="right", fontsize=8)
             axes.set_yticks(range(len(names)), names, fontsize=8)
             axes.set(title=f"{loss.upper()}, split {result['splits'][part]}", xlabel="highest logit", ylabel="class")

@@ -106,7 +106,7 @@ def sweep(
 
 def _label(value: str) -> str:
     """A value as the name of a method, which has no brackets."""
-    return "".join(letter for letter in value if letter not in "[]{}=:").strip()
+    return "".join(letter for letter in value if letter not in "[]{}=:").strip() or "none"
 
 
 def rows(result: dict[str, Any]) -> list[list[Any]]:
