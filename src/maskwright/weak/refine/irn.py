@@ -29,7 +29,7 @@ from maskwright.engine import distributed
 from maskwright.engine.checkpoint import describe, weights_digest
 from maskwright.engine.fit import Step, fit
 from maskwright.engine.progress import track
-from maskwright.errors import DataError, RecipeError
+from maskwright.errors import DataError
 from maskwright.files import atomic_write, read_arrays, written_beside
 from maskwright.models.irnet import IRNet, create_irnet, infer_edges
 from maskwright.models.layers import evaluating
@@ -37,6 +37,7 @@ from maskwright.settings import Recipe
 from maskwright.weak.refine.irn_loss import irn_loss
 from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
+from maskwright.weak.refine.refinement import weights_to_start
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.extract import make_views, save_maps
 from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim, origin
@@ -112,11 +113,7 @@ def build_irnet(settings: IRNSettings, seed: int = 0, classifier: str | Path | N
     Raises:
         RecipeError: as `create_irnet`; or the backbone should be the classifier's, but none is given.
     """
-    pretrained = settings.pretrained
-    if pretrained == "classifier":
-        if classifier is None:
-            raise RecipeError("irn.pretrained=classifier needs the tag classifier's file; give irn.pretrained=FILE")
-        pretrained = str(classifier)
+    pretrained = weights_to_start("irn", settings, classifier)
     torch.manual_seed(seed)
     return create_irnet(
         backbone=settings.backbone,

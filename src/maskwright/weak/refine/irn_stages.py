@@ -9,7 +9,6 @@ from typing import Any
 import numpy as np
 
 from maskwright.engine.checkpoint import MODEL
-from maskwright.errors import RecipeError
 from maskwright.models.irnet import load_irnet
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import LABELS, MAPS
@@ -24,7 +23,7 @@ from maskwright.weak.refine.irn import (
     train_irnet,
 )
 from maskwright.weak.refine.irn_settings import LABEL_SETTINGS, IRNSettings
-from maskwright.weak.refine.refinement import Refinement, Refiner, Work
+from maskwright.weak.refine.refinement import Refinement, Refiner, Work, check_start
 
 # Which settings of `irn` each stage's result depends on, so that a changed exponent walks again without the network.
 NETWORK_SETTINGS = ("backbone", "pretrained", "output_stride", "options", "train", "displacement_lr", "train_radius")
@@ -37,12 +36,8 @@ def irn_stages(context: RunContext, irn: IRNSettings, source: str, suffix: str) 
     Raises:
         RecipeError: IRNet is to start from the tag classifier but has another backbone.
     """
-    classifier, size = context.recipe.classifier, context.recipe.seeds.size
-    if irn.pretrained == "classifier" and irn.backbone != classifier.backbone:
-        raise RecipeError(
-            "irn.pretrained=classifier takes the tag classifier's backbone: set irn.backbone="
-            f"{classifier.backbone}, found {irn.backbone}; or give irn.pretrained=true or a file"
-        )
+    check_start("irn", irn, context.recipe.classifier)
+    size = context.recipe.seeds.size
     settings = effective(irn)
 
     def chosen(names: tuple[str, ...]) -> dict[str, Any]:

@@ -31,7 +31,7 @@ from maskwright.data.sample import Sample
 from maskwright.data.sizes import Size
 from maskwright.engine.checkpoint import MODEL, describe, weights_digest
 from maskwright.engine.fit import fit
-from maskwright.errors import DataError, RecipeError
+from maskwright.errors import DataError
 from maskwright.models.affinity import AffinityNet, create_affinity, load_affinity
 from maskwright.models.base import parameter_groups
 from maskwright.runs.context import RunContext
@@ -42,7 +42,7 @@ from maskwright.weak.refine.ir_labels import background_of, write_ir_labels
 from maskwright.weak.refine.irn_loss import BACKGROUND, CLASS, DIFFERENT, EPS, UNCERTAIN, kinds_of, weighted_means
 from maskwright.weak.refine.irn_settings import LABEL_SETTINGS, PSASettings
 from maskwright.weak.refine.random_walk import directions, margin_of, of_pairs, stencil, walk, walk_type
-from maskwright.weak.refine.refinement import Refinement, Refiner
+from maskwright.weak.refine.refinement import Refinement, Refiner, check_start, weights_to_start
 from maskwright.weak.refine.rewrite import refiner, rewrite_maps
 from maskwright.weak.refine.threshold import chosen_threshold
 from maskwright.weak.seeds.extract import make_views
@@ -157,11 +157,7 @@ def build_affinity(settings: PSASettings, seed: int = 0, classifier: str | Path 
     Raises:
         RecipeError: as `create_affinity`; or the backbone should be the classifier's, but none is given.
     """
-    pretrained = settings.pretrained
-    if pretrained == "classifier":
-        if classifier is None:
-            raise RecipeError("psa.pretrained=classifier needs the tag classifier's file; give psa.pretrained=FILE")
-        pretrained = str(classifier)
+    pretrained = weights_to_start("psa", settings, classifier)
     torch.manual_seed(seed)
     return create_affinity(
         backbone=settings.backbone, pretrained=pretrained, output_stride=settings.output_stride, **settings.options
@@ -205,12 +201,8 @@ def psa_stages(context: RunContext, psa: PSASettings, source: str, suffix: str) 
     Raises:
         RecipeError: AffinityNet is to start from the tag classifier but has another backbone.
     """
-    classifier, size = context.recipe.classifier, context.recipe.seeds.size
-    if psa.pretrained == "classifier" and psa.backbone != classifier.backbone:
-        raise RecipeError(
-            "psa.pretrained=classifier takes the tag classifier's backbone: set psa.backbone="
-            f"{classifier.backbone}, found {psa.backbone}; or give psa.pretrained=true or a file"
-        )
+    check_start("psa", psa, context.recipe.classifier)
+    size = context.recipe.seeds.size
     settings = effective(psa)
 
     def chosen(names: tuple[str, ...]) -> dict[str, Any]:

@@ -4,15 +4,17 @@ from __future__ import annotations
 
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
+from pathlib import Path
 from typing import Any
 
 import numpy as np
 from torch import nn
 
 from maskwright.data.sample import LabelSpace, Sample
+from maskwright.errors import RecipeError
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import Stage
-from maskwright.settings import Settings
+from maskwright.settings import ClassifierSettings, Settings
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.method import needs_nothing
 
@@ -70,3 +72,39 @@ class Refinement:
     cheap: Mapping[str, Any] = field(default_factory=dict)
     crf: Callable[[Any], str] = lambda settings: ""
     refiner: Callable[[RunContext, Any, str], Refiner] | None = None
+
+
+def check_start(word: str, settings: Any, classifier: ClassifierSettings) -> None:
+    """Refuse a network that is to start from the tag classifier but has another backbone.
+
+    Args:
+        word: of the refinement.
+        settings: of it, with `pretrained` and `backbone`.
+        classifier: of the recipe.
+
+    Raises:
+        RecipeError: the backbones differ.
+    """
+    if settings.pretrained == "classifier" and settings.backbone != classifier.backbone:
+        raise RecipeError(
+            f"{word}.pretrained=classifier takes the tag classifier's backbone: set {word}.backbone="
+            f"{classifier.backbone}, found {settings.backbone}; or give {word}.pretrained=true or a file"
+        )
+
+
+def weights_to_start(word: str, settings: Any, classifier: str | Path | None) -> bool | str:
+    """The `pretrained` of a refinement's network, as `create_backbone` takes it.
+
+    Args:
+        word: of the refinement.
+        settings: of it, with `pretrained`.
+        classifier: file of the tag classifier, where there is one.
+
+    Raises:
+        RecipeError: it is to start from the classifier, and no file of it is given.
+    """
+    if settings.pretrained != "classifier":
+        return settings.pretrained
+    if classifier is None:
+        raise RecipeError(f"{word}.pretrained=classifier needs the tag classifier's file; give {word}.pretrained=FILE")
+    return str(classifier)
