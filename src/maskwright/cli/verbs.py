@@ -167,6 +167,20 @@ def relabel(given: Given) -> None:
         typer.echo(line)
 
 
+@verb(app, "review")
+def review(given: Given) -> None:
+    """Correct the least certain pseudo-masks of a run in the browser.
+
+    RUN is a run folder; data=FOLDER says where its images are now. Prints the address of a page on this machine, where
+    masks are accepted, rejected or painted over; what is decided lies in RUN/review, and the next maskwright run of the
+    same recipe trains on it.
+    """
+    from maskwright.pipeline.review.server import serve
+    from maskwright.pipeline.review.work import open_review
+
+    serve(open_review(Path(given.names[0]), given.settings, given.options["n"]), given.options["port"], typer.echo)
+
+
 @verb(app, "explain")
 def explain(given: Given) -> None:
     """Show where a model found the evidence for a class (Grad-CAM).

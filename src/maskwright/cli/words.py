@@ -136,6 +136,14 @@ VERBS = {
         ("data", "inference"),
         resumes=True,
     ),
+    "review": Verb(
+        ("RUN",),
+        {
+            "port": Option(0, "to listen on, of this machine alone; 0: any that is free", _whole),
+            "n": Option(500, "how many of the least certain masks are shown", _whole),
+        },
+        DATA,
+    ),
     "explain": Verb(
         ("RUN", "IMAGES..."),
         {

@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Callable, Iterator, Sequence
+from collections.abc import Callable, Iterator, Mapping, Sequence
 from functools import partial
 from pathlib import Path
 from typing import Any
@@ -10,6 +10,7 @@ from typing import Any
 import numpy as np
 
 from maskwright.data import Dataset, open_dataset
+from maskwright.data.decisions import OPEN, REJECTED, Decision, corrected, read_decisions
 from maskwright.data.decode import as_rgb
 from maskwright.data.finding import number_of
 from maskwright.data.images import image_size
@@ -78,10 +79,12 @@ def export_run(
     recipe = recipe.model_copy(update={"data": recipe.data.model_copy(update={"val": split})})
     context = RunContext(recipe, run, lambda line: None)
     dataset = open_run_data(run, context, "val")
-    kept, masks = _kept(context, dataset, split)
+    kept, masks = kept_masks(context, dataset, split)
+    decisions = read_decisions(run.review)
     which = which or ("pseudo-masks" if weak and kept else "predictions")
     if which == "pseudo-masks":
-        chosen = kept
+        rejected = {name for name, said in decisions.items() if said.state == REJECTED}
+        chosen, masks = [i for i in kept if dataset.names[i] not in rejected], as_reviewed(dataset, masks, decisions)
         if not chosen:
             raise DataError(
                 f"{run} has no pseudo-mask of an image of split {split!r}; give split=, or which=predictions for the "
@@ -96,7 +99,10 @@ def export_run(
         chosen, masks = list(range(len(dataset))), partial(_prediction, predictor.for_many(), dataset)
     if select == "uncertain":
         # What people have corrected already, and the run has trained on, is not asked for again.
-        open_ones = [index for index in chosen if not (mixed and dataset.has_mask(index))]
+        decided = {name for name, said in decisions.items() if said.state != OPEN}
+        open_ones = [
+            index for index in chosen if not (mixed and dataset.has_mask(index)) and dataset.names[index] not in decided
+        ]
         chosen = most_uncertain(dataset, open_ones, masks, n)
     made_by = {"run": str(run.path.resolve()), "split": split, "select": select}
     return _write(dataset, split, which, chosen, masks, written_as, out, made_by)
@@ -142,7 +148,10 @@ def most_uncertain(dataset: Dataset, chosen: Sequence[int], masks: Masks, n: int
         DataError: there are none to choose among.
     """
     if not chosen:
-        raise DataError("select=uncertain leaves out images whose own mask was trained on, and all of them have one")
+        raise DataError(
+            "select=uncertain leaves out images whose own mask was trained on and those that were reviewed, which all "
+            "of them are"
+        )
     doubt = {index: doubt_of(*masks(index), dataset.tags(index)) for index in track(chosen, title="choosing")}
     return sorted(chosen, key=lambda index: (-doubt[index], dataset.names[index]))[:n]
 
@@ -160,7 +169,21 @@ def doubt_of(mask: np.ndarray, certainty: np.ndarray | None, tags: Sequence[int]
     return doubt + sum(tag not in present for tag in tags or ())
 
 
-def _kept(context: RunContext, dataset: Dataset, split: str) -> tuple[list[int], Masks]:
+def as_reviewed(dataset: Dataset, masks: Masks, decisions: Mapping[str, Decision]) -> Masks:
+    """Pseudo-masks as people want them, who are sure of what they painted."""
+
+    def reviewed(index: int) -> tuple[np.ndarray, np.ndarray | None]:
+        mask, certainty = masks(index)
+        decision = decisions.get(dataset.names[index])
+        if decision is None or not decision.counts:
+            return mask, certainty
+        sure = np.full_like(mask, 255) if decision.mask is not None else certainty
+        return corrected(mask, decision, dataset.labels), sure
+
+    return reviewed
+
+
+def kept_masks(context: RunContext, dataset: Dataset, split: str) -> tuple[list[int], Masks]:
     """The images of a split whose pseudo-masks a run has, and what gives them."""
     run = context.out
     if context.one_pass is not None and context.has_shards and split == context.recipe.data.train:

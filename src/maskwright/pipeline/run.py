@@ -12,6 +12,7 @@ from contextlib import nullcontext
 from pathlib import Path
 from typing import Any
 
+from maskwright.data.decisions import in_words
 from maskwright.engine import distributed
 from maskwright.errors import MaskwrightError, RecipeError
 from maskwright.files import atomic_write, read_json, write_json
@@ -90,6 +91,10 @@ def run(
             if context.one_pass is not None:
                 remember(context.out, context.one_pass)
             context.digests.save()
+            if context.reviewed:
+                trains = any(stage.name == "segmenter" for stage in stages)
+                used = "the segmenter learns from that" if trains else "maskwright run and export go by that"
+                say(f"review     {in_words(context.reviewed)}; {used}")
         with previewed(context.sampled, stages, say) if page and main else nullcontext(say) as tell:
             run_stages(stages, out, tell)
             run_stages(after_stages(context.sampled, stages, whole=until is None, page=page), out, tell, made=stages)

@@ -9,6 +9,7 @@ from typing import Any
 
 from maskwright.data import subset, with_masks
 from maskwright.data.dataset import Dataset
+from maskwright.data.decisions import WithDecisions
 from maskwright.engine.checkpoint import MODEL
 from maskwright.errors import DataError, RecipeError
 from maskwright.inference.load import load
@@ -68,6 +69,8 @@ def segmenter_stages(context: RunContext, pseudo_masks: Stage | None) -> list[St
     }
     on_masks = {**training, "data": context.train_facts}
     settings = {**training, "real_masks": fingerprint(context.real)} if weak else on_masks
+    if context.reviewed:  # where nobody has decided anything, runs of earlier versions stay as they are
+        settings["review"] = fingerprint({name: said.facts() for name, said in context.reviewed.items()})
     evaluation = {"data": context.val_facts, "inference": effective(recipe.inference)}
     predictions = [f"{PREDICTIONS}/{name}.png" for name in context.val.names]
     scores = (METRICS, IMAGES) if any(map(context.val.has_mask, range(len(context.val)))) else ()
@@ -110,6 +113,8 @@ def _train_segmenter(context: RunContext, pseudo_masks: Stage | None, folder: Pa
             train = with_part_masks(context, train, context.real)
         else:
             train = with_masks(train, context.out.masks, real=context.real)
+        if context.reviewed:
+            train = WithDecisions(train, context.reviewed)
     _train_model(context, with_mask_only(train, context.recipe.data.train), folder)
 
 

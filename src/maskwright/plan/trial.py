@@ -132,7 +132,7 @@ def try_stages(
     with tempfile.TemporaryDirectory() as temporary, _quietly():
         out = Path(temporary)
         context = RunContext(cut.recipe, out, lambda line: None)
-        context.device, context.real, context.one_pass = device, [], None
+        context.device, context.real, context.one_pass, context.reviewed = device, [], None, {}
 
         def show(images: int) -> None:
             context.train = context.judged = FewImages(samples[:images], labels, recipe.data.train)

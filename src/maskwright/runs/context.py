@@ -14,6 +14,7 @@ import torch
 
 from maskwright.data import open_dataset, subset
 from maskwright.data.dataset import Dataset
+from maskwright.data.decisions import Decision, read_decisions
 from maskwright.data.finding import Finding, refuse
 from maskwright.data.shards.reader import is_shards
 from maskwright.data.tables.grid import read_text
@@ -134,6 +135,18 @@ class RunContext:
                 f"{', '.join(missing[:5])}"
             )
         return listed
+
+    @cached_property
+    def reviewed(self) -> dict[str, Decision]:
+        """What people want otherwise of pseudo-masks, by the name of the image; an image's own mask goes before that.
+
+        The masks that they painted are in memory from then on, so that whoever reviews may go on meanwhile.
+        """
+        if self.recipe.supervision == "masks" or not self.out.review.is_dir():
+            return {}
+        concerned = set(self.train.names) - set(self.real)
+        decisions = read_decisions(self.out.review)
+        return {name: said for name, said in decisions.items() if said.counts and name in concerned}
 
     def each_image(self, *forms: str, tagged_only: bool = False) -> list[str]:
         """What a stage makes of every image whose tags are known.

@@ -18,6 +18,7 @@ metrics.json, seed_evaluation.json, picture.png, report.html                    
 preview.html                       how far `maskwright label` is; leads to the report when it is done
 evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
 relabelled/                        of `maskwright relabel`, laid out as pseudo_masks/
+review/                            what people decided in `maskwright review`, as `data.decisions` has it
 """
 
 from __future__ import annotations
@@ -108,6 +109,7 @@ class RunFolder(os.PathLike[str]):
         self.explanations = self.path / "explanations"
         self.pseudo_masks = self.path / "pseudo_masks"
         self.relabelled = self.path / "relabelled"
+        self.review = self.path / "review"
         self.threshold = self.path / "threshold" / "threshold.json"
         self.features = self.path / "features"
         self.lock = self.path / ".lock"
