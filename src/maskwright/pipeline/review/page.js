@@ -1,13 +1,14 @@
 // The page of `maskwright review`: asks the server for masks, shows them, and sends back what a person decides.
-import { Painting, fromRuns, toRuns } from './paint.js';
+import { Painting, Regions, fromRuns, toRuns } from './paint.js';
 
 const $ = (id) => document.getElementById(id);
+const TOOLS = ['brush', 'eraser', 'region'];
 const SAVE_AFTER = 1200; // milliseconds after the last stroke
 const GREY = [140, 140, 140]; // of pixels that are ignored
 let set; // the classes, and the images with their states
 let current = null; // the image that is shown
 let order = []; // class values in the order of their keys
-let tool = { value: 1, erases: false };
+let tool = { kind: 'brush', value: 1 };
 let timer = 0;
 let saving = Promise.resolve();
 
@@ -63,7 +64,8 @@ async function show(number, force = false) {
   order = [...set.classes.keys()].filter((value) => value !== set.background);
   const tagged = shownClasses();
   order.sort((one, other) => tagged.has(set.classes[other]) - tagged.has(set.classes[one]) || one - other);
-  tool = { value: order[0] ?? 0, erases: false };
+  tool = { kind: tool.kind === 'eraser' ? 'brush' : tool.kind, value: order[0] ?? 0 };
+  choose(tool.kind);
   fit();
   location.replace(`#${number + 1}`);
   renew();
@@ -92,8 +94,7 @@ function renew() {
   for (const [id, state] of [['accept', 'accepted'], ['reject', 'rejected'], ['reopen', 'open']]) {
     $(id).setAttribute('aria-pressed', current.state === state);
   }
-  $('brush').setAttribute('aria-pressed', !tool.erases);
-  $('eraser').setAttribute('aria-pressed', tool.erases);
+  for (const kind of TOOLS) $(kind).setAttribute('aria-pressed', tool.kind === kind);
   const saved = current.version ? `saved, version ${current.version}, ${current.who}, ${current.when.slice(0, 16).replace('T', ' ')} UTC` : 'not reviewed yet';
   $('status').textContent = current.changed ? 'not saved yet' : saved;
   listClasses();
@@ -114,7 +115,7 @@ function listClasses() {
       tick.addEventListener('change', () => setTag(name, tick.checked));
     } else tick.className = 'none';
     const choose = document.createElement('button');
-    choose.setAttribute('aria-pressed', !tool.erases && tool.value === value);
+    choose.setAttribute('aria-pressed', tool.kind !== 'eraser' && tool.value === value);
     choose.addEventListener('click', () => chooseClass(value));
     const swatch = document.createElement('span');
     swatch.className = 'swatch';
@@ -129,8 +130,32 @@ function listClasses() {
 }
 
 function chooseClass(value) {
-  tool = { value, erases: false };
+  tool = { kind: tool.kind === 'eraser' ? 'brush' : tool.kind, value };
   renew();
+}
+
+// Regions are asked for when they are first used on an image.
+async function choose(kind) {
+  const image = current;
+  tool.kind = kind;
+  $('ring').hidden = true;
+  $('edges').hidden = true;
+  renew();
+  if (kind !== 'region') return;
+  image.regions ??= ask(`regions/${image.number}`).then((found) => new Regions(found));
+  const regions = await image.regions.catch((error) => { image.regions = undefined; tell(error.message); });
+  if (!regions || image !== current || tool.kind !== 'region') return;
+  image.ready = regions;
+  regions.drawEdges($('edges'));
+  $('edges').hidden = false;
+}
+
+// One stroke of the tool from a point to the next.
+function stroke(from, to, value) {
+  const { painting, ready } = current;
+  if (tool.kind !== 'region') return painting.line(from, to, radius(), value);
+  const region = ready ? ready.at(painting, to) : -1;
+  if (region >= 0) ready.fill(painting, region, value);
 }
 
 function beside() {
@@ -224,7 +249,7 @@ function pointOf(event) {
 function ringAt(event) {
   const point = pointOf(event);
   const ring = $('ring');
-  ring.hidden = event.pointerType === 'touch';
+  ring.hidden = event.pointerType === 'touch' || tool.kind === 'region';
   ring.style.width = ring.style.height = `${2 * radius() * current.scale}px`;
   ring.style.left = `${point.x * current.scale}px`;
   ring.style.top = `${point.y * current.scale}px`;
@@ -237,10 +262,10 @@ function listen() {
   const canvas = $('mask');
   let last = null;
   canvas.addEventListener('pointerdown', (event) => {
-    if (event.button || !current) return;
+    if (event.button || !current || (tool.kind === 'region' && !current.ready)) return;
     canvas.setPointerCapture(event.pointerId);
     current.painting.remember(beside());
-    const value = tool.erases ? erased() : tool.value;
+    const value = tool.kind === 'eraser' ? erased() : tool.value;
     const name = set.classes[value];
     const isClass = name !== undefined && value !== set.background;
     if (isClass && !shownClasses().has(name)) { // what is painted is shown
@@ -250,7 +275,7 @@ function listen() {
     }
     current.isPainted = true;
     last = { ...pointOf(event), value };
-    current.painting.line(last, last, radius(), value);
+    stroke(last, last, value);
   });
   canvas.addEventListener('pointermove', (event) => {
     if (!current) return;
@@ -258,7 +283,7 @@ function listen() {
     if (!last) return;
     for (const one of event.getCoalescedEvents?.().length ? event.getCoalescedEvents() : [event]) {
       const point = pointOf(one);
-      current.painting.line(last, point, radius(), last.value);
+      stroke(last, point, last.value);
       last = { ...point, value: last.value };
     }
   });
@@ -272,7 +297,7 @@ function listen() {
   const acts = {
     previous: () => go(-1), next: () => go(1), 'next-open': nextOpen, accept: () => decide('accepted'), reject: () => decide('rejected'),
     reopen: () => decide('open'), undo, reset: startOver, reload: () => show(current.number, true),
-    brush: () => { tool.erases = false; renew(); }, eraser: () => { tool.erases = true; renew(); },
+    brush: () => choose('brush'), eraser: () => choose('eraser'), region: () => choose('region'),
   };
   for (const [id, act] of Object.entries(acts)) $(id).addEventListener('click', act);
   $('place').addEventListener('change', async () => { if (await save()) show($('place').value - 1, true); });
@@ -282,7 +307,7 @@ function listen() {
   addEventListener('beforeunload', (event) => { if (current?.changed) { save(); event.preventDefault(); } });
   const slide = (id, by) => { $(id).value = Number($(id).value) + by; $(id).dispatchEvent(new Event('input')); };
   const keys = {
-    a: acts.accept, r: acts.reject, o: acts.reopen, n: acts.next, p: acts.previous, u: nextOpen, b: acts.brush, e: acts.eraser, z: undo,
+    a: acts.accept, r: acts.reject, o: acts.reopen, n: acts.next, p: acts.previous, u: nextOpen, b: acts.brush, e: acts.eraser, g: acts.region, z: undo,
     ArrowRight: acts.next, ArrowLeft: acts.previous, '[': () => slide('size', -3), ']': () => slide('size', 3), '+': () => slide('zoom', 50),
     '=': () => slide('zoom', 50), '-': () => slide('zoom', -50), h: () => { $('mask').classList.toggle('off'); opacity(); },
   };

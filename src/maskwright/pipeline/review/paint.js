@@ -14,13 +14,49 @@ export function toRuns(values) {
   return runs;
 }
 
-export function fromRuns(runs, pixels) {
-  const values = new Uint8Array(pixels);
+export function fromRuns(runs, pixels, kind = Uint8Array) {
+  const values = new kind(pixels);
   for (let i = 0, at = 0; i < runs.length; i += 2) {
     values.fill(runs[i], at, at + runs[i + 1]);
     at += runs[i + 1];
   }
   return values;
+}
+
+// Regions of one colour: `runs` of region numbers, of an image that may be smaller than the one that is painted.
+export class Regions {
+  constructor({ height, width, runs }) {
+    Object.assign(this, { height, width, numbers: fromRuns(runs, height * width, Int32Array) });
+  }
+
+  at(painting, { x, y }) {
+    const [column, row] = [Math.floor((x * this.width) / painting.width), Math.floor((y * this.height) / painting.height)];
+    const isInside = column >= 0 && row >= 0 && column < this.width && row < this.height;
+    return isInside ? this.numbers[row * this.width + column] : -1;
+  }
+
+  fill(painting, region, value) {
+    for (let y = 0; y < painting.height; y++) {
+      const row = Math.floor(((y + 0.5) * this.height) / painting.height) * this.width;
+      for (let x = 0; x < painting.width; x++) {
+        const column = Math.floor(((x + 0.5) * this.width) / painting.width);
+        if (this.numbers[row + column] === region) painting.values[y * painting.width + x] = value;
+      }
+    }
+    painting.draw();
+  }
+
+  drawEdges(canvas) {
+    Object.assign(canvas, { width: this.width, height: this.height });
+    const context = canvas.getContext('2d');
+    const pixels = context.createImageData(this.width, this.height);
+    const words = new Uint32Array(pixels.data.buffer);
+    const { numbers, width } = this;
+    for (let i = width; i < numbers.length; i++) {
+      if (numbers[i] !== numbers[i - width] || (i % width && numbers[i] !== numbers[i - 1])) words[i] = 0xffffffff;
+    }
+    context.putImageData(pixels, 0, 0);
+  }
 }
 
 export class Painting {

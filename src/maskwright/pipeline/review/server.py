@@ -152,8 +152,9 @@ class Handler(BaseHTTPRequestHandler):
             return _json(review.overview())
         if (number := self._number(asked, "image")) is not None:
             return review.image(number), "image/jpeg"
-        if (number := self._number(asked, "shown")) is not None:
-            return _json(review.shown(number))
+        for what, found in (("shown", review.shown), ("regions", review.regions)):
+            if (number := self._number(asked, what)) is not None:
+                return _json(found(number))
         raise Refused(404, "there is no such page")
 
     def _post(self, asked: str) -> tuple[bytes, str]:

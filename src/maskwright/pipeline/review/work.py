@@ -21,6 +21,7 @@ from maskwright.data.masks import allowed_values
 from maskwright.errors import DataError, MaskwrightError
 from maskwright.pipeline.evaluate import open_run_data, recipe_with
 from maskwright.pipeline.export import Masks, doubt_of, kept_masks, most_uncertain
+from maskwright.pipeline.review.regions import regions_of
 from maskwright.runs.contents import stored_recipe
 from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
@@ -70,6 +71,11 @@ class Review:
         stream = io.BytesIO()
         Image.fromarray(pixels).save(stream, "jpeg", quality=QUALITY)
         return stream.getvalue()
+
+    def regions(self, number: int) -> dict[str, Any]:
+        """Regions of one colour of an image, which are filled with a click; maybe of a smaller copy of it."""
+        found = regions_of(as_rgb(self.dataset.get(self.order[number], with_mask=False).image))
+        return {"height": found.shape[0], "width": found.shape[1], "runs": runs_of(found)}
 
     def shown(self, number: int) -> dict[str, Any]:
         """What is known of an image: tags, pseudo-mask, and the decision with the mask that was painted, if any."""
@@ -158,7 +164,7 @@ def open_review(where: Path, overrides: Sequence[str], n: int) -> Review:
 
 
 def runs_of(mask: np.ndarray) -> list[int]:
-    """A mask row by row as value, count, value, count, ..."""
+    """A mask, or a map of regions, row by row as value, count, value, count, ..."""
     flat = mask.ravel()
     begins = np.concatenate([[0], np.flatnonzero(flat[1:] != flat[:-1]) + 1])
     counts = np.diff(np.append(begins, flat.size))
