@@ -280,7 +280,7 @@ def test_recipes_are_grouped_by_their_data_and_filtered_by_words():
     assert {line.split()[0] for line in own} == {
         *("cam", "instant", "cam-scratch", "recam", "l2g", "seam", "eps", "edam", "saliency", "deeplabv3plus-quick"),
         "deeplabv3plus-scratch",
-        *("cam-irn", "recam-irn", "advcam-irn"),
+        *("cam-irn", "recam-irn", "advcam-irn", "cam-psa"),
     }
     rows = [line for line in text.splitlines() if line.startswith(" ")]
     assert sorted(line.split()[0] for line in rows) == recipe_names()

@@ -30,6 +30,7 @@ from maskwright.recipe.load import load_recipe, recipe_names
 from maskwright.runs.context import RunContext
 from maskwright.runs.stages import run_stages
 from maskwright.settings import DataSettings
+from maskwright.weak.refine import REFINEMENTS
 
 SMALL = [
     "device=cpu",
@@ -253,11 +254,13 @@ def test_recipes_that_come_with_the_package_are_not_refused(name, tmp_path):
     shape = ["data.options={count: 4, size: [375, 500]}", "device=cpu", "data.masks=none", "tags=none"]
     scratch = ["classifier.train.frozen=false", "classifier.train.epochs=9", "train.frozen=false"]
     recipe = load_recipe(name, [*data, *shape, *scratch, "classifier.pretrained=false", "model.pretrained=false"])
-    if "irn" in recipe.refine:
-        recipe.irn.pretrained = False
+    for word in recipe.refine:
+        if REFINEMENTS[word].network:
+            getattr(recipe, word).pretrained = False
     context = RunContext(recipe, tmp_path, print)
     needs = check_networks(context, {stage.name.partition("-")[0] for stage in recipe_stages(context)})
-    assert set(needs) == {*recipe.networks, "segmenter", *(["irnet"] if "irn" in recipe.refine else [])}
+    learned = {"irn": "irnet", "psa": "affinity"}
+    assert set(needs) == {*recipe.networks, "segmenter", *(learned[word] for word in recipe.refine if word in learned)}
     assert all(need.memory > 4 * need.weights / 2 > 2**20 for need in needs.values())
 
 
