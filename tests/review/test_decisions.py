@@ -13,7 +13,15 @@ from pathlib import Path
 import numpy as np
 import pytest
 
-from maskwright.data.decisions import Decision, corrected, in_words, read_decision, read_decisions, write_decision
+from maskwright.data.decisions import (
+    Decision,
+    Older,
+    corrected,
+    in_words,
+    read_decision,
+    read_decisions,
+    write_decision,
+)
 from maskwright.data.images import list_images
 from maskwright.data.masks import palette_png
 from maskwright.data.sample import LabelSpace
@@ -120,3 +128,30 @@ def test_whenever_the_writer_is_killed_the_last_version_is_whole(tmp_path):
     kept = write_decision(tmp_path, decision, LABELS, None)
     assert kept.version == decision.version + 1
     assert len(list(Path(tmp_path, "masks").glob("[!.]*"))) <= 1  # at most one that a kill left
+
+
+SAVER = """
+import sys
+from pathlib import Path
+from maskwright.data.decisions import Decision, Older, read_decision, write_decision
+from maskwright.data.sample import LabelSpace
+labels, folder = LabelSpace(("background", "cat")), Path(sys.argv[1])
+won = 0
+for _ in range(40):
+    try:
+        write_decision(folder, read_decision(folder, "a"), labels, None)
+        won += 1
+    except Older:
+        pass
+print(won)
+"""
+
+
+@pytest.mark.skipif(os.name == "nt", reason="without flock, threads alone are kept apart")
+def test_two_processes_never_write_the_same_version(tmp_path):
+    command = [sys.executable, "-c", SAVER, tmp_path]
+    processes = [subprocess.Popen(command, stdout=subprocess.PIPE, text=True) for _ in range(2)]
+    won = sum(int(process.communicate(timeout=60)[0]) for process in processes)
+    assert read_decision(tmp_path, "a").version == won
+    with pytest.raises(Older, match=f"saved as version {won} meanwhile"):
+        write_decision(tmp_path, Decision("a", version=won - 1), LABELS, None)

@@ -94,6 +94,7 @@ def test_decisions_are_trained_on(there, window, monkeypatch):
     )
     assert any("train the segmenter: changed since it was made: review absent -> " in line for line in said)
     assert digests("tags/pseudo_masks") == kept
+    assert "people reviewed the masks that it learned from: " + read_json("tags/metrics.json")["reviewed"] in said
     after = read_json("tags/metrics.json")["segmenter"]
     assert (after["images"], after["split"]) == (scores["images"], scores["split"])  # scored on the same ground truth
     assert set(words().values()) == {"finished"}
@@ -105,6 +106,7 @@ def test_decisions_are_trained_on(there, window, monkeypatch):
     window.save(1, version=1)
     window.save(2, version=1, state="open")
     said = run()  # as before anybody decided anything
+    assert "reviewed" not in read_json("tags/metrics.json")
     assert any("taken back from segmenter.stale-1" in line for line in said)
 
 

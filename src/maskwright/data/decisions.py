@@ -7,21 +7,24 @@ provenance.json                    says what the folder holds, so that no reader
 
 from __future__ import annotations
 
-from collections.abc import Mapping
+import os
+from collections.abc import Iterator, Mapping
+from contextlib import contextmanager
 from dataclasses import asdict, dataclass, replace
 from hashlib import sha256
 from pathlib import Path
+from threading import Lock
 from typing import TYPE_CHECKING, Any
 
 import numpy as np
 
 from maskwright.data.finding import number_of
 from maskwright.data.masks import palette_png, read_labels
-from maskwright.data.provenance import mark
+from maskwright.data.provenance import FILE_NAME, mark
 from maskwright.data.sample import LabelSpace, Sample
 from maskwright.data.stored import Stored
 from maskwright.data.views import View
-from maskwright.errors import DataError
+from maskwright.errors import DataError, MaskwrightError
 from maskwright.files import atomic_write, read_json, write_json
 
 if TYPE_CHECKING:
@@ -29,6 +32,7 @@ if TYPE_CHECKING:
 
 FORMAT = 1
 OPEN, ACCEPTED, REJECTED = STATES = ("open", "accepted", "rejected")
+_writing = Lock()
 KINDS: dict[str, type] = {"name": str, "state": str, "removed": list, "added": list, "version": int}
 
 
@@ -90,30 +94,61 @@ def read_decisions(folder: Path) -> dict[str, Decision]:
     return {decision.name: decision for decision in found}
 
 
+class Older(MaskwrightError):
+    """A decision that follows another version than the last one."""
+
+
 def write_decision(folder: Path, decision: Decision, labels: LabelSpace, mask: np.ndarray | None) -> Decision:
     """Keep a decision as the next version; whatever happens, the folder holds the old one or the new one whole.
 
     Args:
         folder: of all decisions of a run.
-        decision: what was decided; its `version` is the one that it follows. Nobody else may write meanwhile.
+        decision: what was decided; its `version` is the one that it follows.
         labels: what the values of `mask` mean.
         mask: `(H, W)` uint8, what was painted, or None.
 
     Returns:
         The decision as it is kept.
+
+    Raises:
+        Older: somebody has saved another version meanwhile; nothing is written.
+        DataError: what is there of the image is damaged.
     """
-    if not folder.is_dir():
+    if not (folder / FILE_NAME).is_file():
         mark({folder: "corrections"}, {}, ours=True)
-    before = _painted(folder, decision.name, decision.version)
-    png = None if mask is None else palette_png(mask, labels)
-    decision = replace(decision, version=decision.version + 1, mask=png)
-    if png is not None:
-        with atomic_write(_painted(folder, decision.name, decision.version), lasting=True) as temporary:
-            temporary.write_bytes(png)
-    fields = {"format": FORMAT, **asdict(decision), "mask": png is not None}
-    write_json(_record(folder, decision.name), fields, lasting=True)
-    before.unlink(missing_ok=True)
+    with _alone(folder):
+        last = read_decision(folder, decision.name)
+        if last.version != decision.version:
+            raise Older(f"{decision.name} was saved as version {last.version} meanwhile, by {last.who or 'somebody'}")
+        png = None if mask is None else palette_png(mask, labels)
+        decision = replace(decision, version=decision.version + 1, mask=png)
+        if png is not None:
+            with atomic_write(_painted(folder, decision.name, decision.version), lasting=True) as temporary:
+                temporary.write_bytes(png)
+        fields = {"format": FORMAT, **asdict(decision), "mask": png is not None}
+        write_json(_record(folder, decision.name), fields, lasting=True)
+        _painted(folder, last.name, last.version).unlink(missing_ok=True)
     return decision
+
+
+def saved() -> None:
+    """Wait until what another thread is writing is written."""
+    with _writing:
+        pass
+
+
+@contextmanager
+def _alone(folder: Path) -> Iterator[None]:
+    """Keep other processes and threads from writing; on a system without `flock` (Windows) threads alone."""
+    with _writing:
+        if os.name == "nt":
+            yield
+            return
+        import fcntl
+
+        with open(folder / ".lock", "w") as stream:
+            fcntl.flock(stream, fcntl.LOCK_EX)
+            yield
 
 
 def _record(folder: Path, name: str) -> Path:

@@ -10,6 +10,7 @@ from functools import partial
 from pathlib import Path
 from typing import Any
 
+from maskwright.data.decisions import in_words
 from maskwright.engine import distributed
 from maskwright.files import read_json, write_json
 from maskwright.inference.load import load
@@ -95,6 +96,8 @@ def _scores(context: RunContext, with_maps: Sequence[str], folder: Path) -> None
     for key, name in (("segmenter", "evaluation"), ("oracle", "oracle_evaluation")):
         if out.evaluation(name).is_file() and (key != "oracle" or recipe.fully_supervised):
             metrics[key] = read_json(out.evaluation(name))
+    if context.reviewed:
+        metrics["reviewed"] = in_words(context.reviewed)
     # The evaluation of the maps has read them all already, where it was of the same images.
     known = read_json(out.seed_evaluation) if with_maps and recipe.expected_split is None else None
     dataset = context.judged if with_maps else context.val

@@ -154,6 +154,8 @@ def summary_lines(metrics: dict[str, Any], supervision: str) -> list[str]:
     if model and model.get("miou") is not None:
         label = {"tags": "model from tags", "masks": "model from masks", "mixed": "model from both"}[supervision]
         lines.append(f"{label:<22} mIoU {model['miou']:.3f}  {measured_on(model)}")
+    if metrics.get("reviewed"):
+        lines.append(f"people reviewed the masks that it learned from: {metrics['reviewed']}")
     if oracle and oracle.get("miou") is not None:
         lines.append(
             f"fully supervised       mIoU {oracle['miou']:.3f}  on {oracle['split']} ({oracle['images']} images)"

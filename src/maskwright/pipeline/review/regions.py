@@ -5,13 +5,14 @@ from __future__ import annotations
 import math
 
 import numpy as np
-from PIL import Image
+from PIL import Image, ImageFilter
 
 from maskwright.pipeline.review.regions_cpu import assign
 
-REGIONS = 600  # of an image, about
+REGIONS = 400  # of an image, about
 MOST_PIXELS = 2**19  # that are looked at; of larger images a smaller copy
-COMPACTNESS = 12.0  # how many grey levels a distance of one cell counts
+COMPACTNESS = 30.0  # how many grey levels a distance of one cell counts
+BLUR = 1.0  # pixels, so that texture does not fray the regions
 ROUNDS = 6
 
 
@@ -30,9 +31,11 @@ def regions_of(image: np.ndarray) -> np.ndarray:
     """
     height, width = image.shape[:2]
     scale = min(1.0, math.sqrt(MOST_PIXELS / (height * width)))
+    picture = Image.fromarray(image)
     if scale < 1:
         height, width = max(1, round(height * scale)), max(1, round(width * scale))
-        image = np.asarray(Image.fromarray(image).resize((width, height), Image.Resampling.BOX))
+        picture = picture.resize((width, height), Image.Resampling.BOX)
+    image = np.array(picture.filter(ImageFilter.GaussianBlur(BLUR)))
     side = max(1.0, math.sqrt(height * width / REGIONS))
     rows, columns = max(1, round(height / side)), max(1, round(width / side))
     y, x = np.arange(height)[:, None], np.arange(width)[None]

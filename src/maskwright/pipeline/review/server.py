@@ -19,8 +19,9 @@ from http.server import BaseHTTPRequestHandler, ThreadingHTTPServer
 from pathlib import Path
 from typing import Any
 
+from maskwright.data.decisions import Older, saved
 from maskwright.errors import MaskwrightError
-from maskwright.pipeline.review.work import Older, Review
+from maskwright.pipeline.review.work import Review
 
 HOST = "127.0.0.1"
 LOOPBACK = re.compile(r"(127\.0\.0\.1|localhost|\[::1\])(:\d{1,5})?")
@@ -204,5 +205,4 @@ def serve(review: Review, port: int, say: Callable[[str], None]) -> None:
         try:
             server.serve_forever()
         except KeyboardInterrupt:
-            with review.writing:  # what is being saved is saved
-                pass
+            saved()

@@ -5,10 +5,8 @@ from __future__ import annotations
 import getpass
 import io
 from collections.abc import Sequence
-from dataclasses import replace
 from datetime import datetime, timezone
 from pathlib import Path
-from threading import Lock
 from typing import Any
 
 import numpy as np
@@ -18,7 +16,7 @@ from maskwright.data.dataset import Dataset
 from maskwright.data.decisions import OPEN, STATES, Decision, read_decision, read_decisions, write_decision
 from maskwright.data.decode import as_rgb
 from maskwright.data.masks import allowed_values
-from maskwright.errors import DataError, MaskwrightError
+from maskwright.errors import DataError
 from maskwright.pipeline.evaluate import open_run_data, recipe_with
 from maskwright.pipeline.export import Masks, doubt_of, kept_masks, most_uncertain
 from maskwright.pipeline.review.regions import regions_of
@@ -27,10 +25,6 @@ from maskwright.runs.context import RunContext
 from maskwright.runs.folder import RunFolder
 
 QUALITY = 92  # of the JPEG that is shown
-
-
-class Older(MaskwrightError):
-    """What was sent follows a version that is not the last one."""
 
 
 class Review:
@@ -46,7 +40,6 @@ class Review:
 
     def __init__(self, folder: Path, title: str, dataset: Dataset, masks: Masks, order: Sequence[int]) -> None:
         self.folder, self.title, self.dataset, self.masks, self.order = folder, title, dataset, masks, list(order)
-        self.writing = Lock()
         self.user = _user()
 
     def __len__(self) -> int:
@@ -123,12 +116,8 @@ class Review:
         if mask is not None and np.array_equal(mask, pseudo):
             mask = None  # so that looking at a mask and finding it right makes no training stale
         when = datetime.now(timezone.utc).isoformat(timespec="seconds")
-        with self.writing:
-            before = read_decision(self.folder, name)
-            if before.version != given["version"]:
-                raise Older(f"{name} was saved as version {before.version} meanwhile, by {before.who}")
-            decision = replace(before, state=given["state"], removed=removed, added=added, who=self.user, when=when)
-            return _facts(write_decision(self.folder, decision, labels, mask))
+        decision = Decision(name, given["state"], removed, added, None, given["version"], self.user, when)
+        return _facts(write_decision(self.folder, decision, labels, mask))
 
 
 def open_review(where: Path, overrides: Sequence[str], n: int) -> Review:
