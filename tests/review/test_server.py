@@ -222,7 +222,7 @@ def test_runs_are_the_masks():
 def test_a_run_without_pseudo_masks_is_refused(there):
     with pytest.raises(DataError, match="not a run folder"):
         open_review(there / "photos", [], 5)
-    (there / "tags/pseudo_masks").rename(there / "elsewhere")
+    (there / "tags/pseudo_masks/scores.json").unlink()  # as where labelling was stopped
     with pytest.raises(DataError, match="has no pseudo-masks to review; make them first"):
         open_review(Path("tags"), [], 5)
 

@@ -135,7 +135,7 @@ def open_review(where: Path, overrides: Sequence[str], n: int) -> Review:
     fields = stored_recipe(run)
     recipe = recipe_with(fields, list(overrides), ("data",))
     context = RunContext(recipe, run, lambda line: None)
-    if not run.masks.is_dir() and context.one_pass is None:
+    if not run.mask_scores.is_file():  # the last thing that is written of them
         raise DataError(f"{run} has no pseudo-masks to review; make them first: maskwright label DATA out={run}")
     dataset = open_run_data(run, context, "train")
     kept, masks = kept_masks(context, dataset, recipe.data.train)
