@@ -194,7 +194,7 @@ def test_empty_folder_gives_a_page(tmp_path):
 def test_without_datasets_masks_are_shown_alone(fake_run):
     page, text = build(fake_run, dataset_train=None, dataset_val=None)
     assert "row bare" in text
-    assert "--photo" not in text.split("</style>")[1]
+    assert "--photo" not in text.rpartition("</style>")[2]
     assert "mean confidence" in page.text
     assert len(page.all("img")) > 8
 
@@ -294,7 +294,7 @@ def test_count_of_pictures(fake_run):
 
 def test_pictures_shrink_until_the_page_is_small(fake_run, monkeypatch):
     page, text = build(fake_run)
-    monkeypatch.setattr("maskwright.report.build.MOST_BYTES", len(text.encode()) - 1)
+    monkeypatch.setattr("maskwright.report.build.MOST_BYTES_WITH_ALL", len(text.encode()) - 1)
     monkeypatch.setattr("maskwright.report.build.PICTURE_SIDES", (448, 32))
     smaller, text_of_smaller = build(fake_run)
     assert len(text_of_smaller) < len(text)

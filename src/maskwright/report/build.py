@@ -17,25 +17,28 @@ from maskwright.data.provenance import REFERENCES
 from maskwright.data.sample import LabelSpace
 from maskwright.files import atomic_write
 from maskwright.report import content, results
+from maskwright.report.browse import Example, browser_context, read_examples
+from maskwright.report.chart_files import write_charts
 from maskwright.report.explanations import explanation_gallery
 from maskwright.report.film_strip import film_strip
 from maskwright.report.gallery import (
     Ranked,
     Row,
     css,
-    rank_predictions,
-    rank_training_images,
     select,
     training_rows,
     validation_rows,
+    worst_first,
 )
 from maskwright.report.seeds import seed_section
 from maskwright.report.verdict import read_verdict
+from maskwright.report.words import CLASSES, IMAGES, SUMMARY, words
 from maskwright.runs.contents import RunContents, read_run, run_labels
 from maskwright.version import __version__
 
-# A page that can be mailed. Pictures shrink until it fits.
+# A page that can be mailed: pictures of examples shrink until it fits.
 MOST_BYTES = 6_000_000
+MOST_BYTES_WITH_ALL = 15_000_000  # with the gallery of all images
 PICTURE_SIDES = (448, 320, 224, 144, 96)
 
 # *: refined maps
@@ -51,26 +54,37 @@ def build_report(
 ) -> Path:
     """Write `report.html` into a run folder, from whatever the folder holds.
 
+    The page shows some examples large and all images in a gallery. Where the gallery's pictures are too many for one
+    file, they are written into `report_files/` beside it. Its charts are written into `charts/` too, as PNG and CSV.
+
     Args:
         run_folder: the run folder; stages that it does not have are left out of the page.
         dataset_train: the split that was labelled, for photographs, tags and ground truth; else masks are shown alone.
         dataset_val: the split that was evaluated on, likewise.
-        images: number of examples shown, half of each split where both have something to show.
+        images: number of examples shown large, half of each split where both have something to show; 0 for a page
+            without pictures.
 
     Returns:
         The path of the page.
 
     Raises:
-        DataError: a JSON file of the folder is not JSON.
+        DataError: a JSON file of the folder is not JSON, or an image or a mask cannot be read.
     """
     run = read_run(run_folder)
     datasets = (dataset_train, dataset_val)
     labels = next((dataset.labels for dataset in datasets if dataset is not None), None) or run_labels(run)
 
-    def galleries(side: int) -> list[dict[str, Any]]:
-        return _galleries(run, labels, dataset_train, dataset_val, images, side)
+    examples = [] if labels is None or not images else read_examples(run, dataset_train, dataset_val, labels)
 
-    return write_page(run.folder.report, "report.html.j2", _context(run, labels), galleries)
+    def galleries(side: int) -> list[dict[str, Any]]:
+        return _galleries(run, labels, dataset_train, dataset_val, examples, images, side)
+
+    context = _context(run, labels)
+    context["browser"] = (
+        browser_context(run, examples, labels, run.folder.report_files) if labels and examples else None
+    )
+    write_charts(context, run.folder.charts)
+    return write_page(run.folder.report, "report.html.j2", context, galleries)
 
 
 def write_page(
@@ -92,9 +106,11 @@ def write_page(
         lstrip_blocks=True,
     )
     page = environment.get_template(template)
+    inside = sum(len(part) for part in (context.get("browser") or {}).get("parts", ()))
+    most = min(MOST_BYTES + inside, MOST_BYTES_WITH_ALL)
     for side in PICTURE_SIDES:
         text = page.render(**context, galleries=galleries(side), version=__version__)
-        if len(text.encode()) <= MOST_BYTES:
+        if len(text.encode()) <= most:
             break
     with atomic_write(path) as temporary:
         temporary.write_text(text, encoding="utf-8")
@@ -109,6 +125,8 @@ def _context(run: RunContents, labels: LabelSpace | None) -> dict[str, Any]:
     return {
         "name": str(run.setting("name") or run.folder.path.resolve().name),
         "notes": str(run.setting("notes") or ""),
+        "data": content.data_title(run),
+        "words": {"summary": words(SUMMARY), "images": words(IMAGES), "classes": words(CLASSES)},
         "verdict": read_verdict(run),
         "tiles": content.headline(run),
         "scored": bool(run.scores),
@@ -140,13 +158,14 @@ def _galleries(
     labels: LabelSpace | None,
     dataset_train: Dataset | None,
     dataset_val: Dataset | None,
+    examples: list[Example],
     images: int,
     side: int,
 ) -> list[dict[str, Any]]:
     if labels is None:
         return []
-    training = rank_training_images(run, dataset_train)
-    validation = rank_predictions(run, dataset_val)
+    training = worst_first(example.training for example in examples if example.training is not None)
+    validation = worst_first(example.validation for example in examples if example.validation is not None)
     for_training = min(len(training), max(images - len(validation), (images + 1) // 2))
     for_validation = min(len(validation), images - for_training)
     found: list[dict[str, Any]] = [

@@ -8,7 +8,14 @@ from dataclasses import dataclass
 
 from markupsafe import Markup, escape
 
-from maskwright.data.pictures import heat_table
+
+class Chart(Markup):
+    """A drawing as SVG, with the numbers that it shows."""
+
+    name: str = ""
+    header: Sequence[str] = ()
+    rows: Sequence[Sequence[object]] = ()
+    legend: Sequence[tuple[str, int]] = ()
 
 
 @dataclass(frozen=True)
@@ -18,14 +25,16 @@ class Series:
     Args:
         name: for the legend.
         points: (x, y), ascending in x.
-        style: 1..4, the colour and dash of the style sheet's `.s1` to `.s4`.
+        style: the colour and dash of the style sheet's `.s0` to `.s6`, each of one meaning on the whole page: 0 of no
+            source, 1 pseudo-masks, 2 the model, 3 the fully supervised one, 4 seeds, 5 false positives, 6 false
+            negatives.
         dots: draw each point, with its values on hover.
         faint: drawn thin and pale, without a place in the legend.
     """
 
     name: str
     points: Sequence[tuple[float, float]]
-    style: int = 1
+    style: int = 0
     dots: bool = False
     faint: bool = False
 
@@ -35,28 +44,33 @@ def line_chart(
     *,
     title: str,
     x_label: str,
+    y_label: str = "",
     percent: bool = False,
     marks: Sequence[tuple[float, str]] = (),
     width: int = 340,
     height: int = 210,
 ) -> Markup:
-    """Lines over a common axis.
+    """Lines over a common axis; in words where there is no more than one point of each.
 
     Args:
         series: at least one with a point.
         title: said by screen readers.
         x_label: below the axis.
+        y_label: above the axis; "%" where `percent` and nothing is said.
         percent: y is a share, written times 100.
         marks: (x, text) of vertical lines.
         width: of the drawing, in its own units.
         height: of the drawing, in its own units.
     """
     points = [point for line in series for point in line.points]
+    if len({x for x, _ in points}) < 2:
+        return _single(series, x_label, percent)
     xs = [x for x, _ in points] + [x for x, _ in marks]
     ys = [y for _, y in points]
     x_ticks = ticks(min(xs), max(xs), 6)
     y_ticks = ticks(min(0.0, min(ys)), max(ys), 5)
-    left, right, top, bottom = 46.0, width - 14.0, 14.0 + 15 * len(marks), height - 38.0
+    y_label = y_label or "%" * percent
+    left, right, top, bottom = 46.0, width - 14.0, 14.0 + 15 * len(marks) + 13 * bool(y_label), height - 38.0
     x0, x1 = min(xs), max(xs)
     y0, y1 = y_ticks[0], max(y_ticks[-1], max(ys))
 
@@ -78,6 +92,8 @@ def line_chart(
             parts.append(
                 f'<text class="tick" x="{place_x(tick):.1f}" y="{bottom + 17}" text-anchor="middle">{text}</text>'
             )
+    if y_label:
+        parts.append(f'<text class="label" x="4" y="{top - 11:.1f}">{escape(y_label)}</text>')
     centre = (left + right) / 2
     parts.append(f'<text class="label" x="{centre:.1f}" y="{height - 4}" text-anchor="middle">{escape(x_label)}</text>')
     for row, (x, text) in enumerate(marks):
@@ -99,10 +115,23 @@ def line_chart(
                     f'<circle class="dot s{line.style}" cx="{place_x(x):.1f}" cy="{place_y(y):.1f}" r="3">'
                     f"<title>{hint}</title></circle>"
                 )
-    return _svg(parts, width, height, title)
+    table = [[x, *(dict(line.points).get(x) for line in series)] for x in sorted({x for x, _ in points})]
+    chart = _svg(parts, width, height, title, [x_label, *(line.name for line in series)], table)
+    chart.legend = [(line.name, line.style) for line in series if not line.faint]
+    return chart
 
 
-def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | None]]]], *, title: str) -> Markup:
+def _single(series: Sequence[Series], x_label: str, percent: bool) -> Markup:
+    """What a chart of one point would say, in words."""
+    found = [(line.name, *line.points[-1]) for line in series if line.points and not line.faint]
+    words = [
+        f"<b>{f'{100 * y:.1f}' if percent else number(y, 4)}</b> {escape(name)} at {escape(x_label)} {number(x)}"
+        for name, x, y in found
+    ]
+    return Markup(f'<p class="single">{"<br>".join(words)}</p>')
+
+
+def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | None]]]], *, title: str) -> Chart:
     """One line per class with a dot per source.
 
     Args:
@@ -128,12 +157,17 @@ def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | Non
             if value is not None:
                 hint = escape(f"{name}, {source}: {100 * value:.1f}")
                 parts.append(_marker(left + (right - left) * value, y, style, hint))
-    return _svg(parts, width, height, title)
+    parts.append(f'<text class="label" x="{left - 10}" y="{top - 12}" text-anchor="end">IoU, %</text>')
+    sources = dict.fromkeys((source, style) for _, _, values in rows for source, style, _ in values)
+    table = [[name, *(value for _, _, value in values)] for name, _, values in rows]
+    chart = _svg(parts, width, height, title, ["class", *(source for source, _ in sources)], table)
+    chart.legend = list(sources)
+    return chart
 
 
 def share_bars(
     rows: Sequence[tuple[str, str, Sequence[float]]], parts: Sequence[tuple[str, int]], *, title: str
-) -> Markup:
+) -> Chart:
     """One bar per class, cut into shares that sum to 1.
 
     Args:
@@ -161,11 +195,15 @@ def share_bars(
                 f'height="14"><title>{hint}</title></rect>'
             )
             start += length
-    return _svg(pieces, width, height, title)
+    pieces.append(f'<text class="label" x="{left - 10}" y="{top - 12}" text-anchor="end">% of the union</text>')
+    table = [[name, *shares] for name, _, shares in rows]
+    chart = _svg(pieces, width, height, title, ["class", *(what for what, _ in parts)], table)
+    chart.legend = list(parts)
+    return chart
 
 
-def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, title: str) -> Markup:
-    """Confusion as a heat map: each row (ground truth) sums to 1; the ramp of the score maps.
+def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, title: str) -> Chart:
+    """Confusion as a heat map: each row (ground truth) sums to 1; what is right in grey, what is wrong in red.
 
     Args:
         matrix: `(C, C)` counts, rows ground truth, columns prediction.
@@ -173,10 +211,9 @@ def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, tit
         title: said by screen readers.
     """
     count = len(names)
-    cell = max(9, min(42, 620 // count))
-    left, top = 132, 104
-    width, height = max(340, left + cell * count + 20), top + cell * count + 26
-    colours, _ = heat_table(101)
+    cell = max(14, min(56, 960 // count))
+    left, top = 136, 128
+    width, height = max(340, left + cell * count + 70), top + cell * count + 10
     parts = []
     for r, row in enumerate(matrix):
         total = sum(row)
@@ -191,18 +228,16 @@ def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, tit
             share = value / total
             if share < 0.005:
                 continue
-            red, green, blue = (int(channel) for channel in colours[round(100 * share)])
             hint = escape(f"{100 * share:.1f} % of {names[r]} is predicted as {names[c]}")
             x = left + cell * c
             parts.append(
-                f'<rect x="{x}" y="{y}" width="{cell - 1}" height="{cell - 1}" rx="2" '
-                f'fill="#{red:02x}{green:02x}{blue:02x}"><title>{hint}</title></rect>'
+                f'<rect class="part s{0 if r == c else 5}" fill-opacity="{0.06 + 0.94 * share:.2f}" x="{x}" y="{y}" '
+                f'width="{cell - 1}" height="{cell - 1}"><title>{hint}</title></rect>'
             )
-            if cell >= 24 and share >= 0.05:
-                ink = "#fff" if share < 0.62 else "#111"
+            if cell >= 24 and share >= 0.01:
                 parts.append(
-                    f'<text class="cell" x="{x + cell / 2 - 0.5}" y="{y + cell / 2 + 4}" fill="{ink}" '
-                    f'text-anchor="middle">{100 * share:.0f}</text>'
+                    f'<text class="cell{" on" if share >= 0.5 else ""}" x="{x + cell / 2 - 0.5}" '
+                    f'y="{y + cell / 2 + 4}" text-anchor="middle">{100 * share:.0f}</text>'
                 )
     for c, name in enumerate(names):
         middle = left + cell * (c + 0.5)
@@ -212,8 +247,9 @@ def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, tit
         )
     edge = cell * count + 1
     parts.insert(0, f'<rect class="field" x="{left - 1}" y="{top - 1}" width="{edge}" height="{edge}" rx="3"/>')
-    parts.append(f'<text class="label" x="{left}" y="{height - 6}">rows: ground truth · columns: prediction</text>')
-    return _svg(parts, width, height, title)
+    parts.append(f'<text class="label" x="{left - 7}" y="{top - 12}" text-anchor="end">rows: ground truth</text>')
+    parts.append(f'<text class="label" x="{left - 7}" y="{top - 30}" text-anchor="end">columns: prediction</text>')
+    return _svg(parts, width, height, title, ["ground truth", *names], [[n, *row] for n, row in zip(names, matrix)])
 
 
 def ticks(low: float, high: float, wanted: int) -> list[float]:
@@ -282,8 +318,17 @@ def _short(name: str) -> str:
     return name if len(name) <= 16 else name[:15] + "…"
 
 
-def _svg(parts: Sequence[str], width: int, height: int, title: str) -> Markup:
-    return Markup(
+def _svg(
+    parts: Sequence[str],
+    width: int,
+    height: int,
+    title: str,
+    header: Sequence[str],
+    rows: Sequence[Sequence[object]],
+) -> Chart:
+    chart = Chart(
         f'<svg class="chart" viewBox="0 0 {width} {height}" style="max-width:{width * 1.15:.0f}px" role="img" '
         f'aria-label="{escape(title)}"><title>{escape(title)}</title>{"".join(parts)}</svg>'
     )
+    chart.name, chart.header, chart.rows = title, header, rows
+    return chart

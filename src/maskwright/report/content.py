@@ -3,6 +3,7 @@
 from __future__ import annotations
 
 import json
+from pathlib import PurePath
 from typing import Any
 
 from maskwright.data.provenance import against
@@ -68,7 +69,7 @@ def headline(run: RunContents) -> list[dict[str, Any]]:
                 "share": min(1.0, ratio),
                 "where": f"{percent(model['miou'])} of {percent(oracle['miou'])}",
                 "how": "same architecture, settings and images; only the labels differ",
-                "style": 4,
+                "style": 0,
             }
         )
     return tiles + tag_tiles(run)
@@ -135,6 +136,19 @@ def tuned_on_truth(run: RunContents) -> bool:
     return run.setting("pseudo_masks.threshold") == "best" or "threshold" in (
         run.provenance.get("ground_truth_tuned") or ()
     )
+
+
+def data_title(run: RunContents) -> str:
+    """What the run was of, in a few words: the data set and its images."""
+    root = run.setting("data.root")
+    judged = run.scores.get("segmenter", {})
+    counts = [
+        (run.setting("data.train"), trained_images(run)),
+        (judged.get("split") or run.setting("data.val"), judged.get("images") if has_segmenter(run) else None),
+    ]
+    images = [f"{split} {count:,}" for split, count in counts if split and isinstance(count, int)]
+    name = PurePath(str(root)).name if root else ""
+    return ": ".join(part for part in (name, f"{', '.join(images)} images" if images else "") if part)
 
 
 def trained_on(run: RunContents) -> list[tuple[str, str]]:

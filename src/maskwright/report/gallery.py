@@ -2,7 +2,7 @@
 
 from __future__ import annotations
 
-from collections.abc import Iterator, Mapping
+from collections.abc import Iterable, Iterator, Mapping
 from dataclasses import dataclass, field
 from pathlib import Path
 
@@ -106,7 +106,7 @@ def rank_training_images(run: RunContents, dataset: Dataset | None = None) -> li
     """Examples with a pseudo-mask, worst first: by mIoU where ground truth is known, else by confidence."""
     folder = run.folder
     ranked = []
-    for name, index in _evenly(_with_file(folder.masks, dataset)):
+    for name, index in _evenly(names_with_file(folder.masks, dataset)):
         if dataset is not None and dataset.has_mask(index):
             mask, truth = stored_mask(folder.masks, name), dataset.mask(index)
             if mask is not None and truth is not None and mask.shape == truth.shape:
@@ -115,17 +115,12 @@ def rank_training_images(run: RunContents, dataset: Dataset | None = None) -> li
         confidence = stored_mask(folder.confidence, name)
         score = None if confidence is None else float(confidence.mean()) / 255
         ranked.append(Ranked(name, index, score, "mean confidence"))
-    return sorted(ranked, key=_worst_first)
+    return worst_first(ranked)
 
 
-def rank_predictions(run: RunContents, dataset: Dataset | None = None) -> list[Ranked]:
-    """Examples with a prediction, worst first by the mIoU that the evaluation wrote."""
-    scores = run.image_scores["evaluation"]
-    ranked = [
-        Ranked(name, index, scores.get(name, {}).get("miou"), "mIoU")
-        for name, index in _with_file(run.folder.predictions(), dataset)
-    ]
-    return sorted(ranked, key=_worst_first)
+def worst_first(items: Iterable[Ranked]) -> list[Ranked]:
+    """Examples by their score, those without one last."""
+    return sorted(items, key=_worst_first)
 
 
 def select(ranked: list[Ranked], count: int) -> list[Ranked]:
@@ -138,10 +133,19 @@ def select(ranked: list[Ranked], count: int) -> list[Ranked]:
 
 
 def image_miou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> float | None:
-    """Mean IoU over the classes that occur in one image's ground truth or prediction.
+    """The mean IoU of `image_scores`."""
+    scores = image_scores(prediction, truth, labels)
+    return None if scores is None else scores[0]
 
-    As in the score of the whole set, pixels where either has no label do not count. None where no pixel counts.
+
+def image_scores(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) -> tuple[float, float] | None:
+    """Mean IoU over the classes that occur in one image's ground truth or prediction, and the share of wrong pixels.
+
+    As in the score of the whole set, pixels where either has no label do not count. None where no pixel counts, or the
+    two are of different sizes.
     """
+    if prediction.shape != truth.shape:
+        return None
     classes = labels.num_classes
     counted = (truth != labels.ignore_index) & (prediction != labels.ignore_index)
     target, guess = truth[counted].astype(np.int64), prediction[counted].astype(np.int64)
@@ -150,7 +154,7 @@ def image_miou(prediction: np.ndarray, truth: np.ndarray, labels: LabelSpace) ->
     matrix = np.bincount(target * classes + guess, minlength=classes * classes).reshape(classes, classes)
     hit = matrix.diagonal()
     union = matrix.sum(1) + matrix.sum(0) - hit
-    return float((hit[union > 0] / union[union > 0]).mean())
+    return float((hit[union > 0] / union[union > 0]).mean()), 1 - float(hit.sum() / target.size)
 
 
 def stored_mask(folder: Path, name: str) -> np.ndarray | None:
@@ -248,7 +252,7 @@ def _shares(mask: np.ndarray, labels: LabelSpace) -> str:
     return ", ".join(f"{names.get(value, value)} {100 * counts[value] / total:.0f} %" for value in order[:8])
 
 
-def _with_file(folder: Path, dataset: Dataset | None) -> list[tuple[str, int]]:
+def names_with_file(folder: Path, dataset: Dataset | None) -> list[tuple[str, int]]:
     """Names and dataset indices of the examples that have a PNG in a folder."""
     if not folder.is_dir():
         return []

@@ -92,11 +92,17 @@ def spread(count: int, wanted: int) -> list[int]:
     return sorted({round(place) for place in np.linspace(0, count - 1, min(wanted, count)).tolist()})
 
 
-def photo_uri(image: np.ndarray, side: int) -> str:
+def photo_uri(image: np.ndarray, side: int, *, quality: int = 80) -> str:
     """An image as a JPEG data URI, its long side at most `side` pixels."""
     picture = Image.fromarray(as_rgb(image))
-    picture.thumbnail((side, side), Image.Resampling.LANCZOS)
-    return _uri(picture, "jpeg", quality=80, optimize=True)
+    picture = picture.resize(within(picture.size, side), Image.Resampling.LANCZOS)
+    return _uri(picture, "jpeg", quality=quality, optimize=True)
+
+
+def nearest(mask: np.ndarray, size: tuple[int, int]) -> np.ndarray:
+    """Label values `(H, W)` at another size (width, height), without mixing them."""
+    picture = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
+    return np.asarray(picture.resize(size, Image.Resampling.NEAREST))
 
 
 def mask_uri(mask: np.ndarray, labels: LabelSpace, side: int, *, opaque: bool = False) -> str:
@@ -108,9 +114,8 @@ def mask_uri(mask: np.ndarray, labels: LabelSpace, side: int, *, opaque: bool = 
         side: the long side is at most this, in pixels.
         opaque: the background hides what is below; else it only darkens it.
     """
-    picture = Image.fromarray(np.ascontiguousarray(mask, np.uint8))
-    picture = picture.resize(_within(picture.size, side), Image.Resampling.NEAREST)
-    indexed = Image.frombytes("P", picture.size, picture.tobytes())
+    small = nearest(mask, within((mask.shape[1], mask.shape[0]), side))
+    indexed = Image.frombytes("P", (small.shape[1], small.shape[0]), small.tobytes())
     indexed.putpalette(labels.flat_palette())
     options: dict[str, Any] = {}
     if labels.background is not None and not opaque:
@@ -122,14 +127,15 @@ def mask_uri(mask: np.ndarray, labels: LabelSpace, side: int, *, opaque: bool = 
 
 def heat_uri(score: np.ndarray, size: tuple[int, int], side: int) -> str:
     """A score map `(h, w)` in 0..1 as a palette PNG data URI to be laid over a photograph of `size` (width, height)."""
-    levels = heat_levels(score, _within(size, side), 48)
+    levels = heat_levels(score, within(size, side), 48)
     colours, weights = heat_table(48)
     picture = Image.frombytes("P", (levels.shape[1], levels.shape[0]), levels.tobytes())
     picture.putpalette(colours.round().astype(np.uint8).tobytes())
     return _uri(picture, "png", optimize=True, transparency=(weights * 255).round().astype(np.uint8).tobytes())
 
 
-def _within(size: tuple[int, int], side: int) -> tuple[int, int]:
+def within(size: tuple[int, int], side: int) -> tuple[int, int]:
+    """A size (width, height) whose long side is at most `side`, of the same proportions."""
     factor = min(1.0, side / max(size))
     return max(1, round(size[0] * factor)), max(1, round(size[1] * factor))
 

@@ -129,7 +129,7 @@ def threshold_chart(run: RunContents) -> dict[str, Any] | None:
     used, best = run.pseudo_masks.get("threshold"), run.pseudo_masks.get("best_threshold")
     lines = [
         Series(name, [(p["threshold"], p[key]) for p in sweep if p.get(key) is not None], style=style, dots=True)
-        for key, name, style in (("miou", "mIoU", 1), ("fp", "false positives", 2), ("fn", "false negatives", 3))
+        for key, name, style in (("miou", "mIoU", 0), ("fp", "false positives", 5), ("fn", "false negatives", 6))
     ]
     marks, end = [], end_of_sweep(sweep, best)
     said = end and f", {end}"
@@ -156,26 +156,29 @@ def training_charts(run: RunContents) -> list[dict[str, Any]]:
     titles |= {f"{name}/{COMPRESSED}": f"{titles[name]}, coordinates" for name in ("segmenter", "oracle")}
     found = []
     for name, log in run.logs.items():
+        style = SOURCES.get(name.split("/")[0], 0)
         steps = [line for line in log if line.get("event") == "train" and line.get("step") is not None]
         loss = [(line["step"], line["loss"]) for line in steps if line.get("loss") is not None]
         rate = [(line["step"], line["lr"]) for line in steps if line.get("lr") is not None]
         panels = []
         if loss:
             lines = [
-                Series("loss", charts.thin(loss), faint=True),
-                Series("smoothed", charts.thin(charts.smooth(loss))),
+                Series("loss", charts.thin(loss), style=style, faint=True),
+                Series("smoothed loss", charts.thin(charts.smooth(loss)), style=style),
             ]
-            panels.append(("Loss", charts.line_chart(lines, title=f"Training loss of {name}", x_label="step")))
+            svg = charts.line_chart(lines, title=f"Training loss of {name}", x_label="step", y_label="loss")
+            panels.append(("Loss", svg))
         validations = [line for line in log if line.get("event") == "validate" and line.get("step") is not None]
         metric = next((key for key in VALIDATED if any(line.get(key) is not None for line in validations)), None)
         if metric:
             title = VALIDATED[metric]
             points = [(line["step"], line[metric]) for line in validations if line.get(metric) is not None]
-            lines = [Series(title, points, style=2, dots=True)]
+            lines = [Series(title, points, style=style, dots=True)]
             panels.append((title, charts.line_chart(lines, title=f"{title} of {name}", x_label="step", percent=True)))
         if rate:
-            lines = [Series("learning rate", charts.thin(rate), style=3)]
-            panels.append(("Learning rate", charts.line_chart(lines, title=f"Learning rate of {name}", x_label="step")))
+            lines = [Series("learning rate", charts.thin(rate))]
+            svg = charts.line_chart(lines, title=f"Learning rate of {name}", x_label="step", y_label="learning rate")
+            panels.append(("Learning rate", svg))
         if not panels:
             continue
         speed = [line["images_per_second"] for line in steps if line.get("images_per_second")]

@@ -13,7 +13,7 @@ from maskwright.runs.folder import RunFolder
 
 MOST_OUTLIERS = 12
 MOST_CLASSES = 60  # of a chart of classes, the worst of them
-ERRORS = [("right (IoU)", 1), ("mask alone (false positive)", 2), ("ground truth alone (false negative)", 3)]
+ERRORS = [("right (IoU)", 0), ("mask alone (false positive)", 5), ("ground truth alone (false negative)", 6)]
 
 
 def seed_section(run_folder: RunFolder, colours: dict[str, str]) -> dict[str, Any] | None:
@@ -33,6 +33,7 @@ def seed_section(run_folder: RunFolder, colours: dict[str, str]) -> dict[str, An
     stages = found["stages"]
     with_truth = any(stage["default"] for stage in stages.values())
     last = list(stages)[-1]
+    errors = [(title(name), error_chart(name, stage, colours)) for name, stage in stages.items()]
     curves = [(title(name), threshold_chart(name, stage, found["threshold"])) for name, stage in stages.items()]
     return {
         "split": found["split"] or "the set",
@@ -48,7 +49,7 @@ def seed_section(run_folder: RunFolder, colours: dict[str, str]) -> dict[str, An
         "groups": [row for name, stage in stages.items() for row in _group_rows(name, stage)],
         "curves": [(name, svg) for name, svg in curves if svg],
         "curve_legend": curve_lines(with_truth),
-        "errors": [(title(name), svg) for name, stage in stages.items() if (svg := error_chart(stage, colours))][::-1],
+        "errors": [(name, svg) for name, svg in errors if svg][::-1],
         "error_legend": ERRORS,
         "vanished": _vanished(stages, colours),
         "area_stage": title(last),
@@ -70,8 +71,8 @@ def title(stage: str) -> str:
 def curve_lines(with_truth: bool) -> list[tuple[str, int]]:
     """Name and style of a threshold chart's lines."""
     if with_truth:
-        return [("mIoU", 1), ("false positives", 2), ("false negatives", 3)]
-    return [("tags without a pixel", 2), ("area not background", 3)]
+        return [("mIoU", 0), ("false positives", 5), ("false negatives", 6)]
+    return [("tags without a pixel", 6), ("area not background", 0)]
 
 
 def threshold_chart(name: str, stage: dict[str, Any], default: float) -> Any:
@@ -101,7 +102,7 @@ def _best_threshold(stage: dict[str, Any]) -> str:
     return charts.number(stage["best_threshold"]) + (end and f", {end}")
 
 
-def error_chart(stage: dict[str, Any], colours: dict[str, str]) -> Any:
+def error_chart(name: str, stage: dict[str, Any], colours: dict[str, str]) -> Any:
     """IoU, false positives and false negatives of each class as shares of one bar, the worst class first."""
     if not stage["default"]:
         return None
@@ -111,7 +112,7 @@ def error_chart(stage: dict[str, Any], colours: dict[str, str]) -> Any:
         (name, colours.get(name, "transparent"), [rate["iou"], rate["fp"], rate["fn"]])
         for name, rate in rates[:MOST_CLASSES]
     ]
-    return charts.share_bars(rows, ERRORS, title="Right and wrong share of each class") if rows else None
+    return charts.share_bars(rows, ERRORS, title=f"Right and wrong by class, {title(name)}") if rows else None
 
 
 def _stage_row(name: str, stage: dict[str, Any]) -> dict[str, Any]:

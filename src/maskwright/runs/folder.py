@@ -15,6 +15,8 @@ sharing.json                       how a run is labelled part by part
 pseudo_masks/PART.tar, .json, .receipt.json   its masks, where they are, and what they say in numbers
 data_check.json                    what was found of the data before the run began
 metrics.json, seed_evaluation.json, picture.png, report.html                       what was found, for people
+charts/                            those of the report, as PNG and CSV
+report_files/                      pictures of the report, where there are too many for one file
 preview.html                       how far `maskwright label` is; leads to the report when it is done
 evaluations/, explanations/        of `maskwright evaluate`, `seeds` and `explain`
 relabelled/                        of `maskwright relabel`, laid out as pseudo_masks/
@@ -104,6 +106,8 @@ class RunFolder(os.PathLike[str]):
         self.seed_evaluation = self.path / SEED_EVALUATION
         self.picture = self.path / "picture.png"
         self.report = self.path / "report.html"
+        self.charts = self.path / "charts"
+        self.report_files = self.path / "report_files"
         self.preview = self.path / "preview.html"
         self.evaluations = self.path / "evaluations"
         self.explanations = self.path / "explanations"
