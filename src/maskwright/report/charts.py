@@ -236,7 +236,7 @@ def matrix_chart(matrix: Sequence[Sequence[float]], names: Sequence[str], *, tit
             )
             if cell >= 24 and share >= 0.01:
                 parts.append(
-                    f'<text class="cell{" on" if share >= 0.5 else ""}" x="{x + cell / 2 - 0.5}" '
+                    f'<text class="cell{" on" if share >= 0.6 else ""}" x="{x + cell / 2 - 0.5}" '
                     f'y="{y + cell / 2 + 4}" text-anchor="middle">{100 * share:.0f}</text>'
                 )
     for c, name in enumerate(names):
