@@ -32,7 +32,7 @@ def share_of(picture, colour):
 def test_one_point_is_said_in_words():
     chart = line_chart([Series("mIoU", [(40, 0.662)])], title="mIoU", x_label="step", percent=True)
     assert "<svg" not in chart
-    assert str(chart) == '<p class="single"><b>66.2</b> mIoU at step 40</p>'
+    assert str(chart) == '<p class="single" title="mIoU"><b>66.2</b> mIoU at step 40</p>'
     two = line_chart([Series("mIoU", [(40, 0.662), (80, 0.7)])], title="mIoU", x_label="step", percent=True)
     assert two.startswith("<svg")
 

@@ -64,7 +64,7 @@ def line_chart(
     """
     points = [point for line in series for point in line.points]
     if len({x for x, _ in points}) < 2:
-        return _single(series, x_label, percent)
+        return _single(series, title, x_label, percent)
     xs = [x for x, _ in points] + [x for x, _ in marks]
     ys = [y for _, y in points]
     x_ticks = ticks(min(xs), max(xs), 6)
@@ -121,14 +121,14 @@ def line_chart(
     return chart
 
 
-def _single(series: Sequence[Series], x_label: str, percent: bool) -> Markup:
+def _single(series: Sequence[Series], title: str, x_label: str, percent: bool) -> Markup:
     """What a chart of one point would say, in words."""
     found = [(line.name, *line.points[-1]) for line in series if line.points and not line.faint]
     words = [
         f"<b>{f'{100 * y:.1f}' if percent else number(y, 4)}</b> {escape(name)} at {escape(x_label)} {number(x)}"
         for name, x, y in found
     ]
-    return Markup(f'<p class="single">{"<br>".join(words)}</p>')
+    return Markup(f'<p class="single" title="{escape(title)}">{"<br>".join(words)}</p>')
 
 
 def dot_plot(rows: Sequence[tuple[str, str, Sequence[tuple[str, int, float | None]]]], *, title: str) -> Chart:
