@@ -127,7 +127,16 @@ def test_whenever_the_writer_is_killed_the_last_version_is_whole(tmp_path):
         acknowledged = decision.version
     kept = write_decision(tmp_path, decision, LABELS, None)
     assert kept.version == decision.version + 1
-    assert len(list(Path(tmp_path, "masks").glob("[!.]*"))) <= 1  # at most one that a kill left
+    assert not list(Path(tmp_path, "masks").glob("[!.]*")), "nor does what a kill left stay"
+
+
+def test_what_was_painted_for_another_version_goes_and_another_images_stays(tmp_path):
+    mask = np.ones((4, 4), np.uint8)
+    first = write_decision(tmp_path, read_decision(tmp_path, "a"), LABELS, mask)
+    for left in ("a.7.png", "a.3.1.png", "ab.1.png"):  # of a killed writer, of the images a.3 and ab
+        (tmp_path / "masks" / left).write_bytes(b"png")
+    write_decision(tmp_path, first, LABELS, mask)
+    assert sorted(path.name for path in (tmp_path / "masks").glob("[!.]*")) == ["a.2.png", "a.3.1.png", "ab.1.png"]
 
 
 SAVER = """

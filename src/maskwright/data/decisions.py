@@ -7,6 +7,7 @@ provenance.json                    says what the folder holds, so that no reader
 
 from __future__ import annotations
 
+import glob
 import os
 from collections.abc import Iterator, Mapping
 from contextlib import contextmanager
@@ -127,8 +128,17 @@ def write_decision(folder: Path, decision: Decision, labels: LabelSpace, mask: n
                 temporary.write_bytes(png)
         fields = {"format": FORMAT, **asdict(decision), "mask": png is not None}
         write_json(_record(folder, decision.name), fields, lasting=True)
-        _painted(folder, last.name, last.version).unlink(missing_ok=True)
+        _remove_others(folder, decision)
     return decision
+
+
+def _remove_others(folder: Path, decision: Decision) -> None:
+    """Remove what was painted for other versions, also for those whose writer was killed."""
+    kept = _painted(folder, decision.name, decision.version)
+    stem = Path(decision.name).name
+    for path in kept.parent.glob(f"{glob.escape(stem)}.*.png"):
+        if path != kept and path.name.removeprefix(f"{stem}.").removesuffix(".png").isdigit():
+            path.unlink(missing_ok=True)
 
 
 def saved() -> None:
@@ -146,7 +156,7 @@ def _alone(folder: Path) -> Iterator[None]:
             return
         import fcntl
 
-        with open(folder / ".lock", "w") as stream:
+        with open(folder / ".writing", "w") as stream:
             fcntl.flock(stream, fcntl.LOCK_EX)
             yield
 
