@@ -75,7 +75,7 @@ def test_a_lost_tag_comes_before_all_doubt():
 
 
 def test_nothing_to_choose_from_is_said(run):
-    with pytest.raises(DataError, match="all of them have one"):
+    with pytest.raises(DataError, match="which all of them are"):
         most_uncertain(open_dataset(DataSettings(root=str(run[1]), tags="tags.csv"), "all"), [], lambda index: None, 3)
 
 
