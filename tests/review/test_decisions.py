@@ -137,6 +137,9 @@ def test_what_was_painted_for_another_version_goes_and_another_images_stays(tmp_
         (tmp_path / "masks" / left).write_bytes(b"png")
     write_decision(tmp_path, first, LABELS, mask)
     assert sorted(path.name for path in (tmp_path / "masks").glob("[!.]*")) == ["a.2.png", "a.3.1.png", "ab.1.png"]
+    (tmp_path / "masks" / "a.3.png").write_bytes(b"png")  # of a writer of the next version, which has no mask here
+    write_decision(tmp_path, read_decision(tmp_path, "a"), LABELS, None)
+    assert sorted(path.name for path in (tmp_path / "masks").glob("[!.]*")) == ["a.3.1.png", "ab.1.png"]
 
 
 SAVER = """

@@ -137,7 +137,9 @@ def _remove_others(folder: Path, decision: Decision) -> None:
     kept = _painted(folder, decision.name, decision.version)
     stem = Path(decision.name).name
     for path in kept.parent.glob(f"{glob.escape(stem)}.*.png"):
-        if path != kept and path.name.removeprefix(f"{stem}.").removesuffix(".png").isdigit():
+        if (path != kept or decision.mask is None) and path.name.removeprefix(f"{stem}.").removesuffix(
+            ".png"
+        ).isdigit():
             path.unlink(missing_ok=True)
 
 
