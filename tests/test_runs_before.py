@@ -47,7 +47,7 @@ def results(folder: Path) -> dict[str, int]:
     return {
         str(path): path.stat().st_mtime_ns
         for path in folder.rglob("*")
-        if path.suffix in (".npz", ".png", ".safetensors") and path.parent != folder
+        if path.suffix in (".npz", ".png", ".safetensors") and path.parent not in (folder, folder / "charts")
     }
 
 
