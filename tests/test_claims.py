@@ -241,19 +241,17 @@ def test_rows_of_the_claims_differ(tmp_path):
 
 
 def test_claims_compare_rows_that_are_run_on_their_set():
-    for name, claim in STATEMENTS.CLAIMS.items():
+    for claim in STATEMENTS.CLAIMS:
         for row in (claim.row, claim.control) if claim.control else (claim.row,):
-            assert claim.where in ROWS.ROWS[row].sets, name
-    compared = {row for claim in STATEMENTS.CLAIMS.values() for row in (claim.row, claim.control)}
+            assert claim.where in ROWS.ROWS[row].sets, claim.words
+    compared = {row for claim in STATEMENTS.CLAIMS for row in (claim.row, claim.control)}
     assert len(compared) > 40
 
 
 def test_quick_rows_are_rows():
     for where, rows in ROWS.QUICK.items():
         assert all(where in ROWS.ROWS[row].sets for row in rows)
-        assert any(
-            claim.where == where and {claim.row, claim.control} <= set(rows) for claim in STATEMENTS.CLAIMS.values()
-        )
+        assert any(claim.where == where and {claim.row, claim.control} <= set(rows) for claim in STATEMENTS.CLAIMS)
 
 
 @pytest.mark.parametrize(

@@ -61,7 +61,7 @@ def page(done: dict[tuple[str, str, int], dict[str, float]], found: dict[str, An
         "| claim | set | compared | n | difference | verdict | why, as far as we know |",
         "|---|---|---|---|---|---|---|",
     ]
-    for claim in CLAIMS.values():
+    for claim in CLAIMS:
         rows = [claim.row, *([claim.control] if claim.control else [])]
         numbers = sorted({key[2] for key in done if key[:2] == (claim.where, claim.row)})
         numbers = [n for n in numbers if all(claim.score in done.get((claim.where, row, n), {}) for row in rows)]

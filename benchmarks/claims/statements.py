@@ -62,168 +62,153 @@ def verdict(claim: Claim, values: Sequence[float]) -> tuple[str, str]:
     return ("holds" if low > 0 else "does not hold" if high < WORTH else "unclear"), figure
 
 
-def _on_both(words: str, row: str, control: str, score: str = "val", **more: str) -> dict[str, Claim]:
-    key = f"{row} over {control}" + ("" if score == "val" else f", {score}")
-    return {f"{key}, {where}": Claim(words, where, row, control, score, **more) for where in ("msrc", "scenes")}
-
-
-def _one(where: str, words: str, row: str, control: str, score: str = "val", kind: str = "gain") -> dict[str, Claim]:
-    key = f"{row} over {control}" + ("" if score == "val" else f", {score}")
-    return {f"{key}, {where}": Claim(words, where, row, control, score, kind)}
+def _on_both(words: str, row: str, control: str, score: str = "val") -> list[Claim]:
+    return [Claim(words, where, row, control, score) for where in ("msrc", "scenes")]
 
 
 AT_COST, MASKED = "labels: masks at the cost of tags and {} %", "labels: masks of all"
 TOGETHER_NONE = "together: none, DeepLabV3+ on instant's masks"
 LEFT_OUT = [row.removeprefix("together: ") for row in TOGETHER if row.startswith("together: without")]
-CLAIMS: dict[str, Claim] = {
+CLAIMS: list[Claim] = [
     # Loss max-pooling
-    **_one("camvid", "Loss max-pooling lifts rare classes", "loss max-pooling", "cross-entropy", "rare"),
-    **_one("camvid", "and does not lower mIoU", "loss max-pooling", "cross-entropy", "val", "equal"),
-    **_one("camvid", "with p = 1.3 too: rare classes", "loss max-pooling, p 1.3", "cross-entropy", "rare"),
-    **_one("camvid", "It is better than weights by inverse frequency", "loss max-pooling", "inverse frequency"),
-    **_one(
-        "camvid",
+    Claim("Loss max-pooling lifts rare classes", "camvid", "loss max-pooling", "cross-entropy", "rare"),
+    Claim("and does not lower mIoU", "camvid", "loss max-pooling", "cross-entropy", "val", "equal"),
+    Claim("with p = 1.3 too: rare classes", "camvid", "loss max-pooling, p 1.3", "cross-entropy", "rare"),
+    Claim("It is better than weights by inverse frequency", "camvid", "loss max-pooling", "inverse frequency"),
+    Claim(
         "Loss max-pooling lifts rare classes",
+        "camvid",
         "loss max-pooling, all trained",
         "cross-entropy, all trained",
         "rare",
     ),
-    **_one(
-        "camvid",
+    Claim(
         "and does not lower mIoU",
+        "camvid",
         "loss max-pooling, all trained",
         "cross-entropy, all trained",
         "val",
         "equal",
     ),
     # SeeThroughNet
-    **_one("camvid", "CPP beats no auxiliary loss", "CPP pooling", "cross-entropy, all trained"),
-    **_one("camvid", "CPP beats nearest pooling", "CPP pooling", "nearest pooling"),
-    **_one("camvid", "most on thin classes", "CPP pooling", "nearest pooling", "thin"),
-    **_one("camvid", "on other segmenters too: no auxiliary loss", "FCN, CPP pooling", "FCN"),
-    **_one("camvid", "on other segmenters too: nearest pooling", "FCN, CPP pooling", "FCN, nearest pooling"),
-    **_one("camvid", "on other segmenters too: thin classes", "FCN, CPP pooling", "FCN, nearest pooling", "thin"),
-    **_one("camvid", "Its decoder is better than OCR on HRNet", "SeeThrough on HRNet", "OCR on HRNet"),
+    Claim("CPP beats no auxiliary loss", "camvid", "CPP pooling", "cross-entropy, all trained"),
+    Claim("CPP beats nearest pooling", "camvid", "CPP pooling", "nearest pooling"),
+    Claim("most on thin classes", "camvid", "CPP pooling", "nearest pooling", "thin"),
+    Claim("on other segmenters too: no auxiliary loss", "camvid", "FCN, CPP pooling", "FCN"),
+    Claim("on other segmenters too: nearest pooling", "camvid", "FCN, CPP pooling", "FCN, nearest pooling"),
+    Claim("on other segmenters too: thin classes", "camvid", "FCN, CPP pooling", "FCN, nearest pooling", "thin"),
+    Claim("Its decoder is better than OCR on HRNet", "camvid", "SeeThrough on HRNet", "OCR on HRNet"),
     # DUpsampling
-    **_one(
-        "camvid",
+    Claim(
         "DUpsampling at stride 32 is about bilinear at 16",
+        "camvid",
         "DUpsampling at 32",
         "bilinear at 16",
         "val",
         "equal",
     ),
-    **_one(
-        "camvid",
+    Claim(
         "DUpsampling at stride 32 is about bilinear at 16",
+        "camvid",
         "DUpsampling at 32, all trained",
         "bilinear at 16, all trained",
         "val",
         "equal",
     ),
-    **_one("camvid", "DUpsampling is better than bilinear at stride 32", "DUpsampling at 32", "bilinear at 32"),
-    **_one("camvid", "and at stride 16", "DUpsampling at 16", "bilinear at 16"),
-    **_one("camvid", "The temperature helps", "DUpsampling at 32", "DUpsampling at 32, no temperature"),
-    **_one(
-        "camvid",
+    Claim("DUpsampling is better than bilinear at stride 32", "camvid", "DUpsampling at 32", "bilinear at 32"),
+    Claim("and at stride 16", "camvid", "DUpsampling at 16", "bilinear at 16"),
+    Claim("The temperature helps", "camvid", "DUpsampling at 32", "DUpsampling at 32, no temperature"),
+    Claim(
         "A finer map helps: stride 16",
+        "camvid",
         "DUpsampling at 32, maps of stride 16",
         "DUpsampling at 32, maps of none",
     ),
-    **_one(
-        "camvid",
+    Claim(
         "A finer map helps: stride 8",
+        "camvid",
         "DUpsampling at 32, maps of stride 8",
         "DUpsampling at 32, maps of none",
     ),
-    **_one(
-        "camvid",
+    Claim(
         "A very early map hurts: stride 4",
+        "camvid",
         "DUpsampling at 32, maps of stride 4",
         "DUpsampling at 32, maps of none",
         "val",
         "harm",
     ),
-    **_one(
-        "camvid",
+    Claim(
         "The loss on coordinates helps, as the first two of five epochs",
+        "camvid",
         "DUpsampling at 32, coordinates first",
         "DUpsampling at 32",
     ),
     # ReCAM
-    **_on_both("ReCAM is better than CAM", "ReCAM, product", "CAM"),
-    **_on_both("ReCAM is better than CAM (the weight agree, ours)", "ReCAM, agree", "CAM"),
-    **_on_both("most in images with several classes", "ReCAM, agree", "CAM", "val, multi label"),
-    **_on_both("The product is the best of the weights: second head", "ReCAM, product", "ReCAM, w2"),
-    **_on_both("The product is the best of the weights: sum", "ReCAM, product", "ReCAM, sum"),
-    **_one(
-        "msrc",
+    *_on_both("ReCAM is better than CAM", "ReCAM, product", "CAM"),
+    *_on_both("ReCAM is better than CAM (the weight agree, ours)", "ReCAM, agree", "CAM"),
+    *_on_both("most in images with several classes", "ReCAM, agree", "CAM", "val, multi label"),
+    *_on_both("The product is the best of the weights: second head", "ReCAM, product", "ReCAM, w2"),
+    *_on_both("The product is the best of the weights: sum", "ReCAM, product", "ReCAM, sum"),
+    Claim(
         "Trained as in the paper it beats CAM trained for as long",
+        "msrc",
         "ReCAM, trained, lambda 1",
         "CAM, trained on as long",
     ),
-    **_one(
-        "msrc", "lambda matters little: 0.3", "ReCAM, trained, lambda 0.3", "ReCAM, trained, lambda 1", "val", "equal"
+    Claim(
+        "lambda matters little: 0.3", "msrc", "ReCAM, trained, lambda 0.3", "ReCAM, trained, lambda 1", "val", "equal"
     ),
-    **_one("msrc", "lambda matters little: 3", "ReCAM, trained, lambda 3", "ReCAM, trained, lambda 1", "val", "equal"),
-    **_one("msrc", "AdvCAM is better than CAM", "AdvCAM", "CAM"),
-    "AdvCAM's cost": Claim(
-        "AdvCAM's maps cost a hundred times CAM's", "msrc", "AdvCAM", "", "cost of maps", "times", 100
-    ),
+    Claim("lambda matters little: 3", "msrc", "ReCAM, trained, lambda 3", "ReCAM, trained, lambda 1", "val", "equal"),
+    Claim("AdvCAM is better than CAM", "msrc", "AdvCAM", "CAM"),
+    Claim("AdvCAM's maps cost a hundred times CAM's", "msrc", "AdvCAM", "", "cost of maps", "times", 100),
     # Refinement
-    **_on_both("IRN improves CAM", "CAM, IRN", "CAM"),
-    **_on_both("IRN improves ReCAM", "ReCAM, IRN", "ReCAM, agree"),
-    **_on_both("ReCAM is better than CAM after IRN too", "ReCAM, IRN", "CAM, IRN"),
-    **_on_both("A dense CRF improves CAM", "CAM, CRF", "CAM"),
-    **_on_both("SEAM is better than CAM", "SEAM", "CAM"),
+    *_on_both("IRN improves CAM", "CAM, IRN", "CAM"),
+    *_on_both("IRN improves ReCAM", "ReCAM, IRN", "ReCAM, agree"),
+    *_on_both("ReCAM is better than CAM after IRN too", "ReCAM, IRN", "CAM, IRN"),
+    *_on_both("A dense CRF improves CAM", "CAM, CRF", "CAM"),
+    *_on_both("SEAM is better than CAM", "SEAM", "CAM"),
     # L2G
-    **_on_both("L2G is better than CAM", "L2G", "CAM"),
-    **_one("msrc", "also with a CRF", "L2G, CRF", "CAM, CRF"),
-    **_one("msrc", "L2G is better than CAM on a sliding window", "L2G", "CAM, sliding window"),
-    **_one("msrc", "L2G is better than its local network", "L2G", "L2G, local network"),
-    **_one("msrc", "Two views are better than one", "L2G, 2 views", "L2G, 1 view"),
-    **_one("msrc", "Four views are enough: eight bring no more", "L2G", "L2G, 8 views", "val", "equal"),
-    **_one("msrc", "Views that are too small do harm", "L2G, small views", "L2G", "val", "harm"),
-    **_one("msrc", "Views that are too large do harm", "L2G, large views", "L2G", "val", "harm"),
-    **_one("msrc", "Separate trunks are better than a shared one", "L2G", "L2G, shared trunk"),
-    **_one(
-        "msrc",
+    *_on_both("L2G is better than CAM", "L2G", "CAM"),
+    Claim("also with a CRF", "msrc", "L2G, CRF", "CAM, CRF"),
+    Claim("L2G is better than CAM on a sliding window", "msrc", "L2G", "CAM, sliding window"),
+    Claim("L2G is better than its local network", "msrc", "L2G", "L2G, local network"),
+    Claim("Two views are better than one", "msrc", "L2G, 2 views", "L2G, 1 view"),
+    Claim("Four views are enough: eight bring no more", "msrc", "L2G", "L2G, 8 views", "val", "equal"),
+    Claim("Views that are too small do harm", "msrc", "L2G, small views", "L2G", "val", "harm"),
+    Claim("Views that are too large do harm", "msrc", "L2G, large views", "L2G", "val", "harm"),
+    Claim("Separate trunks are better than a shared one", "msrc", "L2G", "L2G, shared trunk"),
+    Claim(
         "A tag loss on the global network does harm",
+        "msrc",
         "L2G, tag loss on the global network",
         "L2G",
         "val",
         "harm",
     ),
-    **_one("msrc", "Shapes from saliency help", "L2G, shapes of the built-in detector", "L2G"),
+    Claim("Shapes from saliency help", "msrc", "L2G, shapes of the built-in detector", "L2G"),
     # What labels are worth
-    **_one("msrc", "Tags of all images are better than masks at their cost", "labels: tags", AT_COST.format(0)),
-    **{
-        key: claim
-        for share in SHARES[1:]
-        for key, claim in _one(
-            "msrc",
+    Claim("Tags of all images are better than masks at their cost", "msrc", "labels: tags", AT_COST.format(0)),
+    *(
+        Claim(
             f"Tags and {share} % masks are better than masks at their cost",
+            "msrc",
             f"labels: tags, masks of {share} %",
             AT_COST.format(share),
-        ).items()
-    },
-    **_one(
-        "msrc",
+        )
+        for share in SHARES[1:]
+    ),
+    Claim(
         "Masks of 10 % beside tags are as good as all masks",
+        "msrc",
         "labels: tags, masks of 10 %",
         MASKED,
         "val",
         "equal",
     ),
-    **_one("msrc", "Strokes on all images are as good as masks", "labels: strokes", MASKED, "val", "equal"),
-    **_one("msrc", "Boxes on all images are better than tags", "labels: boxes", "labels: tags"),
+    Claim("Strokes on all images are as good as masks", "msrc", "labels: strokes", MASKED, "val", "equal"),
+    Claim("Boxes on all images are better than tags", "msrc", "labels: boxes", "labels: tags"),
     # All of the papers together, and each left out
-    **_one("msrc", "All together is better than none of it", "together: all", TOGETHER_NONE),
-    **{
-        key: claim
-        for part in LEFT_OUT
-        for key, claim in _one(
-            "msrc", f"All together is better than {part}", "together: all", f"together: {part}"
-        ).items()
-    },
-}
+    Claim("All together is better than none of it", "msrc", "together: all", TOGETHER_NONE),
+    *(Claim(f"All together is better than {part}", "msrc", "together: all", f"together: {part}") for part in LEFT_OUT),
+]

@@ -95,6 +95,9 @@ def test_decisions_are_trained_on(there, window, monkeypatch):
     assert any("train the segmenter: changed since it was made: review absent -> " in line for line in said)
     assert digests("tags/pseudo_masks") == kept
     assert "people reviewed the masks that it learned from: " + read_json("tags/metrics.json")["reviewed"] in said
+    page = Path("tags/report.html").read_text(encoding="utf-8")
+    assert "Reviewed by people" in page
+    assert "1 mask painted, 1 image with other tags, 1 image left out" in page
     after = read_json("tags/metrics.json")["segmenter"]
     assert (after["images"], after["split"]) == (scores["images"], scores["split"])  # scored on the same ground truth
     assert set(words().values()) == {"finished"}
@@ -107,6 +110,7 @@ def test_decisions_are_trained_on(there, window, monkeypatch):
     window.save(2, version=1, state="open")
     said = run()  # as before anybody decided anything
     assert "reviewed" not in read_json("tags/metrics.json")
+    assert "Reviewed by people" not in Path("tags/report.html").read_text(encoding="utf-8")
     assert any("taken back from segmenter.stale-1" in line for line in said)
 
 

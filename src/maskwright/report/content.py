@@ -175,6 +175,8 @@ def trained_on(run: RunContents) -> list[tuple[str, str]]:
         rows.append(("Tags", tag_source(run)))
         method = f"{run.setting('seeds.method', '')} from {run.setting('classifier.backbone', '')}"
         rows.append(("Maps", method))
+    if modelled and run.reviewed:
+        rows.append(("Reviewed by people", run.reviewed))
     if run.setting("model.name") and modelled:
         rows.append(("Model", f"{run.setting('model.name')}, {run.setting('model.backbone')}"))
     return [(term, text) for term, text in rows if text]

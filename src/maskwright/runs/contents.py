@@ -46,6 +46,7 @@ class RunContents:
         provenance: pseudo_masks/provenance.json.
         scores: "pseudo_masks", "segmenter", "oracle" -> its scores with "split" and "source".
         expected: rows of `maskwright.pipeline.expected.compare`.
+        reviewed: what people decided about the pseudo-masks that the model learned from, in words.
         weights: network folder -> the record of the pre-trained weights that its model began with.
         tag_agreement: how far the model's predictions agree with tags, as `inference.tag_agreement` writes it.
         image_scores: "evaluation", "oracle_evaluation" -> sample name -> its line of images.json.
@@ -61,6 +62,7 @@ class RunContents:
     provenance: dict[str, Any]
     scores: dict[str, dict[str, Any]]
     expected: list[dict[str, Any]]
+    reviewed: str
     weights: dict[str, dict[str, Any]]
     tag_agreement: dict[str, Any]
     image_scores: dict[str, dict[str, dict[str, Any]]]
@@ -118,6 +120,7 @@ def read_run(folder: str | PathLike[str]) -> RunContents:
         provenance=_json(folder.provenance),
         scores={name: score for name, score in scores.items() if score.get("miou") is not None},
         expected=metrics.get("expected") or [],
+        reviewed=str(metrics.get("reviewed") or ""),
         weights={name: record for name in stages if (record := weights_of(folder.model(name)))},
         tag_agreement=_json(folder.tag_agreement()),
         image_scores={

@@ -37,7 +37,7 @@ from maskwright.settings import Recipe
 from maskwright.weak.refine.irn_loss import irn_loss
 from maskwright.weak.refine.irn_settings import IRNSettings
 from maskwright.weak.refine.random_walk import enlarge_walk, random_walk
-from maskwright.weak.refine.refinement import weights_to_start
+from maskwright.weak.refine.refinement import build_network
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.extract import make_views, save_maps
 from maskwright.weak.seeds.folders import LARGEST_BATCH, batches_to_make, claim, origin
@@ -113,14 +113,7 @@ def build_irnet(settings: IRNSettings, seed: int = 0, classifier: str | Path | N
     Raises:
         RecipeError: as `create_irnet`; or the backbone should be the classifier's, but none is given.
     """
-    pretrained = weights_to_start("irn", settings, classifier)
-    torch.manual_seed(seed)
-    return create_irnet(
-        backbone=settings.backbone,
-        pretrained=pretrained,
-        output_stride=settings.output_stride,
-        **settings.options,
-    )
+    return build_network("irn", create_irnet, settings, seed, classifier)
 
 
 def irn_step(network: IRNet, labels: LabelSpace, radius: float) -> Step:

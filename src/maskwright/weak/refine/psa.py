@@ -42,7 +42,7 @@ from maskwright.weak.refine.ir_labels import background_of, write_ir_labels
 from maskwright.weak.refine.irn_loss import BACKGROUND, CLASS, DIFFERENT, EPS, UNCERTAIN, kinds_of, weighted_means
 from maskwright.weak.refine.irn_settings import LABEL_SETTINGS, PSASettings
 from maskwright.weak.refine.random_walk import directions, margin_of, of_pairs, stencil, walk, walk_type
-from maskwright.weak.refine.refinement import Refinement, Refiner, check_start, weights_to_start
+from maskwright.weak.refine.refinement import Refinement, Refiner, build_network, check_start
 from maskwright.weak.refine.rewrite import refiner, rewrite_maps
 from maskwright.weak.refine.threshold import chosen_threshold
 from maskwright.weak.seeds.extract import make_views
@@ -157,11 +157,7 @@ def build_affinity(settings: PSASettings, seed: int = 0, classifier: str | Path 
     Raises:
         RecipeError: as `create_affinity`; or the backbone should be the classifier's, but none is given.
     """
-    pretrained = weights_to_start("psa", settings, classifier)
-    torch.manual_seed(seed)
-    return create_affinity(
-        backbone=settings.backbone, pretrained=pretrained, output_stride=settings.output_stride, **settings.options
-    )
+    return build_network("psa", create_affinity, settings, seed, classifier)
 
 
 @torch.no_grad()

@@ -5,9 +5,10 @@ from __future__ import annotations
 from collections.abc import Callable, Mapping, Sequence
 from dataclasses import dataclass, field
 from pathlib import Path
-from typing import Any
+from typing import Any, TypeVar
 
 import numpy as np
+import torch
 from torch import nn
 
 from maskwright.data.sample import LabelSpace, Sample
@@ -17,6 +18,8 @@ from maskwright.runs.stages import Stage
 from maskwright.settings import ClassifierSettings, Settings
 from maskwright.weak.seeds.cam import SeedMaps
 from maskwright.weak.seeds.method import needs_nothing
+
+N = TypeVar("N", bound=nn.Module)
 
 
 @dataclass(frozen=True)
@@ -92,19 +95,27 @@ def check_start(word: str, settings: Any, classifier: ClassifierSettings) -> Non
         )
 
 
-def weights_to_start(word: str, settings: Any, classifier: str | Path | None) -> bool | str:
-    """The `pretrained` of a refinement's network, as `create_backbone` takes it.
+def build_network(word: str, create: Callable[..., N], settings: Any, seed: int, classifier: str | Path | None) -> N:
+    """A refinement's network as it is before training.
 
     Args:
         word: of the refinement.
-        settings: of it, with `pretrained`.
+        create: takes what `create_backbone` takes, by keyword.
+        settings: of the refinement, with `backbone`, `pretrained`, `output_stride` and `options`.
+        seed: of new weights.
         classifier: file of the tag classifier, where there is one.
 
     Raises:
-        RecipeError: it is to start from the classifier, and no file of it is given.
+        RecipeError: as `create`; or it is to start from the classifier, and no file of it is given.
     """
-    if settings.pretrained != "classifier":
-        return settings.pretrained
-    if classifier is None:
-        raise RecipeError(f"{word}.pretrained=classifier needs the tag classifier's file; give {word}.pretrained=FILE")
-    return str(classifier)
+    pretrained = settings.pretrained
+    if pretrained == "classifier":
+        if classifier is None:
+            raise RecipeError(
+                f"{word}.pretrained=classifier needs the tag classifier's file; give {word}.pretrained=FILE"
+            )
+        pretrained = str(classifier)
+    torch.manual_seed(seed)
+    return create(
+        backbone=settings.backbone, pretrained=pretrained, output_stride=settings.output_stride, **settings.options
+    )
